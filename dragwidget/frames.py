@@ -22,6 +22,8 @@ Size = tuple[int, int]  # (width, height), pixels
 Grid = tuple[int, int]  # (rows, columns), cells
 BoolArray = npt.NDArray[np.bool_]
 
+MAX_PIXELS = 80_000_000  # of a picture or mask that a file may make us allocate
+
 
 def to_grid(points_xy: npt.ArrayLike, size: Size, grid: Grid) -> npt.NDArray[np.float32]:
     """Points (N, 2) ``(x, y)`` in image pixels -> (N, 2) float32 ``(row, col)``, whole cells.

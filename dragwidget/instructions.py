@@ -1,14 +1,14 @@
 """What the user drew on the picture, as plain data: point pairs, a mask and a prompt.
 
-Points are `(x, y)` in pixels of the picture as it was given; `frames` states the convention, and
-`on_grid` is the one door from there to the cells in which the model works.
+Points are ``(x, y)`` in pixels of the picture as it was given; ``frames`` states the convention,
+and ``on_grid`` is the one door from there to the cells in which the model works.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
+import reprlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dragwidget.frames import XY, BoolArray, Grid, Size, from_grid, mask_to_latent, to_grid
+from dragwidget.instructions_json import read_json, write_json
 
 __all__ = [
     "DragInstructions",
@@ -31,11 +32,9 @@ __all__ = [
 ]
 
 MAX_PAIRS = 100
-MAX_PIXELS = 100_000_000  # of a picture; bounds what a mask may make us allocate
-MAX_JSON_LENGTH = 64 * 2**20  # characters
 
-_JSON_FORMAT = "dragwidget.instructions"
-_JSON_VERSION = 1
+# For what is quoted in an error message. Bounded: what is quoted may be made to hang ``repr``.
+_short = reprlib.repr
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class PointPair:
 class DragInstructions:
     """All that the user asks of one picture: what goes where, what may change, what it shows.
 
-    Immutable; equal and hashed by content. See the module's **Convention** for the frames.
+    Immutable; equal and hashed by content.
 
     Args:
         pairs: 1 to 100 handle and target points, each inside the picture.
@@ -83,8 +82,7 @@ class DragInstructions:
         object.__setattr__(self, "pairs", _check_pairs(self.pairs, size))
         if self.mask is not None:
             object.__setattr__(self, "mask", _check_mask(self.mask, size))
-        if not isinstance(self.prompt, str):
-            raise TypeError(f"the prompt must be a string, got {type(self.prompt).__name__}")
+        _check_prompt(self.prompt)
 
     @classmethod
     def from_points(
@@ -98,8 +96,8 @@ class DragInstructions:
         >>> DragInstructions.from_points([(1, 2), (3, 4)], size=(8, 8)).pairs
         (PointPair(handle=(1.0, 2.0), target=(3.0, 4.0)),)
         """
-        checked_mask = None if mask is None else _check_mask(mask, _check_size(size))
-        return cls(_pairs_from_points(points), size=size, mask=checked_mask, prompt=prompt)
+        array = None if mask is None else np.asarray(mask)
+        return cls(_pairs_from_points(points), size=size, mask=array, prompt=prompt)
 
     def with_pairs(self, pairs: Any) -> DragInstructions:
         """The same with other pairs, in any form that ``from_points`` takes."""
@@ -136,31 +134,23 @@ class DragInstructions:
         return hash(self._content())
 
     def to_json(self) -> str:
-        """One JSON object; the mask as run lengths, row by row, the first run outside the mask."""
-        return json.dumps(
-            {
-                "format": _JSON_FORMAT,
-                "version": _JSON_VERSION,
-                "size": self.size,
-                "prompt": self.prompt,
-                "pairs": [(pair.handle, pair.target) for pair in self.pairs],
-                "mask_runs": None if self.mask is None else _to_runs(self.mask),
-            }
+        """One JSON object in ASCII, versioned, the mask as run lengths."""
+        return write_json(
+            points=[(pair.handle, pair.target) for pair in self.pairs],
+            size=self.size,
+            mask=self.mask,
+            prompt=self.prompt,
         )
 
     @classmethod
     def from_json(cls, text: str | bytes) -> DragInstructions:
         """Instructions from what ``to_json`` wrote.
 
-        Safe on text from anyone: bounded in time and memory. Raises ValueError, and nothing else,
-        where the text is not such an object.
+        Safe on text from anyone. Raises ValueError where it is not such an object.
         """
-        fields = _parse_json(text)
+        fields = read_json(text)
         try:
-            size = _check_size(fields["size"])
-            runs = fields["mask_runs"]
-            mask = None if runs is None else _from_runs(runs, size)
-            return cls.from_points(fields["pairs"], size=size, mask=mask, prompt=fields["prompt"])
+            return cls.from_points(**fields)
         except TypeError as error:
             raise ValueError(f"not drag instructions: {error}") from error
 
@@ -235,6 +225,7 @@ def _pairs_from_points(points: Any) -> tuple[PointPair, ...]:
         raise TypeError(
             f"points must be a list of (x, y) or of pairs of them, got {_short(points)}"
         )
+    points = [point.tolist() if isinstance(point, np.ndarray) else point for point in points]
     if points and isinstance(points[0], Sequence) and points[0] and isinstance(points[0][0], Real):
         if len(points) % 2:
             raise ValueError(
@@ -261,10 +252,8 @@ def _check_size(size: Any) -> Size:
     ):
         raise TypeError(f"size must be two whole numbers (width, height), got {_short(size)}")
     width, height = int(size[0]), int(size[1])
-    if width < 1 or height < 1 or width * height > MAX_PIXELS:
-        raise ValueError(
-            f"size must be at least 1 x 1 and at most {MAX_PIXELS:,} pixels, got {_short(size)}"
-        )
+    if width < 1 or height < 1:
+        raise ValueError(f"size must be at least 1 x 1 pixel, got {_short(size)}")
     return width, height
 
 
@@ -284,15 +273,15 @@ def _check_pairs(pairs: Any, size: Size) -> tuple[PointPair, ...]:
         for name, (x, y) in (("handle", pair.handle), ("target", pair.target)):
             if not (0 <= x < width and 0 <= y < height):
                 raise ValueError(
-                    f"the {name} of pair {number}, ({x:g}, {y:g}), is outside the picture: "
+                    f"the {name} of pair {number}, ({x}, {y}), is outside the picture: "
                     f"x must be in [0, {width}) and y in [0, {height})"
                 )
         if targets.setdefault(pair.handle, pair.target) != pair.target:
             x, y = pair.handle
             warnings.warn(
-                f"the handle ({x:g}, {y:g}) has two targets: it will be pulled between them",
+                f"the handle ({x}, {y}) has two targets: it will be pulled between them",
                 UserWarning,
-                stacklevel=5,  # past __post_init__ and __init__, to whoever made the instructions
+                stacklevel=4,  # past __post_init__ and __init__, to whoever made the instructions
             )
     return tuple(pairs)
 
@@ -324,59 +313,10 @@ def _check_mask(mask: Any, size: Size) -> BoolArray:
     return allowed
 
 
-def _parse_json(text: str | bytes) -> dict[str, Any]:
-    if len(text) > MAX_JSON_LENGTH:
-        raise ValueError(f"not drag instructions: {len(text):,} characters of JSON are too many")
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"a coordinate must be finite, got {constant}")
-
+def _check_prompt(prompt: Any) -> None:
+    if not isinstance(prompt, str):
+        raise TypeError(f"the prompt must be a string, got {_short(prompt)}")
     try:
-        fields = json.loads(text, parse_constant=refuse)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"not drag instructions: {error}") from error
-    if not isinstance(fields, dict) or fields.pop("format", None) != _JSON_FORMAT:
-        raise ValueError(f'not drag instructions: wanted an object with "format": "{_JSON_FORMAT}"')
-    version = fields.pop("version", None)
-    if version != _JSON_VERSION:
-        raise ValueError(
-            f"these drag instructions are of version {_short(version)}, this dragwidget reads "
-            f"version {_JSON_VERSION}: upgrade dragwidget"
-        )
-    wanted = {"size", "prompt", "pairs", "mask_runs"}
-    if fields.keys() != wanted:
-        raise ValueError(
-            f"not drag instructions: missing {sorted(wanted - fields.keys())}, "
-            f"unknown {_short(sorted(fields.keys() - wanted))}"
-        )
-    return fields
-
-
-def _to_runs(mask: BoolArray) -> list[int]:
-    """Run lengths of a mask, row by row, alternating False and True, False first (maybe 0 long)."""
-    flat = np.concatenate(([False], mask.ravel()))
-    starts = np.flatnonzero(flat[1:] != flat[:-1])
-    runs: list[int] = np.diff(starts, prepend=0, append=mask.size).tolist()
-    return runs
-
-
-def _from_runs(runs: Any, size: Size) -> BoolArray:
-    width, height = size
-    if not isinstance(runs, list) or not all(type(run) is int for run in runs):
-        raise TypeError(f"mask_runs must be a list of whole numbers, got {_short(runs)}")
-    if any(run < 0 for run in runs):
-        raise ValueError(f"mask_runs must not be negative, got {_short(min(runs))}")
-    # Checked in Python's own integers, before numpy allocates anything.
-    if sum(runs) != width * height:
-        raise ValueError(
-            f"mask_runs must sum to {width} x {height} = {width * height} pixels, "
-            f"got {_short(sum(runs))}"
-        )
-    inside = np.arange(len(runs)) % 2 == 1
-    return np.repeat(inside, runs).reshape(height, width)
-
-
-def _short(value: object) -> str:
-    """A value for an error message, never longer than a line."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+        prompt.encode()
+    except UnicodeEncodeError as error:  # half an emoji: no tokenizer takes it
+        raise ValueError(f"the prompt is not valid text: {error}") from error

@@ -1,0 +1,46 @@
+"""Point-based image editing with diffusion models, inside a Jupyter notebook.
+
+The public names are loaded when they are first used: drawing on a canvas must not load torch, and
+a session in a script must not load Jupyter.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dragwidget.instructions import DragInstructions, PointPair
+    from dragwidget.settings import DragSettings, InversionSettings, LoRASettings, RenderSettings
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DragInstructions",
+    "DragSettings",
+    "InversionSettings",
+    "LoRASettings",
+    "PointPair",
+    "RenderSettings",
+    "__version__",
+]
+
+_MODULE_OF = {
+    "DragInstructions": "dragwidget.instructions",
+    "DragSettings": "dragwidget.settings",
+    "InversionSettings": "dragwidget.settings",
+    "LoRASettings": "dragwidget.settings",
+    "PointPair": "dragwidget.instructions",
+    "RenderSettings": "dragwidget.settings",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_MODULE_OF[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
