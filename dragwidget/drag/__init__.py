@@ -1,0 +1,28 @@
+"""The method as pure tensor maths: DDIM, motion supervision, point tracking and the drag loop.
+
+Nothing here knows where a network comes from; any object with the small ``DragModel`` protocol
+can be dragged.
+"""
+
+from dragwidget.drag.ddim import Schedule, denoise, invert
+from dragwidget.drag.features import FeatureMap
+from dragwidget.drag.loop import DragModel, DragState, DragStep, Ended, ModelOutput, drag
+from dragwidget.drag.supervision import GaussianPrior, motion_supervision, region_loss
+from dragwidget.drag.tracking import track_points
+
+__all__ = [
+    "DragModel",
+    "DragState",
+    "DragStep",
+    "Ended",
+    "FeatureMap",
+    "GaussianPrior",
+    "ModelOutput",
+    "Schedule",
+    "denoise",
+    "drag",
+    "invert",
+    "motion_supervision",
+    "region_loss",
+    "track_points",
+]

@@ -1,0 +1,152 @@
+"""Mutual self-attention control (Cao et al., MasaCtrl, arXiv 2304.08465; paper, section 3.4).
+
+While the edited latent is denoised, its self-attention takes keys and values from the source
+picture's own pass at the same step, so that it is painted with the source's material. That
+reference branch does not depend on the edit: it is recorded once, as the inputs of the layers it
+serves, and used for every render of the same inversion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dragwidget.diffusion.model import Predictor
+from dragwidget.drag.ddim import Predict, Schedule, denoise
+from dragwidget.settings import RenderSettings
+
+__all__ = ["ReferenceBranch", "record_reference", "render_latents", "self_attention_layers"]
+
+
+def self_attention_layers(unet: nn.Module) -> list[nn.Module]:
+    """All self-attention layers of a UNet in execution order: down, mid, up."""
+    blocks = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]  # type: ignore[misc]
+    return [
+        module
+        for block in blocks
+        if isinstance(block, nn.Module)
+        for name, module in block.named_modules()
+        if name.endswith("attn1")
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceBranch:
+    """What the source picture's pass shows to the edited one, and the source as it comes back.
+
+    Attributes:
+        layers: which self-attention layers it covers, counted in execution order.
+        states: for each denoising step, the input of each of these layers, (B, tokens, d).
+        latents: the source's own latents, the inverted one first, each (1, c, h, w).
+    """
+
+    layers: tuple[int, ...]
+    states: list[tuple[Tensor, ...]] = field(default_factory=list)
+    latents: list[Tensor] = field(default_factory=list)
+
+
+class _Record:
+    """An attention processor that remembers its layer's input and changes nothing."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        self.seen: Tensor | None = None
+
+    def __call__(self, attn: nn.Module, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        self.seen = hidden_states.detach()
+        return self.inner(attn, hidden_states, *args, **kwargs)
+
+
+class _LookAt:
+    """An attention processor whose keys and values come from another pass."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        self.reference: Tensor | None = None  # set for each step
+
+    def __call__(
+        self,
+        attn: nn.Module,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        assert encoder_hidden_states is None  # self-attention: nothing else to look at
+        return self.inner(attn, hidden_states, self.reference, *args, **kwargs)
+
+
+@contextmanager
+def _processors(unet: nn.Module, layers: tuple[int, ...], kind: type[Any]) -> Iterator[list[Any]]:
+    """Wrap the processors of ``layers`` while the context lasts."""
+    modules = self_attention_layers(unet)
+    originals = [modules[layer].processor for layer in layers]
+    wrapped = [kind(original) for original in originals]
+    try:
+        for layer, processor in zip(layers, wrapped, strict=True):
+            modules[layer].processor = processor
+        yield wrapped
+    finally:
+        for layer, original in zip(layers, originals, strict=True):
+            modules[layer].processor = original
+
+
+def record_reference(
+    predictor: Predictor, inverted: Tensor, schedule: Schedule, count: int, settings: RenderSettings
+) -> Iterator[ReferenceBranch]:
+    """Denoise the inverted source latent; yield the growing branch after each of ``count`` steps.
+
+    The branch is complete when the iterator ends.
+    """
+    unet = predictor.model.unet
+    total = len(self_attention_layers(unet))
+    layers = tuple(range(settings.start_layer, total)) if settings.mutual_self_attention else ()
+    branch = ReferenceBranch(layers, latents=[inverted])
+    for latent in denoise(_recording(predictor, branch), inverted, schedule, count):
+        branch.latents.append(latent)
+        yield branch
+
+
+def _recording(predictor: Predictor, branch: ReferenceBranch) -> Predict:
+    def predict(latent: Tensor, timestep: int) -> Tensor:
+        with _processors(predictor.model.unet, branch.layers, _Record) as processors:
+            prediction = predictor.predict(latent, timestep)
+        branch.states.append(tuple(processor.seen for processor in processors))
+        return prediction
+
+    return predict
+
+
+def render_latents(
+    predictor: Predictor,
+    edited: Tensor,
+    schedule: Schedule,
+    count: int,
+    branch: ReferenceBranch,
+    settings: RenderSettings,
+    frozen: Tensor | None = None,
+) -> Iterator[Tensor]:
+    """Denoise an edited latent with the reference branch; yield it after each of ``count`` steps.
+
+    Args:
+        edited: (1, c, h, w), at the timestep of the inversion.
+        branch: complete, of the same schedule and count.
+        frozen: 1 where ``settings.keep_frozen`` puts the source's own latent back, (h, w).
+    """
+    latent = edited
+    for index, timestep in enumerate(schedule.timesteps[schedule.steps - count :]):
+        with torch.no_grad():
+            states = branch.states[index] if index >= settings.start_step else ()
+            with _processors(predictor.model.unet, branch.layers[: len(states)], _LookAt) as look:
+                for processor, state in zip(look, states, strict=True):
+                    processor.reference = state
+                prediction = predictor.predict(latent, timestep)
+            latent, _ = schedule.step(latent, prediction, timestep)
+            if settings.keep_frozen and frozen is not None:
+                latent = torch.where(frozen > 0, branch.latents[index + 1], latent)
+        yield latent

@@ -1,0 +1,267 @@
+"""A latent diffusion model as the method sees it: encode, embed, predict noise, read features."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from dragwidget.drag.ddim import PredictionType, Schedule
+from dragwidget.drag.loop import ModelOutput
+from dragwidget.settings import Settings
+
+__all__ = ["Conditioning", "DiffusionModel", "Predictor"]
+
+
+@dataclass(frozen=True, eq=False)
+class Conditioning:
+    """What the text asks of the network.
+
+    Attributes:
+        prompt: embeddings, (1, L, d).
+        negative: embeddings of what to steer away from, (1, L, d), or ``None``.
+        guidance_scale: g of classifier-free guidance; at most 1 means none, and ``negative`` is
+            not used.
+    """
+
+    prompt: Tensor
+    negative: Tensor | None = None
+    guidance_scale: float = 1.0
+
+    @property
+    def guided(self) -> bool:
+        return self.guidance_scale > 1 and self.negative is not None
+
+    @property
+    def batch(self) -> Tensor:
+        """Embeddings of one pass: [prompt], or [negative, prompt] with guidance."""
+        if self.guided:
+            assert self.negative is not None
+            return torch.cat([self.negative, self.prompt])
+        return self.prompt
+
+
+class DiffusionModel:
+    """A Stable-Diffusion-type model: UNet, autoencoder, text encoder, noise schedule.
+
+    Weights never take gradients; latents are float32 whatever the weights are.
+
+    Attributes:
+        name: what it was loaded from.
+        fingerprint: stands for the weights wherever a result must remember what made it.
+        recommended: the settings that suit this model; the paper's unless it says otherwise.
+        picture_side: longer side that the model was trained on, image pixels.
+    """
+
+    def __init__(
+        self,
+        *,
+        unet: nn.Module,
+        vae: nn.Module,
+        text_encoder: nn.Module,
+        tokenizer: Callable[..., Any],
+        alphas_cumprod: Tensor,
+        prediction_type: PredictionType = "epsilon",
+        steps_offset: int = 1,
+        name: str = "model",
+        fingerprint: str = "",
+        recommended: Settings | None = None,
+    ) -> None:
+        self.unet = unet.eval().requires_grad_(False)
+        self.vae = vae.eval().requires_grad_(False)
+        self.text_encoder = text_encoder.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.alphas_cumprod = alphas_cumprod.float().cpu()
+        self.prediction_type: PredictionType = prediction_type
+        self.steps_offset = steps_offset
+        self.name = name
+        self.fingerprint = fingerprint or name
+        self.recommended = recommended or Settings()
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.unet.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.unet.parameters()).dtype
+
+    @property
+    def latent_channels(self) -> int:
+        return int(self.unet.config["in_channels"])
+
+    @property
+    def vae_factor(self) -> int:
+        """Image pixels per latent cell, along one side."""
+        return int(2 ** (len(self.vae.config["block_out_channels"]) - 1))
+
+    @property
+    def feature_block_count(self) -> int:
+        """Blocks that features can be read from: the mid block and every up block."""
+        return 1 + len(self.unet.up_blocks)
+
+    @property
+    def picture_side(self) -> int:
+        size = self.unet.config["sample_size"]
+        return int(max(size) if isinstance(size, (list, tuple)) else size) * self.vae_factor
+
+    def schedule(self, steps: int) -> Schedule:
+        """DDIM with this many steps, on this model's noise levels."""
+        return Schedule(self.alphas_cumprod, steps, self.steps_offset, self.prediction_type)
+
+    def encode(
+        self, pixels: npt.NDArray[np.uint8], *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Picture (H, W, 3) uint8 -> latent (1, c, h, w) float32.
+
+        The mean of the autoencoder's posterior; with ``generator``, a sample of it.
+        """
+        return self._scaled(self.posterior(pixels), generator)
+
+    def posterior(self, pixels: npt.NDArray[np.uint8]) -> Any:
+        """The autoencoder's distribution over latents for a picture (H, W, 3) uint8."""
+        image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+        with torch.no_grad():
+            return self.vae.encode(self._to(self.vae, image)).latent_dist
+
+    def sample_posterior(self, posterior: Any, generator: torch.Generator) -> Tensor:
+        return self._scaled(posterior, generator)
+
+    def _scaled(self, posterior: Any, generator: torch.Generator | None) -> Tensor:
+        latent = posterior.mean
+        if generator is not None:
+            noise = torch.randn(latent.shape, generator=generator).to(latent)
+            latent = latent + posterior.std * noise
+        scaled: Tensor = latent.float() * self.vae.config["scaling_factor"]
+        return scaled
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Latent (1, c, h, w) -> picture (1, 3, H, W) float32 in [0, 1]."""
+        with torch.no_grad():
+            z = self._to(self.vae, latent / self.vae.config["scaling_factor"])
+            image: Tensor = self.vae.decode(z).sample
+        return (image.float() / 2 + 0.5).clamp(0, 1)
+
+    def embed(self, prompt: str) -> Tensor:
+        """Text -> embeddings (1, L, d) float32; a longer text is cut, with a warning."""
+        limit = self.tokenizer.model_max_length  # type: ignore[attr-defined]
+        tokens = self.tokenizer(
+            prompt, padding="max_length", max_length=limit, truncation=True, return_tensors="pt"
+        ).input_ids
+        # Asked for only past the limit: a second full tokenization is cheap, its own warning is not
+        full = self.tokenizer(prompt, padding=False, truncation=False, verbose=False).input_ids
+        if len(full) > limit:
+            warnings.warn(
+                f"the prompt has {len(full) - 2} tokens and this model reads {limit - 2}: "
+                "the rest is not used",
+                UserWarning,
+                stacklevel=2,
+            )
+        with torch.no_grad():
+            embeddings: Tensor = self.text_encoder(
+                tokens.to(next(self.text_encoder.parameters()).device)
+            )[0]
+        return embeddings.float()
+
+    def predictor(self, conditioning: Conditioning) -> Predictor:
+        """This model with its text: what the method calls."""
+        return Predictor(self, conditioning)
+
+    @staticmethod
+    def _to(module: nn.Module, tensor: Tensor) -> Tensor:
+        parameter = next(module.parameters())
+        return tensor.to(parameter.device, parameter.dtype)
+
+
+class _PassDone(Exception):
+    """Raised inside a forward pass when all that was asked for has been seen."""
+
+
+class Predictor:
+    """A network with its text, as a ``DragModel`` and as a noise predictor."""
+
+    def __init__(self, model: DiffusionModel, conditioning: Conditioning) -> None:
+        self.model = model
+        self.conditioning = conditioning
+        self._text = DiffusionModel._to(model.unet, conditioning.batch)
+
+    def predict(self, latent: Tensor, timestep: int) -> Tensor:
+        """Noise or velocity for a latent (1, c, h, w) at a timestep, float32."""
+        prediction = self(latent, timestep).prediction
+        assert prediction is not None
+        return prediction
+
+    def __call__(
+        self, latent: Tensor, timestep: int, *, blocks: Sequence[int] = (), predict: bool = True
+    ) -> ModelOutput:
+        """One pass of the network; see ``DragModel``."""
+        unet = self.model.unet
+        batch = DiffusionModel._to(unet, latent)
+        if self.conditioning.guided:
+            batch = torch.cat([batch, batch])
+        prediction = None
+        with _block_outputs(unet, blocks, stop=not predict) as seen:
+            try:
+                prediction = unet(batch, timestep, encoder_hidden_states=self._text).sample
+            except _PassDone:
+                pass
+        features = tuple(self._guide_features(seen[block]) for block in blocks)
+        if prediction is None or not predict:
+            return ModelOutput(None, features)
+        return ModelOutput(self._guide(prediction.to(latent.dtype)).to(latent.device), features)
+
+    def _guide(self, prediction: Tensor) -> Tensor:
+        """Classifier-free guidance (Ho and Salimans, arXiv 2207.12598)."""
+        if not self.conditioning.guided:
+            return prediction
+        negative, prompt = prediction.chunk(2)
+        return negative + self.conditioning.guidance_scale * (prompt - negative)
+
+    def _guide_features(self, features: Tensor) -> Tensor:
+        """Under guidance both branches are compared, each with its share of the prediction."""
+        if not self.conditioning.guided:
+            return features
+        g = self.conditioning.guidance_scale
+        share = g / (2 * g - 1)
+        negative, prompt = features.chunk(2)
+        return torch.cat([(1 - share) * negative, share * prompt], dim=1)
+
+
+@contextmanager
+def _block_outputs(
+    unet: nn.Module, blocks: Sequence[int], *, stop: bool
+) -> Iterator[dict[int, Tensor]]:
+    """Collect outputs of the mid block (0) and the up blocks (1, ..) during a pass.
+
+    With ``stop`` the pass is left, by ``_PassDone``, once the last one has been seen.
+    """
+    modules = [unet.mid_block, *unet.up_blocks]  # type: ignore[misc, list-item]
+    unknown = [block for block in blocks if block >= len(modules)]
+    if unknown:
+        raise ValueError(
+            f"this model has no feature block {unknown[0]}: its blocks are 0 (mid) to "
+            f"{len(modules) - 1} (the last up block); set DragSettings.feature_blocks"
+        )
+    seen: dict[int, Tensor] = {}
+
+    def collect(index: int) -> Callable[..., None]:
+        def hook(_module: nn.Module, _inputs: object, output: Any) -> None:
+            seen[index] = output[0] if isinstance(output, tuple) else output
+            if stop and len(seen) == len(set(blocks)):
+                raise _PassDone
+
+        return hook
+
+    handles = [modules[block].register_forward_hook(collect(block)) for block in set(blocks)]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()

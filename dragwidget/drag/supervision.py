@@ -1,0 +1,121 @@
+"""Motion supervision and the terms beside it (paper, section 3.3, equation 3).
+
+Points are (row, column) on the feature grid. Losses are float32 (float64 for float64 features).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dragwidget.drag.features import FeatureMap
+
+__all__ = ["Anchor", "GaussianPrior", "cells_around", "motion_supervision", "region_loss"]
+
+
+@dataclass(frozen=True, eq=False)
+class Anchor:
+    """What a handle point is: a place in the features of the latent it was put down on.
+
+    Attributes:
+        features: the features of that latent, without gradient.
+        position: (row, column), (2,).
+    """
+
+    features: FeatureMap
+    position: Tensor
+
+
+def cells_around(position: Tensor, radius: int, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Whole rows and columns at most ``radius`` from ``position`` (2,), cut at the grid's border."""
+    spans = []
+    for centre, size in zip(position.tolist(), grid, strict=True):
+        cell = int(centre)
+        spans.append(torch.arange(max(0, cell - radius), min(size, cell + radius + 1)))
+    rows, columns = spans
+    return rows.float(), columns.float()
+
+
+def motion_supervision(
+    features: FeatureMap,
+    handles: Tensor,
+    targets: Tensor,
+    active: Tensor,
+    *,
+    radius: int,
+    step_length: float = 1.0,
+    templates: Sequence[Anchor] | None = None,
+) -> Tensor:
+    """The loss whose gradient moves every active handle's patch one step to its target.
+
+    For each pair the features at the patch shifted by a step d towards the target should become
+    those of the unshifted patch, which is held fixed: (2 r_m + 1)^2 x mean |A - B|.
+
+    Args:
+        features: of the current latent, with gradient.
+        handles: current handle points, (N, 2).
+        targets: target points, (N, 2).
+        active: which pairs are still on their way, (N,) bool; none gives a zero loss.
+        radius: r_m, cells.
+        step_length: length of d, cells, cut so that it never passes the target.
+        templates: what the patch should look like, one for each pair; without them the current
+            patch is its own template.
+    """
+    losses = []
+    for k in active.nonzero()[:, 0].tolist():
+        way = targets[k] - handles[k]
+        distance = way.norm()
+        shift = way / distance * distance.clamp(max=step_length)
+        rows, columns = cells_around(handles[k], radius, features.grid)
+        if templates is None:
+            wanted = features.detach().patch(rows, columns)
+        else:
+            offset = templates[k].position.floor() - handles[k].floor()
+            wanted = templates[k].features.patch(rows + offset[0], columns + offset[1])
+        moved = features.patch(rows + shift[0], columns + shift[1])
+        # The factor stays (2 r_m + 1)^2 at the border too, where the patch is smaller.
+        losses.append((2 * radius + 1) ** 2 * (wanted - moved).abs().mean())
+    return torch.stack(losses).sum() if losses else torch.zeros(())
+
+
+def region_loss(previous: Tensor, reference: Tensor, frozen: Tensor) -> Tensor:
+    """How far one denoising step from here leaves the source where the mask freezes it.
+
+    Args:
+        previous: the latent one DDIM step nearer to the picture, (1, c, h, w), with gradient.
+        reference: the same for the latent before the drag, (1, c, h, w).
+        frozen: 1 where nothing may change, (h, w).
+    """
+    return ((previous - reference) * frozen).abs().sum()
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianPrior:
+    """The forward process's mean and variance of each latent channel at one noise level.
+
+    Not in the paper: dragging hard can push the latent's statistics away from what the network
+    was trained on. ``divergence`` measures that and can be added to the loss.
+
+    Attributes:
+        mean: (c,).
+        variance: (c,).
+    """
+
+    mean: Tensor
+    variance: Tensor
+
+    @classmethod
+    def of(cls, clean: Tensor, alpha: Tensor) -> GaussianPrior:
+        """From a clean latent (1, c, h, w) and the cumulative alpha of the noise level."""
+        variance, mean = torch.var_mean(clean, dim=(0, 2, 3), correction=0)
+        return cls(alpha.sqrt() * mean, alpha * variance + (1 - alpha))
+
+    def divergence(self, latent: Tensor) -> Tensor:
+        """KL of the latent's per-channel Gaussian from this one, summed over channels, >= 0."""
+        variance, mean = torch.var_mean(latent, dim=(0, 2, 3), correction=0)
+        ratio = variance / self.variance
+        shift = (mean - self.mean) ** 2 / self.variance
+        return 0.5 * (ratio + shift - 1 - ratio.log()).sum()

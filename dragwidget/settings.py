@@ -1,0 +1,221 @@
+"""What the user tuned: one small frozen record per stage of an edit.
+
+Every default is the one of DragDiffusion (Shi et al., arXiv 2306.14435, section 4 and the authors'
+released code). A record is validated when it is made, and hashable, so that it can key the
+stage it made. A model may recommend other values (``DiffusionModel.recommended``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+__all__ = ["DragSettings", "InversionSettings", "LoRASettings", "RenderSettings", "Settings"]
+
+
+def _number(
+    record: object, name: str, low: float, high: float, *, low_included: bool = True
+) -> None:
+    """Refuse ``record.name`` outside ``[low, high]`` (or ``(low, high]``), naming the field."""
+    value = getattr(record, name)
+    wants_integer = _field_type(record, name).startswith("int")
+    right_type = isinstance(value, int if wants_integer else (int, float))
+    if isinstance(value, bool) or not right_type or not math.isfinite(value):
+        kind = "a whole number" if wants_integer else "a number"
+        raise TypeError(f"{type(record).__name__}.{name} must be {kind}, got {value!r}")
+    if not (low <= value <= high) or (value == low and not low_included):
+        bracket = "[" if low_included else "("
+        raise ValueError(
+            f"{type(record).__name__}.{name} must lie in {bracket}{low:g}, {high:g}], got {value!r}"
+        )
+
+
+def _field_type(record: object, name: str) -> str:
+    return next(str(f.type) for f in fields(record) if f.name == name)  # type: ignore[arg-type]
+
+
+def _choice(record: object, name: str, choices: tuple[str, ...]) -> None:
+    value = getattr(record, name)
+    if value not in choices:
+        wanted = ", ".join(map(repr, choices))
+        raise ValueError(f"{type(record).__name__}.{name} must be one of {wanted}, got {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InversionSettings:
+    """DDIM inversion of the source picture (paper, section 3.1).
+
+    Attributes:
+        steps: DDIM steps between noise and picture, T, 1 to 1000.
+        strength: share of them that is inverted, in (0, 1]; the drag edits the latent there.
+            0.7 of 50 steps edits at t = 681 (figure 7 of the paper).
+    """
+
+    steps: int = 50
+    strength: float = 0.7
+
+    def __post_init__(self) -> None:
+        _number(self, "steps", 1, 1000)
+        _number(self, "strength", 0, 1, low_included=False)
+
+    @property
+    def count(self) -> int:
+        """How many of the ``steps`` are inverted, N = round(strength x steps), at least 1."""
+        return max(1, round(self.strength * self.steps))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRASettings:
+    """Identity-preserving fine-tuning on the source picture (paper, section 3.2).
+
+    Attributes:
+        rank: rank of each update, 1 to 256.
+        steps: optimiser steps; 0 means no LoRA.
+        learning_rate: of AdamW, > 0.
+        batch_size: noised copies of the picture in one step, 1 to 64.
+        weight_decay: of AdamW, >= 0.
+        random_crop: train on random square crops, as the authors do, in place of the whole
+            picture. Off by default, because pictures that are not square lose content to it.
+        seed: of the initial weights, the noise and the timesteps.
+    """
+
+    rank: int = 16
+    steps: int = 80
+    learning_rate: float = 5e-4
+    batch_size: int = 4
+    weight_decay: float = 1e-2
+    random_crop: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _number(self, "rank", 1, 256)
+        _number(self, "steps", 0, 100_000)
+        _number(self, "learning_rate", 0, 1, low_included=False)
+        _number(self, "batch_size", 1, 64)
+        _number(self, "weight_decay", 0, 1)
+        _number(self, "seed", 0, 2**63 - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DragSettings:
+    """The drag itself: motion supervision and point tracking (paper, section 3.3).
+
+    Attributes:
+        steps: at most this many updates of the latent in one drag, 1 to 100 000.
+        learning_rate: of Adam on the latent, > 0.
+        motion_radius: r_m, feature cells; the supervised patch has side 2 r_m + 1.
+        tracking_radius: r_p, feature cells; the searched window has side 2 r_p + 1.
+        step_length: how far one step asks a patch to move, feature cells, never past its target.
+        region_weight: lambda, weight of the term that keeps what the mask freezes, >= 0.
+        prior_weight: weight of the divergence of the latent's statistics from those of the
+            forward process, >= 0. Not in the paper.
+        stop_distance: a handle nearer than this to its target has reached it, feature cells.
+        patience: end after this many steps in which no handle moved; 0 means never
+            (10 in GoodDrag, arXiv 2404.07206).
+        template: what the patch should look like after its step: the patch where the handle is
+            ``"current"``-ly (the paper, equation 3), or where it was ``"original"``-ly
+            (GoodDrag, section 4.2).
+        feature_blocks: which decoder features are compared: 0 is the mid block, i is
+            ``up_blocks[i - 1]``. 3 is the paper's choice (figure 8).
+        feature_scale: cells of the feature grid per image pixel, in (0, 1].
+    """
+
+    steps: int = 80
+    learning_rate: float = 0.01
+    motion_radius: int = 1
+    tracking_radius: int = 3
+    step_length: float = 1.0
+    region_weight: float = 0.1
+    prior_weight: float = 0.0
+    stop_distance: float = 2.0
+    patience: int = 0
+    template: Literal["current", "original"] = "current"
+    feature_blocks: tuple[int, ...] = (3,)
+    feature_scale: float = 0.5
+
+    def __post_init__(self) -> None:
+        _number(self, "steps", 1, 100_000)
+        _number(self, "learning_rate", 0, 10, low_included=False)
+        _number(self, "motion_radius", 0, 64)
+        _number(self, "tracking_radius", 0, 64)
+        _number(self, "step_length", 0, 64, low_included=False)
+        _number(self, "region_weight", 0, 1e6)
+        _number(self, "prior_weight", 0, 1e6)
+        _number(self, "stop_distance", 0, 1000, low_included=False)
+        _number(self, "patience", 0, 100_000)
+        _choice(self, "template", ("current", "original"))
+        _number(self, "feature_scale", 0, 1, low_included=False)
+        object.__setattr__(self, "feature_blocks", _blocks(self.feature_blocks))
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """The feature grid (rows, columns) for a picture of ``height`` x ``width`` pixels."""
+        return max(1, int(self.feature_scale * height)), max(1, int(self.feature_scale * width))
+
+
+def _blocks(value: Any) -> tuple[int, ...]:
+    blocks = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    if not blocks or any(isinstance(b, bool) or not isinstance(b, int) or b < 0 for b in blocks):
+        raise ValueError(
+            "DragSettings.feature_blocks must name decoder blocks by whole numbers from 0 (the mid "
+            f"block) up, got {value!r}"
+        )
+    return blocks
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderSettings:
+    """Denoising the edited latent under mutual self-attention control (paper, section 3.4).
+
+    Attributes:
+        mutual_self_attention: let the edited picture look at the source picture's keys and values.
+        start_step: from this denoising step on, 0 is the first.
+        start_layer: from this self-attention layer on, counted in execution order (down, mid, up)
+            from 0; 10 of Stable Diffusion's 16 starts at ``up_blocks[2]``.
+        keep_frozen: while denoising, put back the source's latent outside the mask at every step
+            (DragFlow's hard constraint). The paper's soft term alone is the default.
+    """
+
+    mutual_self_attention: bool = True
+    start_step: int = 0
+    start_layer: int = 10
+    keep_frozen: bool = False
+
+    def __post_init__(self) -> None:
+        _number(self, "start_step", 0, 1000)
+        _number(self, "start_layer", 0, 1000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All settings of an edit, by stage; a model recommends one of these."""
+
+    inversion: InversionSettings = InversionSettings()
+    lora: LoRASettings = LoRASettings()
+    drag: DragSettings = DragSettings()
+    render: RenderSettings = RenderSettings()
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Plain data, ready for JSON; ``from_dict`` undoes it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Mapping[str, Any]]) -> Settings:
+        """From plain data; what is left out keeps its default.
+
+        Raises:
+            ValueError: an unknown stage or field, named, or a value out of range.
+        """
+        stages = {f.name: type(f.default) for f in fields(cls)}
+        unknown = sorted(set(data) - set(stages))
+        if unknown:
+            raise ValueError(f"unknown settings {unknown}; there are {sorted(stages)}")
+        made = {}
+        for name, values in data.items():
+            known = {f.name for f in fields(stages[name])}
+            unknown = sorted(set(values) - known)
+            if unknown:
+                raise ValueError(f"unknown {name} settings {unknown}; there are {sorted(known)}")
+            made[name] = stages[name](**values)
+        return cls(**made)
