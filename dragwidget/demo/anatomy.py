@@ -32,8 +32,8 @@ Value = Tensor | float
 class Spot:
     """Flat spots on the head's surface, F of them, as the viewer sees them.
 
-    `centre`, `axis_u` (eastwards), `axis_v` (southwards): (B, F, 2), units of the picture; `facing`:
-    (B, F), cosine of the angle to the viewer, <= 0 on the far side.
+    `centre`, `axis_u` (eastwards), `axis_v` (southwards): (B, F, 2), units of the picture;
+    `facing`: (B, F), cosine of the angle to the viewer, <= 0 on the far side.
     """
 
     centre: Tensor
@@ -102,7 +102,7 @@ class Head:
         return self.spots([(-EYE_LONGITUDE, *row), (EYE_LONGITUDE, *row)])
 
     def lid(self) -> Tensor:
-        """(B,): where the middle of the upper lid stands in the eye's frame, -1 open .. 1 closed."""
+        """(B,): height of the upper lid's middle in the eye's frame, -1 open .. 1 closed."""
         return 1 - 2 * self.scenes.eyes
 
     def nose(self) -> Spot:

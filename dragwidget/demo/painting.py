@@ -124,7 +124,8 @@ class _Painter:
         first = (self.scenes.scarf * 2).clamp(0, 1)[:, None]
         second = (self.scenes.scarf * 2 - 1).clamp(0, 1)[:, None]
         warm = red + (yellow - red) * first
-        return warm + (teal - warm) * second
+        colour: Tensor = warm + (teal - warm) * second
+        return colour
 
     def ears(self, front: bool) -> list[Layer]:
         kind = self.kind
@@ -313,4 +314,5 @@ class _Painter:
 
 def _last(value: Tensor) -> Tensor:
     """A number (...) as the constant of a linear form (..., 3)."""
-    return torch.nn.functional.pad(value[..., None], (2, 0))
+    padded: Tensor = torch.nn.functional.pad(value[..., None], (2, 0))
+    return padded

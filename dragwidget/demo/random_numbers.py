@@ -21,10 +21,12 @@ def uniform(seeds: Sequence[int], count: int, stream: int = 0) -> NDArray[np.flo
         start = _mix(np.asarray(seeds, dtype=np.uint64) + np.uint64(stream << 40))
         steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         bits = _mix(start[:, None] + steps)
-    return (bits >> np.uint64(11)).astype(np.float64) / 2.0**53
+    numbers: NDArray[np.float64] = (bits >> np.uint64(11)).astype(np.float64) / 2.0**53
+    return numbers
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    mixed: NDArray[np.uint64] = x ^ (x >> np.uint64(31))
+    return mixed

@@ -84,7 +84,7 @@ def _place_freely(scenes: Scenes, numbers: NDArray[np.float64]) -> Scenes:
 
 
 def clearance(scenes: Scenes) -> Tensor:
-    """(B,): free room round the sun and round the mountain's top, units of the picture; < 0: hidden.
+    """(B,): free room round the sun and the mountain's top, units of the picture; < 0: hidden.
 
     The sun keeps clear of the animal, the mountain and the picture's edge, the top of the animal.
     """
