@@ -18,13 +18,15 @@ import pytest
 import torch
 
 from dragwidget.diffusion.attention import record_reference, render_latents
+from dragwidget.diffusion.finetuning import LoRABatch, train_lora
 from dragwidget.diffusion.loading import load_model
+from dragwidget.diffusion.lora import LoRA, load_lora, projections
 from dragwidget.diffusion.model import Conditioning, DiffusionModel
 from dragwidget.drag import denoise, drag, invert
 from dragwidget.drag.features import FeatureMap
 from dragwidget.drag.loop import Problem, evaluate, frozen_cells, losses, start
 from dragwidget.instructions import DragInstructions, on_grid
-from dragwidget.settings import DragSettings, RenderSettings
+from dragwidget.settings import DragSettings, LoRASettings, RenderSettings
 
 FOLDER = Path(os.environ.get("DRAGWIDGET_GOLDEN", Path(__file__).parent / "golden"))
 MANIFEST = json.loads((FOLDER / "manifest.json").read_text())
@@ -163,7 +165,7 @@ def test_the_drag_takes_the_authors_steps(name: str) -> None:
         assert all(np.isfinite(step.loss) for step in steps)
         assert steps
         return
-    compare_drag(params, arrays, steps, grid, latent)
+    compare_drag(params, arrays, steps, latent)
     compare_first_gradient(
         params, arrays, predictor, schedule, instructions, settings, grid, latent
     )
@@ -173,7 +175,6 @@ def compare_drag(
     params: dict[str, Any],
     arrays: dict[str, np.ndarray],
     steps: list[Any],
-    grid: tuple[int, int],
     start_latent: torch.Tensor,
 ) -> None:
     loss = arrays["loss"]
@@ -256,3 +257,47 @@ def test_a_picture_is_generated_with_the_authors_guidance(name: str) -> None:
     kept = latents[:: params["latents_stride"]]
     assert_close(torch.cat(kept), arrays["latents"], 3e-4)
     assert_close(model().decode(latents[-1]), arrays["image"], 3e-4)
+
+
+def lora_from(arrays: dict[str, np.ndarray], kind: str, prefix: str) -> dict[str, torch.Tensor]:
+    """Matrices of one kind, ``down`` or ``up``, by path."""
+    end = f".lora.{kind}.weight"
+    return {
+        key[len(prefix) : -len(end)]: tensor(array)
+        for key, array in arrays.items()
+        if key.startswith(prefix) and key.endswith(end)
+    }
+
+
+@cases("lora")
+def test_a_lora_is_trained_to_the_authors_weights(name: str) -> None:
+    params, arrays = load(name)
+    settings = LoRASettings(
+        rank=params["rank"],
+        steps=params["steps"],
+        learning_rate=params["lr"],
+        batch_size=params["batch"],
+        weight_decay=params["weight_decay"],
+    )
+    down = lora_from(arrays, "down", "init/")
+    paths = projections(model().unet)
+    up = {path: torch.zeros(paths[path].out_features, params["rank"]) for path in down}
+    batches = [
+        LoRABatch(tensor(latents), tensor(noise), tensor(timesteps))
+        for latents, noise, timesteps in zip(
+            arrays["latents"], arrays["noise"], arrays["timesteps"], strict=True
+        )
+    ]
+    embeddings = tensor(arrays["text_embeddings"])
+    steps = list(train_lora(model(), embeddings, batches, settings, LoRA(down, up)))
+    assert [step.loss for step in steps] == pytest.approx(arrays["loss"].tolist(), rel=1e-4)
+    assert down.keys() == paths.keys()
+    final = steps[-1].lora
+    for path in paths:
+        assert_close(final.down[path], arrays[f"final/{path}.lora.down.weight"], 1e-3)
+        assert_close(final.up[path], arrays[f"final/{path}.lora.up.weight"], 1e-3)
+    if "dir" in params:
+        saved = load_lora(FOLDER / params["dir"], model().unet)
+        for path in paths:
+            assert_close(saved.down[path], arrays[f"final/{path}.lora.down.weight"], 0)
+            assert_close(saved.up[path], arrays[f"final/{path}.lora.up.weight"], 0)

@@ -131,8 +131,8 @@ def _download_index(location: str, hub: dict[str, Any]) -> Path:
 
     known = ", ".join(repr(name) for name in EMBEDDED)
     missing = (
-        f"there is no model {location!r}: wanted {known}, a folder, a .safetensors file or an id on "
-        "the Hugging Face hub"
+        f"there is no model {location!r}: wanted {known}, a folder, a .safetensors file or an id "
+        "on the Hugging Face hub"
     )
     if location.count("/") != 1 or location.startswith((".", "/", "~")):
         raise FileNotFoundError(missing)
@@ -194,8 +194,8 @@ def _from_checkpoint(
     """The parts of a model in one checkpoint file."""
     if path.suffix != ".safetensors":
         raise ValueError(
-            f"{path.name} is a pickled checkpoint, which can run code when it is opened, and is not "
-            "read: get the .safetensors version, or convert it in a place that you trust"
+            f"{path.name} is a pickled checkpoint, which can run code when it is opened, and is "
+            "not read: get the .safetensors version, or convert it in a place that you trust"
         )
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from dragwidget.diffusion.lora import LoRA, enabled
 from dragwidget.drag.ddim import PredictionType, Schedule
 from dragwidget.drag.loop import ModelOutput
 from dragwidget.settings import Settings
@@ -170,9 +171,9 @@ class DiffusionModel:
             )[0]
         return embeddings.float()
 
-    def predictor(self, conditioning: Conditioning) -> Predictor:
-        """This model with its text: what the method calls."""
-        return Predictor(self, conditioning)
+    def predictor(self, conditioning: Conditioning, lora: LoRA | None = None) -> Predictor:
+        """This model with its text and, if there is one, its LoRA: what the method calls."""
+        return Predictor(self, conditioning, lora)
 
     @staticmethod
     def _to(module: nn.Module, tensor: Tensor) -> Tensor:
@@ -180,16 +181,19 @@ class DiffusionModel:
         return tensor.to(parameter.device, parameter.dtype)
 
 
-class _PassDone(Exception):
+class _PassDone(Exception):  # noqa: N818 - a signal, not an error
     """Raised inside a forward pass when all that was asked for has been seen."""
 
 
 class Predictor:
-    """A network with its text, as a ``DragModel`` and as a noise predictor."""
+    """A network with its text and LoRA, as a ``DragModel`` and as a noise predictor."""
 
-    def __init__(self, model: DiffusionModel, conditioning: Conditioning) -> None:
+    def __init__(
+        self, model: DiffusionModel, conditioning: Conditioning, lora: LoRA | None = None
+    ) -> None:
         self.model = model
         self.conditioning = conditioning
+        self._lora = None if lora is None else lora.map(lambda m: m.to(model.device, model.dtype))
         self._text = DiffusionModel._to(model.unet, conditioning.batch)
 
     def predict(self, latent: Tensor, timestep: int) -> Tensor:
@@ -207,11 +211,12 @@ class Predictor:
         if self.conditioning.guided:
             batch = torch.cat([batch, batch])
         prediction = None
-        with _block_outputs(unet, blocks, stop=not predict) as seen:
-            try:
-                prediction = unet(batch, timestep, encoder_hidden_states=self._text).sample
-            except _PassDone:
-                pass
+        with (
+            enabled(unet, self._lora),
+            _block_outputs(unet, blocks, stop=not predict) as seen,
+            suppress(_PassDone),
+        ):
+            prediction = unet(batch, timestep, encoder_hidden_states=self._text).sample
         features = tuple(self._guide_features(seen[block]) for block in blocks)
         if prediction is None or not predict:
             return ModelOutput(None, features)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dragwidget.drag.ddim import Schedule
 from dragwidget.drag.features import FeatureMap
-from dragwidget.drag.optimizer import Moments, adam_step
+from dragwidget.drag.optimizer import Moments, adam_step, loss_scale
 from dragwidget.drag.supervision import Anchor, GaussianPrior, motion_supervision, region_loss
 from dragwidget.drag.tracking import distances, track_points
 from dragwidget.instructions import DragInstructions, from_grid, on_grid
@@ -237,7 +237,9 @@ def advance(
     with torch.enable_grad():
         terms = losses(state, problem, evaluation, settings)
         total = torch.stack([term.to(state.latent.device) for term in terms.values()]).sum()
-        (gradient,) = torch.autograd.grad(total, evaluation.latent)
+        scale = loss_scale(evaluation.features.blocks[0].dtype)
+        (gradient,) = torch.autograd.grad(total * scale, evaluation.latent)
+        gradient = gradient / scale
     values = {name: float(term.detach()) for name, term in terms.items()}
     if not (total.isfinite() and gradient.isfinite().all()):
         raise ArithmeticError(

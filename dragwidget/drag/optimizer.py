@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Moments", "adam_step"]
+__all__ = ["Moments", "adam_step", "loss_scale"]
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
@@ -43,3 +43,12 @@ def adam_step(
             parameter.addcdiv(first, denominator, value=-step),
             Moments(first, second, count),
         )
+
+
+def loss_scale(dtype: torch.dtype) -> float:
+    """What to multiply a loss by, and its gradient to divide by, for a network of this type.
+
+    float16 holds nothing smaller than 6e-8; scaled by a power of two, small gradients survive and
+    the result is otherwise the same.
+    """
+    return 1024.0 if dtype == torch.float16 else 1.0

@@ -30,7 +30,7 @@ class Anchor:
 
 
 def cells_around(position: Tensor, radius: int, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Whole rows and columns at most ``radius`` from ``position`` (2,), cut at the grid's border."""
+    """Whole rows and columns within ``radius`` of ``position`` (2,), cut at the grid's border."""
     spans = []
     for centre, size in zip(position.tolist(), grid, strict=True):
         cell = int(centre)

@@ -1,0 +1,146 @@
+"""Fine-tuning a LoRA on the one source picture (paper, section 3.2, equation 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from dragwidget.diffusion.lora import LoRA, enabled
+from dragwidget.diffusion.model import DiffusionModel
+from dragwidget.drag.ddim import compose
+from dragwidget.drag.optimizer import loss_scale
+from dragwidget.settings import LoRASettings
+
+__all__ = ["LoRABatch", "LoRAStep", "noised_batches", "train_lora"]
+
+
+@dataclass(frozen=True, eq=False)
+class LoRABatch:
+    """What one training step sees.
+
+    Attributes:
+        latents: clean, (B, c, h, w) float32.
+        noise: (B, c, h, w) float32.
+        timesteps: how far each is noised, (B,) int64.
+    """
+
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class LoRAStep:
+    """One training step: its number from 1, the loss before it, and the LoRA after it."""
+
+    index: int
+    loss: float
+    lora: LoRA
+
+
+def noised_batches(
+    model: DiffusionModel, pixels: npt.NDArray[np.uint8], settings: LoRASettings
+) -> Iterator[LoRABatch]:
+    """Endless batches of the picture (H, W, 3), sampled from the autoencoder and noised.
+
+    The picture is encoded once, whole; with ``settings.random_crop`` each item is a square crop as
+    long as the shorter side, encoded anew.
+    """
+    generator = torch.Generator().manual_seed(settings.seed)
+    levels = len(model.alphas_cumprod)
+    size = settings.batch_size
+    whole = None if settings.random_crop else model.posterior(pixels)
+    for _ in count():
+        latents = torch.cat(
+            [
+                model.sample_posterior(
+                    whole or model.posterior(_random_crop(pixels, generator)), generator
+                )
+                for _ in range(size)
+            ]
+        )
+        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        timesteps = torch.randint(levels, (size,), generator=generator)
+        yield LoRABatch(latents, noise, timesteps)
+
+
+def _random_crop(
+    pixels: npt.NDArray[np.uint8], generator: torch.Generator
+) -> npt.NDArray[np.uint8]:
+    height, width = pixels.shape[:2]
+    side = min(height, width)
+    top, left = (
+        int(torch.randint(room + 1, (), generator=generator))
+        for room in (height - side, width - side)
+    )
+    return pixels[top : top + side, left : left + side]
+
+
+def train_lora(
+    model: DiffusionModel,
+    embeddings: Tensor,
+    batches: Iterable[LoRABatch],
+    settings: LoRASettings,
+    initial: LoRA | None = None,
+) -> Iterator[LoRAStep]:
+    """Train a LoRA, one yielded ``LoRAStep`` for each of ``settings.steps``.
+
+    The network's own weights take no gradient.
+
+    Args:
+        embeddings: of the prompt, (1, L, d).
+        batches: at least ``settings.steps`` of them.
+        initial: where to start; by default drawn with ``settings.seed``.
+
+    Raises:
+        ArithmeticError: the loss is not finite.
+    """
+    if initial is None:
+        generator = torch.Generator().manual_seed(settings.seed)
+        initial = LoRA.initial(model.unet, settings.rank, generator)
+    lora = initial.map(lambda m: m.detach().float().to(model.device).clone().requires_grad_())
+    optimizer = torch.optim.AdamW(
+        [*lora.down.values(), *lora.up.values()],
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+    )
+    for index, batch in zip(range(1, settings.steps + 1), batches, strict=False):
+        with torch.enable_grad():
+            loss = _loss(model, embeddings, batch, lora)
+            scale = loss_scale(model.dtype)
+            (loss * scale).backward()
+        if not loss.isfinite():
+            raise ArithmeticError(
+                f"LoRA step {index} was refused: its loss is not finite; try a smaller learning "
+                f"rate than {settings.learning_rate:g}, or float32 in place of {model.dtype}"
+            )
+        for matrix in optimizer.param_groups[0]["params"]:
+            matrix.grad /= scale
+        optimizer.step()
+        optimizer.zero_grad()
+        yield LoRAStep(index, float(loss.detach()), lora.map(lambda m: m.detach().clone()))
+
+
+def _loss(model: DiffusionModel, embeddings: Tensor, batch: LoRABatch, lora: LoRA) -> Tensor:
+    """Mean square error of the predicted noise (or velocity), float32."""
+    a = model.alphas_cumprod[batch.timesteps][:, None, None, None]
+    a = a.to(batch.latents)
+    noised = compose(batch.latents, batch.noise, a)
+    target = batch.noise
+    if model.prediction_type == "v_prediction":
+        target = a.sqrt() * batch.noise - (1 - a).sqrt() * batch.latents
+    text = embeddings.expand(len(noised), -1, -1).to(model.device, model.dtype)
+    with enabled(model.unet, lora):
+        predicted = model.unet(
+            noised.to(model.device, model.dtype),
+            batch.timesteps.to(model.device),
+            encoder_hidden_states=text,
+        ).sample
+    error = predicted.float() - target.to(model.device).float()
+    return (error**2).mean()

@@ -1,0 +1,223 @@
+"""LoRA (Hu et al., arXiv 2106.09685) on a UNet's attention layers, as plain data.
+
+A LoRA adds ``up(down(x))`` to the query, key, value and output projections of every attention
+layer, self and cross. It is switched on by forward hooks for as long as a context lasts: no module
+is replaced, two edits can share one network, and nothing stays on after an error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+__all__ = ["LoRA", "enabled", "load_lora", "projections", "save_lora"]
+
+FILE_NAME = "pytorch_lora_weights.safetensors"
+_PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
+
+
+@dataclass(frozen=True, eq=False)
+class LoRA:
+    """The weights of one LoRA.
+
+    Attributes:
+        down: by path of the projection in the UNet, (r, inputs).
+        up: by the same paths, (outputs, r); any scaling is already in it.
+    """
+
+    down: Mapping[str, Tensor]
+    up: Mapping[str, Tensor]
+
+    @classmethod
+    def initial(cls, unet: nn.Module, rank: int, generator: torch.Generator) -> LoRA:
+        """A LoRA that changes nothing yet: down normal with deviation 1 / rank, up zero."""
+        down, up = {}, {}
+        for path, layer in projections(unet).items():
+            normal = torch.randn(rank, layer.in_features, generator=generator)
+            down[path] = normal / rank
+            up[path] = torch.zeros(layer.out_features, rank)
+        return cls(down, up)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> LoRA:
+        """The same with ``change`` applied to every matrix."""
+        return LoRA(
+            {path: change(matrix) for path, matrix in self.down.items()},
+            {path: change(matrix) for path, matrix in self.up.items()},
+        )
+
+    def check(self, unet: nn.Module) -> None:
+        """Raise ValueError unless every matrix has its place in this UNet."""
+        layers = projections(unet)
+        for path, down in self.down.items():
+            if path not in layers:
+                raise ValueError(
+                    f"this LoRA belongs to another model: it changes {path}, which this UNet "
+                    "does not have"
+                )
+            wanted = (layers[path].in_features, layers[path].out_features)
+            got = (down.shape[1], self.up[path].shape[0])
+            if got != wanted or down.shape[0] != self.up[path].shape[1]:
+                raise ValueError(
+                    f"this LoRA belongs to another model: its {path} goes from {got[0]} to "
+                    f"{got[1]} channels, this UNet's from {wanted[0]} to {wanted[1]}"
+                )
+
+
+def projections(unet: nn.Module) -> dict[str, nn.Linear]:
+    """The layers that a LoRA changes, by their path in the UNet."""
+    return {
+        f"{path}.{name}": attention.get_submodule(name)  # type: ignore[misc]
+        for path, attention in unet.named_modules()
+        if path.rsplit(".", 1)[-1] in ("attn1", "attn2")
+        for name in _PROJECTIONS
+    }
+
+
+@contextmanager
+def enabled(unet: nn.Module, lora: LoRA | None, weight: float = 1.0) -> Iterator[None]:
+    """Switch a LoRA on, ``weight`` times its strength, while the context lasts."""
+    layers = projections(unet) if lora is not None else {}
+    hooks = []
+    try:
+        for path in lora.down if lora is not None else ():
+            assert lora is not None
+            add = _adds(lora.down[path], lora.up[path], weight)
+            hooks.append(layers[path].register_forward_hook(add))
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _adds(down: Tensor, up: Tensor, weight: float) -> Callable[..., Tensor]:
+    def hook(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        # In the matrices' own precision: float32 while they are trained beside a half network.
+        change = F.linear(F.linear(inputs[0].to(down.dtype), down), up)
+        return output + (weight * change).to(output.dtype)
+
+    return hook
+
+
+def save_lora(
+    lora: LoRA, path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None
+) -> Path:
+    """Write a LoRA in diffusers' format; return the file's path.
+
+    Args:
+        path: a ``.safetensors`` file, or a folder, which gets ``pytorch_lora_weights.safetensors``.
+        metadata: strings to keep in the file's header, such as the prompt.
+    """
+    file = Path(path)
+    if file.suffix != ".safetensors":
+        file.mkdir(parents=True, exist_ok=True)
+        file /= FILE_NAME
+    tensors = {f"unet.{key}.lora_A.weight": m.detach().cpu() for key, m in lora.down.items()}
+    tensors |= {f"unet.{key}.lora_B.weight": m.detach().cpu() for key, m in lora.up.items()}
+    tensors = {key: tensor.contiguous() for key, tensor in tensors.items()}
+    save_file(tensors, file, metadata={"format": "pt", **(metadata or {})})
+    return file
+
+
+# What the layers of one LoRA are called by whom: diffusers and peft today, diffusers before 0.22
+# and the authors, and diffusers' attention processors of old.
+_NAMES = re.compile(
+    r"(?P<path>.+?)\.(?:processor\.)?"
+    r"(?:(?:lora_(?P<peft>[AB])(?:\.default)?|lora\.(?P<old>down|up))\.weight"
+    r"|(?P<projection>to_[a-z]+)_lora\.(?P<processor>down|up)\.weight"
+    r"|(?P<alpha>alpha))"
+)
+
+
+def load_lora(path: str | os.PathLike[str], unet: nn.Module) -> LoRA:
+    """Read a LoRA that diffusers, peft, the authors' code or ``save_lora`` wrote.
+
+    Args:
+        path: a ``.safetensors`` file or a folder with one.
+        unet: the network that it must fit.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a LoRA's file, or of another model.
+    """
+    file = _find(Path(path))
+    try:
+        with safe_open(file, framework="pt") as opened:
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{file} is not a readable safetensors file: {error}") from error
+    lora = _parse(tensors, _peft_scale(file), file)
+    lora.check(unet)
+    return lora
+
+
+def _find(path: Path) -> Path:
+    if path.is_dir():
+        files = [path / name for name in (FILE_NAME, "adapter_model.safetensors")]
+        found = [file for file in files if file.is_file()]
+        if not found:
+            raise FileNotFoundError(
+                f"there is no LoRA in {path}: wanted {' or '.join(file.name for file in files)}"
+            )
+        return found[0]
+    if path.suffix != ".safetensors":
+        raise ValueError(
+            f"{path.name} is not a .safetensors file; pickled weights can run code and are not read"
+        )
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no LoRA file {path}")
+    return path
+
+
+def _peft_scale(file: Path) -> float:
+    """What peft multiplies a LoRA by, from the configuration beside its file."""
+    config = file.parent / "adapter_config.json"
+    if file.name != "adapter_model.safetensors" or not config.is_file():
+        return 1.0
+    values = json.loads(config.read_text())
+    rank, alpha = float(values["r"]), float(values["lora_alpha"])
+    return alpha / (rank**0.5 if values.get("use_rslora") else rank)
+
+
+def _parse(tensors: Mapping[str, Tensor], scale: float, file: Path) -> LoRA:
+    found: dict[str, dict[str, Tensor]] = {"down": {}, "up": {}, "alpha": {}}
+    for key, tensor in tensors.items():
+        name = re.sub(r"^(unet\.|base_model\.model\.)+", "", key)
+        match = _NAMES.fullmatch(name)
+        if match is None:
+            raise ValueError(f"{file} is not a LoRA of a UNet: it holds {key!r}")
+        kind, layer = _kind(match.groupdict())
+        found[kind][layer] = tensor
+    down, up = found["down"], found["up"]
+    if not down or down.keys() != up.keys():
+        raise ValueError(f"{file} is not a whole LoRA: its down and up matrices do not pair up")
+    scales = {
+        path: float(found["alpha"][path]) / matrix.shape[0] if path in found["alpha"] else scale
+        for path, matrix in down.items()
+    }
+    return LoRA(
+        {path: matrix.float() for path, matrix in down.items()},
+        {path: matrix.float() * scales[path] for path, matrix in up.items()},
+    )
+
+
+def _kind(groups: dict[str, Any]) -> tuple[str, str]:
+    """Which matrix a name means, ``down``, ``up`` or ``alpha``, and of which layer."""
+    path = groups["path"]
+    if groups["peft"]:
+        return {"A": "down", "B": "up"}[groups["peft"]], path
+    if groups["processor"]:
+        projection = groups["projection"]
+        return groups["processor"], f"{path}.{'to_out.0' if projection == 'to_out' else projection}"
+    return groups["old"] or "alpha", path
