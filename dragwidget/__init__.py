@@ -10,28 +10,34 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dragwidget.diffusion.loading import load_model
     from dragwidget.instructions import DragInstructions, PointPair
+    from dragwidget.session import DragSession
     from dragwidget.settings import DragSettings, InversionSettings, LoRASettings, RenderSettings
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DragInstructions",
+    "DragSession",
     "DragSettings",
     "InversionSettings",
     "LoRASettings",
     "PointPair",
     "RenderSettings",
     "__version__",
+    "load_model",
 ]
 
 _MODULE_OF = {
     "DragInstructions": "dragwidget.instructions",
+    "DragSession": "dragwidget.session",
     "DragSettings": "dragwidget.settings",
     "InversionSettings": "dragwidget.settings",
     "LoRASettings": "dragwidget.settings",
     "PointPair": "dragwidget.instructions",
     "RenderSettings": "dragwidget.settings",
+    "load_model": "dragwidget.diffusion.loading",
 }
 
 

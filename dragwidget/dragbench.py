@@ -16,6 +16,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import pickletools
 import re
 import struct
 from pathlib import Path
@@ -58,9 +59,14 @@ def read_dragbench(folder: str | os.PathLike[str]) -> DragBenchSample:
 
 def _load(path: Path) -> Any:
     """What a pickle of plain data holds; its arrays as ``_Array``."""
+    data = path.read_bytes()
     try:
-        # From memory, so that a length stated in the file cannot ask for more than there is.
-        return _PlainUnpickler(io.BytesIO(path.read_bytes())).load()
+        # A few bytes can make the unpickler allocate many gigabytes. This pass allocates nothing:
+        # it stops where a stated length is more than there is, or a memo slot past any need.
+        for opcode, argument, _ in pickletools.genops(data):
+            if opcode.name.endswith("PUT") and argument > len(data):
+                raise pickle.UnpicklingError(f"it numbers a value {argument}")
+        return _PlainUnpickler(io.BytesIO(data)).load()
     except Exception as error:  # a damaged pickle makes the unpickler raise almost anything
         raise ValueError(f"{path.name} cannot be read: {error}") from error
 

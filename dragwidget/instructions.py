@@ -33,8 +33,10 @@ __all__ = [
 
 MAX_PAIRS = 100
 
-# For what is quoted in an error message. Bounded: what is quoted may be made to hang ``repr``.
-_short = reprlib.repr
+# Quotes values in error messages. Bounded, as a value may be made to hang ``repr``.
+_quoting = reprlib.Repr()
+_quoting.maxlevel = 2
+_short = _quoting.repr
 
 
 @dataclass(frozen=True)
