@@ -64,7 +64,7 @@ def _load(path: Path) -> Any:
         # A few bytes can make the unpickler allocate many gigabytes. This pass allocates nothing:
         # it stops where a stated length is more than there is, or a memo slot past any need.
         for opcode, argument, _ in pickletools.genops(data):
-            if opcode.name.endswith("PUT") and argument > len(data):
+            if opcode.name.endswith("PUT") and (argument or 0) > len(data):
                 raise pickle.UnpicklingError(f"it numbers a value {argument}")
         return _PlainUnpickler(io.BytesIO(data)).load()
     except Exception as error:  # a damaged pickle makes the unpickler raise almost anything

@@ -19,7 +19,9 @@ PACKAGE = Path(dragwidget.__file__).parent
 
 # What each part of the package may import from the others. Lowest first.
 DATA = {"frames", "instructions_json", "instructions", "dragbench", "picture", "settings"}
-SESSION = DATA | {"drag", "diffusion", "session", "store"}
+SESSION = DATA | {
+    "drag", "diffusion", "stages", "history", "source", "dragging", "session", "store",
+}  # fmt: skip
 STANDS_ON = {
     "frames": set(),
     "instructions_json": {"frames"},
@@ -29,6 +31,10 @@ STANDS_ON = {
     "settings": set(),
     "drag": DATA,
     "diffusion": DATA | {"drag"},
+    "stages": DATA,
+    "history": DATA,
+    "source": DATA | {"drag", "diffusion", "stages"},
+    "dragging": DATA | {"drag", "diffusion", "stages", "history", "source"},
     "session": SESSION,
     "store": SESSION,
     "demo": SESSION,
