@@ -1,0 +1,161 @@
+"""The networks of the embedded model, and how long and with what each preset trains them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from dragwidget.demo.tokenizer import MAX_TOKENS
+
+PICTURE_SIZE = 128  # pixels
+LATENT_SIZE = 32  # cells; the autoencoder shrinks by 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Networks:
+    """Sizes. The packed model must stay under 25 MB in float16."""
+
+    autoencoder_channels: tuple[int, ...] = (16, 48, 96)
+    unet_channels: tuple[int, ...] = (64, 128, 160)
+    text_width: int = 96
+    text_layers: int = 2
+    norm_groups: int = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """How one network is trained.
+
+    The learning rate warms up over `warmup` steps and falls as a cosine to zero at `steps`, or when
+    `minutes` of training have passed, whichever comes first; `minutes` None: by `steps` alone.
+    """
+
+    steps: int
+    minutes: float | None
+    batch: int
+    learning_rate: float
+    warmup: int
+    weight_decay: float = 0.0
+    ema: float = 0.998
+    checkpoint_minutes: float = 3.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """Everything that decides what `train` makes.
+
+    `first_bank` pictures are encoded before the UNet's first step, `fresh` a step during it; each
+    step draws from all that are there, with new noise.
+    """
+
+    networks: Networks = Networks()
+    autoencoder: Stage
+    unet: Stage
+    first_bank: int
+    fresh: int
+    precision: str = "bfloat16"  # of autocast; "float32" is exact
+    seed: int = 0
+
+
+PRESETS = {
+    "cpu": Preset(
+        autoencoder=Stage(
+            steps=20_000, minutes=25, batch=4, learning_rate=2e-3, warmup=50, ema=0.995
+        ),
+        unet=Stage(
+            steps=50_000, minutes=68, batch=16, learning_rate=2e-3, warmup=100, weight_decay=0.01
+        ),
+        first_bank=2048,
+        fresh=4,
+    ),
+    "gpu": Preset(
+        autoencoder=Stage(
+            steps=40_000, minutes=None, batch=16, learning_rate=2e-3, warmup=200, ema=0.999
+        ),
+        unet=Stage(
+            steps=100_000,
+            minutes=None,
+            batch=128,
+            learning_rate=2e-3,
+            warmup=500,
+            weight_decay=0.01,
+            ema=0.9995,
+        ),
+        first_bank=16_384,
+        fresh=4,
+    ),
+}
+
+
+def build_autoencoder(networks: Networks) -> AutoencoderKL:
+    """f = 4, four latent channels, no attention. `scaling_factor` is set after training."""
+    depth = len(networks.autoencoder_channels)
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * depth,
+        up_block_types=("UpDecoderBlock2D",) * depth,
+        block_out_channels=networks.autoencoder_channels,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=networks.norm_groups,
+        sample_size=PICTURE_SIZE,
+        mid_block_add_attention=False,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
+
+
+def build_unet(networks: Networks) -> UNet2DConditionModel:
+    """Stable Diffusion's layout with one layer a block; attention at the two lower resolutions."""
+    return UNet2DConditionModel(
+        sample_size=LATENT_SIZE,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=networks.unet_channels,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=networks.text_width,
+        attention_head_dim=4,  # the number of heads, in spite of its name
+        norm_num_groups=networks.norm_groups,
+    )
+
+
+def build_text_encoder(networks: Networks, vocabulary: int, **tokens: int) -> CLIPTextModel:
+    """`tokens`: bos_token_id, eos_token_id, pad_token_id of the tokenizer."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=vocabulary,
+            hidden_size=networks.text_width,
+            intermediate_size=2 * networks.text_width,
+            num_hidden_layers=networks.text_layers,
+            num_attention_heads=4,
+            max_position_embeddings=MAX_TOKENS,
+            projection_dim=networks.text_width,
+            **tokens,
+        )
+    )
+
+
+def build_scheduler() -> DDIMScheduler:
+    """Stable Diffusion's noise schedule."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+def autocast(device: torch.device, precision: str) -> Any:
+    """Autocast to `precision` on `device`; does nothing for "float32"."""
+    return torch.autocast(
+        device.type, dtype=getattr(torch, precision), enabled=precision != "float32"
+    )

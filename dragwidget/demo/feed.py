@@ -1,0 +1,72 @@
+"""Training pictures: drawn afresh from consecutive seeds, never stored as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from dragwidget.demo.scenes import TRAINING_SEEDS, captions, render, sample_scenes, scribbles
+
+SCRIBBLE_CAPTION = "a scribble"
+VALIDATION_SEEDS = range(TRAINING_SEEDS - 1024, TRAINING_SEEDS)  # below them: training
+
+
+def is_scribble(seed: int, every: int) -> bool:
+    """Whether this seed's training picture comes from outside the world: one in `every`."""
+    return seed % every == every - 1
+
+
+def pictures(
+    seeds: Sequence[int], size: int, *, scribble_every: int, device: torch.device
+) -> tuple[Tensor, list[str]]:
+    """(B, 3, size, size) float32 in [-1, 1], and their captions."""
+    wrapped = [seed % VALIDATION_SEEDS.start for seed in seeds]
+    outside = [i for i, s in enumerate(wrapped) if is_scribble(s, scribble_every)]
+    inside = sorted(set(range(len(wrapped))) - set(outside))
+    drawn = torch.empty(len(wrapped), 3, size, size, device=device)
+    texts = [SCRIBBLE_CAPTION] * len(wrapped)
+    with torch.no_grad():
+        if inside:
+            scenes = sample_scenes([wrapped[i] for i in inside])
+            drawn[inside] = render(scenes.to(device), size)
+            for i, text in zip(inside, captions(scenes), strict=True):
+                texts[i] = text
+        if outside:
+            drawn[outside] = scribbles([wrapped[i] for i in outside], size).to(device)
+    return drawn * 2 - 1, texts
+
+
+class Bank:
+    """Encoded pictures of seeds 0, 1, 2, .. that grows while the UNet trains.
+
+    A pure function of how far it has grown, so a resumed run rebuilds what it had.
+    """
+
+    def __init__(
+        self, make: Callable[[Sequence[int]], tuple[Tensor, Tensor]], chunk: int = 256
+    ) -> None:
+        """`make(seeds)` gives scaled latents (B, 4, h, w) and token ids (B, n)."""
+        self._make = make
+        self._chunk = chunk  # pictures encoded at a time
+        self._latents: list[Tensor] = []
+        self._tokens: list[Tensor] = []
+
+    def __len__(self) -> int:
+        return self._chunk * len(self._latents)
+
+    def grow(self, count: int) -> None:
+        """Encode, a whole chunk at a time, until at least `count` pictures are there."""
+        while len(self) < count:
+            latents, tokens = self._make(range(len(self), len(self) + self._chunk))
+            self._latents.append(latents)
+            self._tokens.append(tokens)
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """A random batch: latents (count, 4, h, w), token ids (count, n)."""
+        index = torch.randint(len(self), (count,), generator=generator)
+        chunk, row = (index // self._chunk).tolist(), (index % self._chunk).tolist()
+        pairs = list(zip(chunk, row, strict=True))
+        latents = torch.stack([self._latents[c][r] for c, r in pairs])
+        return latents, torch.stack([self._tokens[c][r] for c, r in pairs])

@@ -1,0 +1,145 @@
+"""Train the embedded model from nothing: autoencoder, then text encoder and UNet together.
+
+`dragwidget demo train --preset cpu --out DIR [--resume]`. All pictures are drawn by
+`dragwidget.demo.scenes`. In DIR: checkpoints, loss curves, sample sheets, and `model/`, the model in
+diffusers' folder format, written at checkpoints and at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+
+from dragwidget.demo.architecture import PICTURE_SIZE, PRESETS, Preset
+from dragwidget.demo.autoencoder_stage import measure, settle, train_autoencoder
+from dragwidget.demo.loop import Training
+
+logger = logging.getLogger(__name__)
+
+
+def train(
+    preset: Preset,
+    out: Path,
+    *,
+    resume: bool = False,
+    device: torch.device | str = "cpu",
+    size: int = PICTURE_SIZE,
+    only_autoencoder: bool = False,
+) -> Iterator[dict[str, float | str]]:
+    """Yield a record every ten steps: `stage`, `step`, `seconds`, `learning_rate`, `loss`.
+
+    Args:
+        preset: what to make, and for how long.
+        out: folder of checkpoints, curves and the model.
+        resume: go on from the checkpoints in `out`; otherwise it must hold none.
+        device: where to train.
+        size: of the pictures, pixels.
+        only_autoencoder: stop before the UNet.
+    """
+    out = Path(out)
+    device = torch.device(device)
+    if not resume and (found := sorted(out.glob("*.checkpoint.pt"))):
+        raise ValueError(
+            f"{out} holds a training run ({found[0].name}): resume it, or choose another folder"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    autoencoder, training, records = train_autoencoder(preset, out, device, size, resume=resume)
+    for record in records:
+        yield {"stage": "autoencoder", **record}
+    _finish_autoencoder(autoencoder, training, preset, device, size)
+    if only_autoencoder:
+        return
+    from dragwidget.demo.unet_stage import train_unet
+
+    for record in train_unet(preset, autoencoder, out, device, size, resume=resume):
+        yield {"stage": "unet", **record}
+
+
+def _finish_autoencoder(
+    model: AutoencoderKL, training: Training, preset: Preset, device: torch.device, size: int
+) -> None:
+    """Averaged weights, settled and frozen; its numbers go to `autoencoder.json`, once."""
+    training.average()
+    settle(model, preset, device, size)
+    report = training.folder / "autoencoder.json"
+    if not report.exists():
+        numbers = {
+            **measure(model, device, size),
+            "steps": training.step,
+            "minutes": round(training.seconds / 60, 1),
+            "loss": training.curve[-1]["loss"] if training.curve else None,
+            "scaling_factor": model.config.scaling_factor,
+        }
+        report.write_text(json.dumps(numbers, indent=2) + "\n")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `dragwidget demo train`."""
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="cpu")
+    parser.add_argument("--out", type=Path, required=True, help="folder for everything written")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoints in OUT")
+    parser.add_argument("--device", help="cpu, cuda, ..; by default what the preset is named for")
+    parser.add_argument("--threads", type=int, help="processor threads")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--autoencoder-minutes", type=float, help="time budget of stage 1")
+    parser.add_argument("--unet-minutes", type=float, help="time budget of stage 2")
+    parser.add_argument("--only-autoencoder", action="store_true", help="stop before stage 2")
+
+
+def preset_of(args: argparse.Namespace) -> Preset:
+    """The preset with what the command line changes of it."""
+    preset = replace(PRESETS[args.preset], seed=args.seed)
+    if args.autoencoder_minutes is not None:
+        stage = replace(preset.autoencoder, minutes=args.autoencoder_minutes)
+        preset = replace(preset, autoencoder=stage)
+    if args.unet_minutes is not None:
+        preset = replace(preset, unet=replace(preset.unet, minutes=args.unet_minutes))
+    return preset
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what the command line asks; returns the exit status."""
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = args.device or ("cuda" if args.preset == "gpu" else "cpu")
+    logger.info("training to %s on %s", args.out, device)
+    try:
+        last = time.monotonic() - 60
+        for record in train(
+            preset_of(args),
+            args.out,
+            resume=args.resume,
+            device=device,
+            only_autoencoder=args.only_autoencoder,
+        ):
+            if time.monotonic() - last > 10:
+                last = time.monotonic()
+                logger.info(
+                    "%(stage)s step %(step)d, %(seconds).0f s, rate %(learning_rate).2e, "
+                    "loss %(loss).4f",
+                    record,
+                )
+    except ValueError as error:
+        logger.error("%s", error)
+        return 2
+    return 0
+
+
+def main() -> int:
+    """`python -m dragwidget.demo.train`."""
+    parser = argparse.ArgumentParser(prog="dragwidget demo train", description=__doc__)
+    add_arguments(parser)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    return run(parser.parse_args())
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
