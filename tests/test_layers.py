@@ -20,7 +20,8 @@ PACKAGE = Path(dragwidget.__file__).parent
 # What each part of the package may import from the others. Lowest first.
 DATA = {"frames", "instructions_json", "instructions", "dragbench", "picture", "settings"}
 SESSION = DATA | {
-    "drag", "diffusion", "stages", "history", "source", "dragging", "session", "store",
+    "drag", "diffusion",
+    "stages", "history", "source", "dragging", "session", "archive", "store",
 }  # fmt: skip
 STANDS_ON = {
     "frames": set(),
@@ -32,10 +33,11 @@ STANDS_ON = {
     "drag": DATA,
     "diffusion": DATA | {"drag"},
     "stages": DATA,
-    "history": DATA,
+    "history": DATA | {"drag"},
     "source": DATA | {"drag", "diffusion", "stages"},
     "dragging": DATA | {"drag", "diffusion", "stages", "history", "source"},
     "session": SESSION,
+    "archive": SESSION,
     "store": SESSION,
     "demo": SESSION,
     "bench": SESSION | {"demo"},
