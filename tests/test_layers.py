@@ -21,7 +21,7 @@ PACKAGE = Path(dragwidget.__file__).parent
 DATA = {"frames", "instructions_json", "instructions", "dragbench", "picture", "settings"}
 SESSION = DATA | {
     "drag", "diffusion",
-    "stages", "history", "source", "dragging", "session", "archive", "store",
+    "stages", "history", "source", "dragging", "rendering", "session", "archive", "store",
 }  # fmt: skip
 STANDS_ON = {
     "frames": set(),
@@ -36,6 +36,8 @@ STANDS_ON = {
     "history": DATA | {"drag"},
     "source": DATA | {"drag", "diffusion", "stages"},
     "dragging": DATA | {"drag", "diffusion", "stages", "history", "source"},
+    "rendering": DATA | {"drag", "diffusion", "stages", "source"},
+    "rendering": DATA | {"drag", "diffusion", "stages", "history", "source"},
     "session": SESSION,
     "archive": SESSION,
     "store": SESSION,
