@@ -37,7 +37,6 @@ STANDS_ON = {
     "source": DATA | {"drag", "diffusion", "stages"},
     "dragging": DATA | {"drag", "diffusion", "stages", "history", "source"},
     "rendering": DATA | {"drag", "diffusion", "stages", "source"},
-    "rendering": DATA | {"drag", "diffusion", "stages", "history", "source"},
     "session": SESSION,
     "archive": SESSION,
     "store": SESSION,
