@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     from dragwidget.diffusion.loading import load_model
     from dragwidget.instructions import DragInstructions, PointPair
     from dragwidget.session import DragSession
-    from dragwidget.settings import DragSettings, InversionSettings, LoRASettings, RenderSettings
+    from dragwidget.settings import (
+        DragSettings,
+        InversionSettings,
+        LoRASettings,
+        RenderSettings,
+        Settings,
+    )
 
 __version__ = "0.1.0"
 
@@ -25,6 +31,7 @@ __all__ = [
     "LoRASettings",
     "PointPair",
     "RenderSettings",
+    "Settings",
     "__version__",
     "load_model",
 ]
@@ -37,6 +44,7 @@ _MODULE_OF = {
     "LoRASettings": "dragwidget.settings",
     "PointPair": "dragwidget.instructions",
     "RenderSettings": "dragwidget.settings",
+    "Settings": "dragwidget.settings",
     "load_model": "dragwidget.diffusion.loading",
 }
 

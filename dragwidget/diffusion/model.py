@@ -113,6 +113,12 @@ class DiffusionModel:
         size = self.unet.config["sample_size"]
         return int(max(size) if isinstance(size, (list, tuple)) else size) * self.vae_factor
 
+    @property
+    def picture_multiple(self) -> int:
+        """Picture sides that are multiples of this are halved evenly at every level, pixels."""
+        levels = len(self.unet.config["block_out_channels"])
+        return int(self.vae_factor * 2 ** (levels - 1))
+
     def schedule(self, steps: int) -> Schedule:
         """DDIM with this many steps, on this model's noise levels."""
         return Schedule(self.alphas_cumprod, steps, self.steps_offset, self.prediction_type)

@@ -80,11 +80,19 @@ class Evaluation:
         features: on the feature grid, with gradient.
         previous: the latent one DDIM step nearer to the picture, with gradient, or ``None`` where
             no mask asked for it.
+        x0: the clean latent as the network guesses it from here, likewise.
     """
 
     latent: Tensor
     features: FeatureMap
-    previous: Tensor | None
+    previous: Tensor | None = None
+    x0: Tensor | None = None
+
+    def detach(self) -> Evaluation:
+        """The same values without the graph."""
+        previous = None if self.previous is None else self.previous.detach()
+        x0 = None if self.x0 is None else self.x0.detach()
+        return Evaluation(self.latent.detach(), self.features.detach(), previous, x0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,10 +175,10 @@ def evaluate(
     leaf = latent.detach().clone().requires_grad_()
     with torch.enable_grad():
         output = model(leaf, timestep, blocks=settings.feature_blocks, predict=previous)
-        ahead = None
+        ahead = x0 = None
         if output.prediction is not None and previous:
-            ahead, _ = schedule.step(leaf, output.prediction, timestep)
-    return Evaluation(leaf, FeatureMap(output.features, grid), ahead)
+            ahead, x0 = schedule.step(leaf, output.prediction, timestep)
+    return Evaluation(leaf, FeatureMap(output.features, grid), ahead, x0)
 
 
 def start(evaluation: Evaluation, handles: Tensor) -> DragState:
@@ -255,7 +263,7 @@ def advance(
         timestep,
         evaluation.features.grid,
         settings,
-        previous=evaluation.previous is not None,
+        previous=problem.frozen is not None,
     )
     handles = track_points(
         ahead.features, state.handles, state.anchors, radius=settings.tracking_radius

@@ -1,0 +1,205 @@
+"""A drag on one inverted picture, with its history: from what the user drew to the method's steps.
+
+The method (``drag.loop``) knows feature cells and one fixed task. Here instructions in pixels may
+change between two steps, and handles keep their identity while they do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from dragwidget.drag.loop import (
+    DragState,
+    DragStep,
+    Ended,
+    Evaluation,
+    Problem,
+    advance,
+    describe,
+    ended,
+    evaluate,
+    frozen_cells,
+)
+from dragwidget.drag.optimizer import Moments
+from dragwidget.drag.supervision import Anchor, GaussianPrior
+from dragwidget.frames import XY, Size
+from dragwidget.history import History, Node
+from dragwidget.instructions import DragInstructions, on_grid, to_grid
+from dragwidget.settings import DragSettings
+from dragwidget.source import Inversion
+
+__all__ = ["Dragging"]
+
+
+class Dragging:
+    """Everything that was and can be dragged on one inversion.
+
+    Args:
+        inversion: where it starts.
+        size: (width, height) of the picture as it was given; the frame of instructions.
+        fitted_size: (width, height) of the picture as the model sees it.
+    """
+
+    def __init__(self, inversion: Inversion, size: Size, fitted_size: Size) -> None:
+        self.inversion = inversion
+        self.size = size
+        self.fitted_size = fitted_size
+        latent = inversion.latents[-1]
+        self.history = History(Node(0, 0, latent, Moments.zeros(latent)))
+        # The last pass with its graph, for the next step; and, without graphs, the passes at nodes
+        # on whose pictures handles were drawn. Both belong to one set of feature settings.
+        self._live: tuple[Node, Evaluation] | None = None
+        self._seen: dict[int, Evaluation] = {}
+        self._features: tuple[object, ...] = ()
+
+    def ended(self, instructions: DragInstructions, settings: DragSettings) -> Ended | None:
+        """Whether, and why, there is nothing left to do."""
+        state, problem, *_ = self._situation(instructions, settings)
+        return ended(state, problem, settings)
+
+    def advance(self, instructions: DragInstructions, settings: DragSettings) -> DragStep:
+        """One step from the current node; the history grows by it, or is as it was on an error."""
+        state, problem, evaluation, born = self._situation(instructions, settings)
+        node = self.history.current
+        self._live = None  # its graph is used up by the step, whether that succeeds or not
+        state, ahead, terms = advance(
+            self.inversion.predictor,
+            self.inversion.schedule,
+            self.inversion.timestep,
+            state,
+            problem,
+            evaluation,
+            settings,
+        )
+        grid = evaluation.features.grid
+        step = describe(state, problem.targets, terms, self.size, grid, settings)
+        after = Node(
+            number=len(self.history.nodes),
+            parent=node.number,
+            latent=state.latent,
+            moments=state.moments,
+            still=state.still,
+            drawn=tuple(pair.handle for pair in instructions.pairs),
+            born=born,
+            handles=tuple((float(x), float(y)) for x, y in step.handles_xy),
+            step=step,
+        )
+        self.history.append(after)
+        self._live = (after, ahead)
+        return step
+
+    def frozen(self, instructions: DragInstructions, settings: DragSettings) -> Tensor | None:
+        """1 where the mask lets nothing change, (h, w) latent cells; ``None`` without a mask."""
+        latent = self.history.current.latent
+        cells = on_grid(instructions, self._grid(settings), (latent.shape[2], latent.shape[3]))
+        return None if cells.mask is None else frozen_cells(cells.mask, latent)
+
+    def change(self, node: Node, settings: DragSettings) -> Tensor:
+        """How the network's guess at the clean latent has changed since the start, (1, c, h, w)."""
+        if node.number == 0:
+            return torch.zeros_like(node.latent)
+        self._match_features(settings)
+        start = self._look(self.history.nodes[0], settings, previous=True)
+        here = self._from_live(node, previous=True) or self._pass(node, settings, previous=True)
+        assert here.x0 is not None
+        assert start.x0 is not None
+        return here.x0.detach() - start.x0
+
+    def _situation(
+        self, instructions: DragInstructions, settings: DragSettings
+    ) -> tuple[DragState, Problem, Evaluation, tuple[int, ...]]:
+        """The current node and the user's wishes in the method's terms."""
+        self._match_features(settings)
+        node = self.history.current
+        grid = self._grid(settings)
+        cells = on_grid(instructions, grid, (node.latent.shape[2], node.latent.shape[3]))
+        masked = cells.mask is not None and settings.region_weight > 0
+        evaluation = self._evaluation(node, settings, previous=masked)
+        handles, born = self._handles(node, instructions)
+        drawn = torch.from_numpy(cells.handles_rc)
+        nodes = self.history.nodes
+        state = DragState(
+            latent=node.latent,
+            handles=torch.from_numpy(to_grid(handles, self.size, grid)),
+            anchors=tuple(
+                Anchor(self._look(nodes[number], settings).features, position)
+                for number, position in zip(born, drawn, strict=True)
+            ),
+            moments=node.moments,
+            index=node.index,
+            still=node.still,
+        )
+        problem = Problem(
+            targets=torch.from_numpy(cells.targets_rc),
+            prior=self._prior() if settings.prior_weight > 0 else None,
+        )
+        if masked and cells.mask is not None:
+            problem = replace(
+                problem,
+                frozen=frozen_cells(cells.mask, node.latent),
+                reference=self._look(nodes[0], settings, previous=True).previous,
+            )
+        return state, problem, evaluation, born
+
+    def _handles(
+        self, node: Node, instructions: DragInstructions
+    ) -> tuple[list[XY], tuple[int, ...]]:
+        """Where each handle is now, and the node on whose picture it was drawn."""
+        known = {drawn: k for k, drawn in enumerate(node.drawn)}
+        handles, born = [], []
+        for pair in instructions.pairs:
+            k = known.get(pair.handle)
+            handles.append(pair.handle if k is None else node.handles[k])
+            born.append(node.number if k is None else node.born[k])
+        return handles, tuple(born)
+
+    def _prior(self) -> GaussianPrior:
+        alpha = self.inversion.schedule.alpha(self.inversion.timestep)
+        return GaussianPrior.of(self.inversion.latents[0], alpha)
+
+    def _grid(self, settings: DragSettings) -> tuple[int, int]:
+        width, height = self.fitted_size
+        return settings.grid(height, width)
+
+    def _evaluation(self, node: Node, settings: DragSettings, *, previous: bool) -> Evaluation:
+        """The pass at the current node with its graph: the last step's, where it will do."""
+        evaluation = self._from_live(node, previous=previous)
+        if evaluation is None:
+            evaluation = self._pass(node, settings, previous=previous)
+            self._live = (node, evaluation)
+        return evaluation
+
+    def _look(self, node: Node, settings: DragSettings, *, previous: bool = False) -> Evaluation:
+        """The pass at a node that handles were drawn on, without its graph; made once."""
+        seen = self._seen.get(node.number)
+        if seen is None or (previous and seen.previous is None):
+            seen = self._from_live(node, previous=previous)
+            seen = (seen or self._pass(node, settings, previous=previous)).detach()
+            self._seen[node.number] = seen
+        return seen
+
+    def _from_live(self, node: Node, *, previous: bool) -> Evaluation | None:
+        where, evaluation = self._live or (None, None)
+        if where is not node or evaluation is None:
+            return None
+        return evaluation if evaluation.previous is not None or not previous else None
+
+    def _pass(self, node: Node, settings: DragSettings, *, previous: bool) -> Evaluation:
+        return evaluate(
+            self.inversion.predictor,
+            node.latent,
+            self.inversion.schedule,
+            self.inversion.timestep,
+            self._grid(settings),
+            settings,
+            previous=previous,
+        )
+
+    def _match_features(self, settings: DragSettings) -> None:
+        """Forget passes that were made with other feature settings."""
+        wanted = (settings.feature_blocks, self._grid(settings))
+        if wanted != self._features:
+            self._features, self._live, self._seen = wanted, None, {}

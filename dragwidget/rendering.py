@@ -1,0 +1,48 @@
+"""From an edited latent back to a picture, beside the source picture's own pass."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from torch import Tensor
+
+from dragwidget.diffusion.attention import ReferenceBranch, record_reference, render_latents
+from dragwidget.settings import RenderSettings
+from dragwidget.source import Inversion
+from dragwidget.stages import Progress
+
+__all__ = ["referencing", "rendering"]
+
+
+def referencing(
+    inversion: Inversion, settings: RenderSettings
+) -> Generator[Progress, None, ReferenceBranch]:
+    """Walk the source picture's own pass, once for all renders of an inversion."""
+    steps = record_reference(
+        inversion.predictor, inversion.latents[-1], inversion.schedule, inversion.count, settings
+    )
+    for index, branch in enumerate(steps, start=1):
+        yield Progress("reference", index, inversion.count)
+    return branch
+
+
+def rendering(
+    inversion: Inversion,
+    edited: Tensor,
+    branch: ReferenceBranch,
+    settings: RenderSettings,
+    frozen: Tensor | None,
+) -> Generator[Progress, None, Tensor]:
+    """Denoise an edited latent (1, c, h, w) to a clean one."""
+    steps = render_latents(
+        inversion.predictor,
+        edited,
+        inversion.schedule,
+        inversion.count,
+        branch,
+        settings,
+        frozen,
+    )
+    for index, latent in enumerate(steps, start=1):
+        yield Progress("render", index, inversion.count)
+    return latent

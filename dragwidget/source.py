@@ -1,0 +1,180 @@
+"""Where an edit starts: a picture that was given or generated, and its latents up to the edit."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dragwidget.diffusion.lora import LoRA
+from dragwidget.diffusion.model import Conditioning, DiffusionModel, Predictor
+from dragwidget.drag.ddim import Schedule, denoise, invert
+from dragwidget.picture import SourceImage
+from dragwidget.settings import InversionSettings, Settings
+from dragwidget.stages import Key, Progress
+
+__all__ = ["Generation", "Inversion", "Source", "generating", "inverting"]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How a picture was generated.
+
+    Attributes:
+        guidance_scale: of classifier-free guidance; at most 1 means none.
+        seed: of the noise.
+        size: (width, height), pixels.
+        steps: DDIM steps.
+    """
+
+    prompt: str
+    negative_prompt: str
+    guidance_scale: float
+    seed: int
+    size: tuple[int, int]
+    steps: int
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """The picture being edited.
+
+    Attributes:
+        digest: of the pixels, and of how they were generated.
+        trajectory: of a generated picture: its latents from noise to clean, (steps + 1).
+    """
+
+    picture: SourceImage
+    prompt: str
+    digest: str
+    generation: Generation | None = None
+    trajectory: tuple[Tensor, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        picture: SourceImage,
+        prompt: str,
+        generation: Generation | None = None,
+        trajectory: tuple[Tensor, ...] = (),
+    ) -> Source:
+        digest = hashlib.sha256(
+            f"{picture.original.shape} {picture.pixels.shape} {generation}".encode()
+        )
+        digest.update(picture.original.tobytes())
+        return cls(picture, prompt, digest.hexdigest(), generation, trajectory)
+
+    def picture_of(self, decoded: Tensor) -> Image.Image:
+        """A decoded picture (1, 3, h, w) in [0, 1] at the size of the one that was given."""
+        return self.picture.restore(to_pixels(decoded))
+
+    # What makes each stage of an edit of it, exactly
+
+    def why_no_lora(self, settings: Settings) -> str:
+        """The reason why this picture gets no LoRA; empty where it gets one."""
+        if self.generation is not None:
+            return "a generated picture needs none"
+        return "" if settings.lora.steps else "LoRA steps are 0"
+
+    def lora_key(self, settings: Settings) -> Key:
+        return (
+            ("the picture", self.digest),
+            ("the prompt", self.prompt),
+            ("LoRA settings", None if self.why_no_lora(settings) else settings.lora),
+        )
+
+    def inversion_key(self, settings: Settings) -> Key:
+        return (*self.lora_key(settings), ("inversion settings", settings.inversion))
+
+    def reference_key(self, settings: Settings) -> Key:
+        render = settings.render
+        layers = render.start_layer if render.mutual_self_attention else None
+        return (*self.inversion_key(settings), ("the render's attention layers", layers))
+
+
+def to_pixels(decoded: Tensor) -> npt.NDArray[np.uint8]:
+    """(1, 3, H, W) in [0, 1] -> (H, W, 3) uint8."""
+    return (decoded[0].permute(1, 2, 0).cpu().numpy() * 255).astype(np.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class Inversion:
+    """The picture's own way from clean to where it is edited.
+
+    Attributes:
+        latents: clean first, edited last, (count + 1), each (1, c, h, w) float32.
+        predictor: the network with the text and LoRA that the way was walked with.
+        schedule: its timesteps.
+    """
+
+    latents: tuple[Tensor, ...]
+    predictor: Predictor
+    schedule: Schedule
+
+    @property
+    def count(self) -> int:
+        """Steps between clean and edited."""
+        return len(self.latents) - 1
+
+    @property
+    def timestep(self) -> int:
+        """Where the latent is edited."""
+        return self.schedule.timesteps[self.schedule.steps - self.count]
+
+
+def conditioning(model: DiffusionModel, source: Source) -> Conditioning:
+    """The text of a source; only a generated one is guided."""
+    prompt = model.embed(source.prompt)
+    if source.generation is None or source.generation.guidance_scale <= 1:
+        return Conditioning(prompt)
+    negative = model.embed(source.generation.negative_prompt)
+    return Conditioning(prompt, negative, source.generation.guidance_scale)
+
+
+def inverting(
+    model: DiffusionModel, source: Source, settings: InversionSettings, lora: LoRA | None
+) -> Generator[Progress, None, Inversion]:
+    """Invert a picture; of a generated one the way is known."""
+    predictor = model.predictor(conditioning(model, source), lora)
+    if source.generation is not None:
+        schedule = model.schedule(source.generation.steps)
+        count = max(1, round(settings.strength * schedule.steps))
+        return Inversion(source.trajectory[::-1][: count + 1], predictor, schedule)
+    schedule = model.schedule(settings.steps)
+    latents = [model.encode(source.picture.pixels)]
+    for latent in invert(predictor.predict, latents[0], schedule, settings.count):
+        latents.append(latent)
+        yield Progress("inversion", len(latents) - 1, settings.count)
+    return Inversion(tuple(latents), predictor, schedule)
+
+
+def generating(model: DiffusionModel, generation: Generation) -> Generator[Progress, None, Source]:
+    """Sample a picture from text, keeping every latent on the way."""
+    width, height = generation.size
+    factor = model.vae_factor
+    if width < factor or height < factor or width % factor or height % factor:
+        raise ValueError(
+            f"size must be multiples of {factor} pixels, got {width} x {height} (width x height)"
+        )
+    noise = torch.randn(
+        (1, model.latent_channels, height // factor, width // factor),
+        generator=torch.Generator().manual_seed(generation.seed),
+    ).to(model.device)
+    text = Conditioning(model.embed(generation.prompt))
+    if generation.guidance_scale > 1:
+        negative = model.embed(generation.negative_prompt)
+        text = Conditioning(text.prompt, negative, generation.guidance_scale)
+    predict = model.predictor(text).predict
+    latents = [noise]
+    for latent in denoise(predict, noise, model.schedule(generation.steps), generation.steps):
+        latents.append(latent)
+        yield Progress("generation", len(latents) - 1, generation.steps)
+    pixels = to_pixels(model.decode(latents[-1]))
+    pixels.setflags(write=False)
+    return Source.of(SourceImage(pixels, pixels), generation.prompt, generation, tuple(latents))

@@ -1,0 +1,108 @@
+"""The expensive stages of an edit, each kept with what made it.
+
+A stage is made once and used until something that made it changes. Then it is *stale*: still
+there, in case the change is taken back, and made anew when it is next needed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Hashable
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+__all__ = ["Cancelled", "Key", "Monitor", "Progress", "Slot", "StageStatus"]
+
+T = TypeVar("T")
+Key = tuple[tuple[str, Hashable], ...]
+"""What made a stage: (name, value) pairs; the names are read by people."""
+
+Phase = Literal["lora", "inversion", "generation", "drag", "reference", "render"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a piece of work has come: ``index`` of ``total`` steps of a phase are done."""
+
+    phase: Phase
+    index: int
+    total: int
+    loss: float | None = None
+
+
+class Cancelled(Exception):  # noqa: N818 - what happened, not a fault
+    """The work was cancelled; the session is as it was before, steps that were done are kept."""
+
+
+class Monitor:
+    """Runs work that reports its progress, and stops it when asked from another thread.
+
+    Attributes:
+        progress: called with every ``Progress``, on the thread that works.
+    """
+
+    def __init__(self, progress: Callable[[Progress], None] | None = None) -> None:
+        self.progress = progress
+        self._cancel = threading.Event()
+
+    def start(self) -> None:
+        """Forget a cancellation that was meant for earlier work."""
+        self._cancel.clear()
+
+    def cancel(self) -> None:
+        """Let the work raise ``Cancelled`` at its next report."""
+        self._cancel.set()
+
+    def report(self, progress: Progress) -> None:
+        if self.progress is not None:
+            self.progress(progress)
+        if self._cancel.is_set():
+            raise Cancelled(f"cancelled in {progress.phase}, {progress.index} of {progress.total}")
+
+    def run(self, work: Generator[Progress, None, T]) -> T:
+        """Run work to its end, reporting; return its result."""
+        while True:
+            try:
+                progress = next(work)
+            except StopIteration as done:
+                return done.value  # type: ignore[no-any-return]
+            self.report(progress)
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """Whether a stage can be used as it is.
+
+    Attributes:
+        state: ``fresh`` is up to date; ``stale`` was made, but something has changed since;
+            ``missing`` was never made; ``off`` is not wanted by the settings.
+        why: a sentence for people.
+    """
+
+    state: Literal["fresh", "stale", "missing", "off"]
+    why: str = ""
+
+
+class Slot(Generic[T]):
+    """Where one stage is kept, with the key of what made it."""
+
+    def __init__(self) -> None:
+        self._key: Key | None = None
+        self._value: T | None = None
+
+    def get(self, key: Key) -> T | None:
+        """The stage, if it was made by exactly this."""
+        return self._value if key == self._key else None
+
+    def put(self, key: Key, value: T) -> T:
+        self._key, self._value = key, value
+        return value
+
+    def status(self, key: Key) -> StageStatus:
+        if self._key is None:
+            return StageStatus("missing", "not made yet")
+        if key == self._key:
+            return StageStatus("fresh")
+        now, then = dict(key), dict(self._key)
+        changed = [name for name in {**now, **then} if now.get(name) != then.get(name)]
+        return StageStatus("stale", f"{' and '.join(changed)} changed since it was made")
