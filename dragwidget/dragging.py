@@ -37,16 +37,13 @@ __all__ = ["Dragging"]
 class Dragging:
     """Everything that was and can be dragged on one inversion.
 
-    Args:
+    Attributes:
         inversion: where it starts.
-        size: (width, height) of the picture as it was given; the frame of instructions.
-        fitted_size: (width, height) of the picture as the model sees it.
+        history: every step that was taken.
     """
 
-    def __init__(self, inversion: Inversion, size: Size, fitted_size: Size) -> None:
+    def __init__(self, inversion: Inversion) -> None:
         self.inversion = inversion
-        self.size = size
-        self.fitted_size = fitted_size
         latent = inversion.latents[-1]
         self.history = History(Node(0, 0, latent, Moments.zeros(latent)))
         # The last pass with its graph, for the next step; and, without graphs, the passes at nodes
@@ -54,6 +51,11 @@ class Dragging:
         self._live: tuple[Node, Evaluation] | None = None
         self._seen: dict[int, Evaluation] = {}
         self._features: tuple[object, ...] = ()
+
+    @property
+    def _size(self) -> Size:
+        """(width, height) of the picture as it was given; the frame of instructions."""
+        return self.inversion.source.picture.size
 
     def ended(self, instructions: DragInstructions, settings: DragSettings) -> Ended | None:
         """Whether, and why, there is nothing left to do."""
@@ -75,7 +77,7 @@ class Dragging:
             settings,
         )
         grid = evaluation.features.grid
-        step = describe(state, problem.targets, terms, self.size, grid, settings)
+        step = describe(state, problem.targets, terms, self._size, grid, settings)
         after = Node(
             number=len(self.history.nodes),
             parent=node.number,
@@ -90,6 +92,10 @@ class Dragging:
         self.history.append(after)
         self._live = (after, ahead)
         return step
+
+    def release(self) -> None:
+        """Let go of what only the next step would need; it is made again then."""
+        self._live, self._seen = None, {}
 
     def frozen(self, instructions: DragInstructions, settings: DragSettings) -> Tensor | None:
         """1 where the mask lets nothing change, (h, w) latent cells; ``None`` without a mask."""
@@ -123,7 +129,7 @@ class Dragging:
         nodes = self.history.nodes
         state = DragState(
             latent=node.latent,
-            handles=torch.from_numpy(to_grid(handles, self.size, grid)),
+            handles=torch.from_numpy(to_grid(handles, self._size, grid)),
             anchors=tuple(
                 Anchor(self._look(nodes[number], settings).features, position)
                 for number, position in zip(born, drawn, strict=True)
@@ -161,7 +167,7 @@ class Dragging:
         return GaussianPrior.of(self.inversion.latents[0], alpha)
 
     def _grid(self, settings: DragSettings) -> tuple[int, int]:
-        width, height = self.fitted_size
+        width, height = self.inversion.source.picture.fitted_size
         return settings.grid(height, width)
 
     def _evaluation(self, node: Node, settings: DragSettings, *, previous: bool) -> Evaluation:

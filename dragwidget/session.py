@@ -3,8 +3,7 @@
     picture -> LoRA -> inversion -> drag -> render
 
 Each arrow is a stage that is made on demand, once, and kept with what made it (``stages``). Moving
-a point costs one pass of the network; another learning rate costs nothing that was made; another
-prompt makes LoRA and inversion stale, and ``status`` says so.
+a point costs one pass of the network; another prompt makes LoRA and inversion stale.
 
 Work that takes long comes in two forms: a plain verb runs it (``prepare``, ``render``), its -ing
 form is a generator of ``Progress`` for whoever drives it step by step (``preparing``,
@@ -14,7 +13,7 @@ form is a generator of ``Progress`` for whoever drives it step by step (``prepar
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,17 +29,17 @@ from dragwidget.drag.loop import DragStep, Ended
 from dragwidget.dragging import Dragging
 from dragwidget.history import History, Node
 from dragwidget.instructions import DragInstructions
-from dragwidget.picture import SourceImage, read_picture
+from dragwidget.picture import read_picture
 from dragwidget.rendering import referencing, rendering
 from dragwidget.settings import DragSettings, Settings
 from dragwidget.source import Generation, Inversion, Source, generating, inverting
-from dragwidget.stages import Cancelled, Key, Monitor, Progress, Slot, StageStatus
+from dragwidget.stages import Cancelled, Monitor, Progress, Shelf, StageStatus
 
 __all__ = ["Cancelled", "DragSession"]
 
 
 class DragSession:
-    """An edit of one picture; see the module.
+    """An edit of one picture.
 
     Attributes:
         monitor: reports progress after every pass of the network, and cancels.
@@ -56,10 +55,10 @@ class DragSession:
         self._settings = model.recommended
         self._source: Source | None = None
         self._instructions: DragInstructions | None = None
-        self._lora: Slot[LoRA] = Slot()
-        self._inversion: Slot[Inversion] = Slot()
-        self._reference: Slot[ReferenceBranch] = Slot()
-        self._edits: dict[Key, Dragging] = {}
+        self._loras: Shelf[LoRA] = Shelf(4)
+        # What was dragged is the user's own work, and small: an inversion and its history stay.
+        self._edits: Shelf[Dragging] = Shelf(1000)
+        self._references: Shelf[ReferenceBranch] = Shelf(1)
 
     @classmethod
     def from_pretrained(
@@ -113,8 +112,7 @@ class DragSession:
 
         Args:
             guidance_scale: of classifier-free guidance; the drag and the render use it too.
-            size: (width, height), pixels, multiples of the autoencoder's factor; by default what
-                the model was trained on, square.
+            size: (width, height), pixels; by default what the model was trained on, square.
         """
         self.monitor.start()
         side = self.model.picture_side
@@ -131,23 +129,25 @@ class DragSession:
         return self.image
 
     @property
-    def source(self) -> SourceImage:
-        """The picture, as given and as the model sees it."""
-        return self._chosen.picture
+    def source(self) -> Source:
+        """The picture being edited, and where it comes from."""
+        if self._source is None:
+            raise RuntimeError("there is no picture yet: set_image() or generate() first")
+        return self._source
 
     @property
     def image(self) -> Image.Image:
         """The picture as it was given."""
-        return Image.fromarray(self.source.original)
+        return Image.fromarray(self.source.picture.original)
 
     @property
     def prompt(self) -> str:
         """What the picture shows."""
-        return self._chosen.prompt
+        return self.source.prompt
 
     @prompt.setter
     def prompt(self, prompt: str) -> None:
-        self._source = replace(self._chosen, prompt=prompt)
+        self._source = replace(self.source, prompt=prompt)
 
     @property
     def settings(self) -> Settings:
@@ -177,7 +177,7 @@ class DragSession:
             raise TypeError(
                 f"instructions must be DragInstructions, got {type(instructions).__name__}"
             )
-        size = self.source.size
+        size = self.source.picture.size
         if instructions.size != size:
             raise ValueError(
                 f"the instructions are for a picture of {instructions.size[0]} x "
@@ -192,13 +192,13 @@ class DragSession:
     @property
     def status(self) -> dict[str, StageStatus]:
         """For each stage, whether it can be used as it is, and if not, why."""
-        source, settings = self._chosen, self.settings
+        source, settings = self.source, self.settings
         off = source.why_no_lora(settings)
-        lora = self._lora.status(source.lora_key(settings))
+        lora = self._loras.status(source.lora_key(settings))
         return {
             "lora": StageStatus("off", off) if off else lora,
-            "inversion": self._inversion.status(source.inversion_key(settings)),
-            "reference": self._reference.status(source.reference_key(settings)),
+            "inversion": self._edits.status(source.inversion_key(settings)),
+            "reference": self._references.status(source.reference_key(settings)),
         }
 
     def prepare(self) -> None:
@@ -209,13 +209,13 @@ class DragSession:
     def preparing(self) -> Generator[Progress, None, Inversion]:
         """Make LoRA and inversion where they are not fresh."""
         lora = yield from self.training_lora()
-        source, settings = self._chosen, self.settings
+        source, settings = self.source, self.settings
         key = source.inversion_key(settings)
-        made = self._inversion.get(key)
-        if made is None:
-            made = yield from inverting(self.model, source, settings.inversion, lora)
-            self._inversion.put(key, made)
-        return made
+        edit = self._edits.get(key)
+        if edit is None:
+            inversion = yield from inverting(self.model, source, settings, lora)
+            edit = self._edits.put(key, Dragging(inversion))
+        return edit.inversion
 
     def train_lora(self) -> LoRA | None:
         """Train the LoRA now, if it is wanted and not fresh."""
@@ -224,19 +224,19 @@ class DragSession:
 
     def training_lora(self) -> Generator[Progress, None, LoRA | None]:
         """Train the LoRA, if it is wanted and not fresh."""
-        if self._chosen.why_no_lora(self.settings):
+        if self.source.why_no_lora(self.settings):
             return None
-        key, settings = self._chosen.lora_key(self.settings), self.settings.lora
-        if (made := self._lora.get(key)) is not None:
+        key, settings = self.source.lora_key(self.settings), self.settings.lora
+        if (made := self._loras.get(key)) is not None:
             return made
-        batches = noised_batches(self.model, self.source.pixels, settings)
+        batches = noised_batches(self.model, self.source.picture.pixels, settings)
         embeddings = self.model.embed(self.prompt)
         lora = None
         for step in train_lora(self.model, embeddings, batches, settings):
             lora = step.lora
             yield Progress("lora", step.index, settings.steps, step.loss)
         assert lora is not None
-        return self._lora.put(key, lora)
+        return self._loras.put(key, lora)
 
     def invert(self) -> Inversion:
         """Invert the picture now, with its LoRA, if that is not fresh."""
@@ -304,6 +304,11 @@ class DragSession:
         return last
 
     @property
+    def edits(self) -> list[Dragging]:
+        """All edits of this picture: one for each prompt and settings it was inverted with."""
+        return [edit for edit in self._edits if edit.inversion.source.digest == self.source.digest]
+
+    @property
     def history(self) -> History:
         """The steps so far, and every branch; empty before the picture was inverted."""
         return self._edit().history
@@ -329,15 +334,15 @@ class DragSession:
         """Denoise the latent beside the source picture's own pass, which is made once."""
         inversion = yield from self.preparing()
         node, settings = self._node(step), self.settings
-        key = self._chosen.reference_key(settings)
-        branch = self._reference.get(key)
+        key = self.source.reference_key(settings)
+        branch = self._references.get(key)
         if branch is None:
-            branch = self._reference.put(key, (yield from referencing(inversion, settings.render)))
+            branch = self._references.put(key, (yield from referencing(inversion, settings.render)))
         frozen = None
         if settings.render.keep_frozen and self._instructions is not None:
             frozen = self._edit().frozen(self._instructions, settings.drag)
         latent = yield from rendering(inversion, node.latent, branch, settings.render, frozen)
-        return self._chosen.picture_of(self.model.decode(latent))
+        return self.source.picture_of(self.model.decode(latent))
 
     def preview(self, step: int | None = None) -> Image.Image:
         """The picture as it is now, or at a step of this branch: quick and approximate.
@@ -348,9 +353,20 @@ class DragSession:
         self.monitor.start()
         inversion = self.monitor.run(self.preparing())
         change = self._edit().change(self._node(step), self.settings.drag)
-        return self._chosen.picture_of(self.model.decode(inversion.latents[0] + change))
+        return self.source.picture_of(self.model.decode(inversion.latents[0] + change))
 
     # Running and keeping
+
+    def restore(
+        self, source: Source, edits: Sequence[Dragging], instructions: DragInstructions | None
+    ) -> None:
+        """Take over a picture with its edits, such as an archive holds."""
+        self._source, self._instructions, self.ended = source, instructions, None
+        for edit in edits:
+            made = edit.inversion
+            self._edits.put(made.source.inversion_key(made.settings), edit)
+            if made.lora is not None:
+                self._loras.put(made.source.lora_key(made.settings), made.lora)
 
     def cancel(self) -> None:
         """Stop what is running, from another thread: it raises ``Cancelled`` after this pass."""
@@ -373,20 +389,14 @@ class DragSession:
 
     def _edit(self) -> Dragging:
         """The drag on the present inversion; an earlier one comes back with its history."""
-        key = self._chosen.inversion_key(self.settings)
-        inversion = self._inversion.get(key)
-        if inversion is None:
+        edit = self._edits.get(self.source.inversion_key(self.settings))
+        if edit is None:
             raise RuntimeError("the picture is not inverted yet: prepare() or drag() first")
-        if key not in self._edits:
-            self._edits[key] = Dragging(inversion, self.source.size, self.source.fitted_size)
-        return self._edits[key]
+        for other in self._edits:
+            if other is not edit:
+                other.release()
+        return edit
 
     def _node(self, step: int | None) -> Node:
         history = self.history
         return history.current if step is None else history.at(step)
-
-    @property
-    def _chosen(self) -> Source:
-        if self._source is None:
-            raise RuntimeError("there is no picture yet: set_image() or generate() first")
-        return self._source

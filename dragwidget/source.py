@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from dragwidget.diffusion.lora import LoRA
 from dragwidget.diffusion.model import Conditioning, DiffusionModel, Predictor
 from dragwidget.drag.ddim import Schedule, denoise, invert
 from dragwidget.picture import SourceImage
-from dragwidget.settings import InversionSettings, Settings
+from dragwidget.settings import Settings
 from dragwidget.stages import Key, Progress
 
 __all__ = ["Generation", "Inversion", "Source", "generating", "inverting"]
@@ -105,17 +105,23 @@ def to_pixels(decoded: Tensor) -> npt.NDArray[np.uint8]:
 
 @dataclass(frozen=True, eq=False)
 class Inversion:
-    """The picture's own way from clean to where it is edited.
+    """The picture's own way from clean to where it is edited, and what made it.
 
     Attributes:
         latents: clean first, edited last, (count + 1), each (1, c, h, w) float32.
         predictor: the network with the text and LoRA that the way was walked with.
         schedule: its timesteps.
+        source: the picture, with its prompt.
+        settings: of LoRA and inversion.
+        lora: ``None`` where there is none.
     """
 
     latents: tuple[Tensor, ...]
     predictor: Predictor
     schedule: Schedule
+    source: Source
+    settings: Settings
+    lora: LoRA | None
 
     @property
     def count(self) -> int:
@@ -138,20 +144,36 @@ def conditioning(model: DiffusionModel, source: Source) -> Conditioning:
 
 
 def inverting(
-    model: DiffusionModel, source: Source, settings: InversionSettings, lora: LoRA | None
+    model: DiffusionModel, source: Source, settings: Settings, lora: LoRA | None
 ) -> Generator[Progress, None, Inversion]:
     """Invert a picture; of a generated one the way is known."""
-    predictor = model.predictor(conditioning(model, source), lora)
+    clean = (
+        model.encode(source.picture.pixels) if source.generation is None else source.trajectory[-1]
+    )
+    inversion = inversion_from((clean,), model, source, settings, lora)
+    schedule, count = inversion.schedule, settings.inversion.count
     if source.generation is not None:
-        schedule = model.schedule(source.generation.steps)
-        count = max(1, round(settings.strength * schedule.steps))
-        return Inversion(source.trajectory[::-1][: count + 1], predictor, schedule)
-    schedule = model.schedule(settings.steps)
-    latents = [model.encode(source.picture.pixels)]
-    for latent in invert(predictor.predict, latents[0], schedule, settings.count):
+        count = replace(settings.inversion, steps=source.generation.steps).count
+        return replace(inversion, latents=source.trajectory[::-1][: count + 1])
+    latents = [clean]
+    for latent in invert(inversion.predictor.predict, clean, schedule, count):
         latents.append(latent)
-        yield Progress("inversion", len(latents) - 1, settings.count)
-    return Inversion(tuple(latents), predictor, schedule)
+        yield Progress("inversion", len(latents) - 1, count)
+    return replace(inversion, latents=tuple(latents))
+
+
+def inversion_from(
+    latents: tuple[Tensor, ...],
+    model: DiffusionModel,
+    source: Source,
+    settings: Settings,
+    lora: LoRA | None,
+) -> Inversion:
+    """An inversion whose latents are known."""
+    generation = source.generation
+    steps = settings.inversion.steps if generation is None else generation.steps
+    predictor = model.predictor(conditioning(model, source), lora)
+    return Inversion(latents, predictor, model.schedule(steps), source, settings, lora)
 
 
 def generating(model: DiffusionModel, generation: Generation) -> Generator[Progress, None, Source]:

@@ -1,17 +1,17 @@
 """The expensive stages of an edit, each kept with what made it.
 
-A stage is made once and used until something that made it changes. Then it is *stale*: still
-there, in case the change is taken back, and made anew when it is next needed.
+A stage is made once and used until something that made it changes. Then it is *stale*: made anew
+when it is next needed, and there again when the change is taken back.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Hashable
+from collections.abc import Callable, Generator, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
-__all__ = ["Cancelled", "Key", "Monitor", "Progress", "Slot", "StageStatus"]
+__all__ = ["Cancelled", "Key", "Monitor", "Progress", "Shelf", "StageStatus"]
 
 T = TypeVar("T")
 Key = tuple[tuple[str, Hashable], ...]
@@ -83,26 +83,36 @@ class StageStatus:
     why: str = ""
 
 
-class Slot(Generic[T]):
-    """Where one stage is kept, with the key of what made it."""
+class Shelf(Generic[T]):
+    """Where a stage is kept, each version with the key of what made it.
 
-    def __init__(self) -> None:
-        self._key: Key | None = None
-        self._value: T | None = None
+    Args:
+        limit: how many versions to keep; the one made longest ago goes first.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._made: dict[Key, T] = {}
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._made.values())
 
     def get(self, key: Key) -> T | None:
-        """The stage, if it was made by exactly this."""
-        return self._value if key == self._key else None
+        """The version that was made by exactly this, if it is kept."""
+        return self._made.get(key)
 
     def put(self, key: Key, value: T) -> T:
-        self._key, self._value = key, value
+        self._made[key] = value
+        while len(self._made) > self._limit:
+            del self._made[next(iter(self._made))]
         return value
 
     def status(self, key: Key) -> StageStatus:
-        if self._key is None:
-            return StageStatus("missing", "not made yet")
-        if key == self._key:
+        """Whether there is a version made by this; if not, what has changed since the last."""
+        if key in self._made:
             return StageStatus("fresh")
-        now, then = dict(key), dict(self._key)
+        if not self._made:
+            return StageStatus("missing", "not made yet")
+        now, then = dict(key), dict(list(self._made)[-1])
         changed = [name for name in {**now, **then} if now.get(name) != then.get(name)]
         return StageStatus("stale", f"{' and '.join(changed)} changed since it was made")

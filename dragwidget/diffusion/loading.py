@@ -1,8 +1,4 @@
-"""``load_model``: from a name, a folder or a checkpoint file to a ``DiffusionModel``.
-
-Only safetensors are read: a pickled checkpoint can run code, and is refused. A model's own code is
-never run (no ``trust_remote_code``).
-"""
+"""``load_model``: from a name, a folder or a checkpoint file to a ``DiffusionModel``."""
 
 from __future__ import annotations
 
@@ -14,24 +10,38 @@ from typing import Any
 
 import torch
 
-from dragwidget.diffusion.attention import self_attention_layers
+from dragwidget.diffusion.attention import layers_of, self_attention_layers
+from dragwidget.diffusion.checkpoint import is_checkpoint, read_checkpoint
+from dragwidget.diffusion.hub import INDEX, MODEL, VAE, fetch, is_hub_id
 from dragwidget.diffusion.model import DiffusionModel
+from dragwidget.diffusion.reading import check_index, check_parts, read_parts, read_vae
 from dragwidget.settings import DragSettings, RenderSettings, Settings
 
-__all__ = ["choose_device", "load_model"]
+__all__ = ["EMBEDDED", "choose_device", "choose_dtype", "load_model"]
 
 EMBEDDED = {"critters": Path(__file__).parent.parent / "demo" / "critters"}
-SUPPORTED = "Stable Diffusion 1.x and 2.x, epsilon or v-prediction"
 RECOMMENDED_FILE = "dragwidget.json"
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
-    """The device asked for; ``"auto"``: CUDA, else Apple's MPS, else the CPU."""
-    if device != "auto":
-        return torch.device(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """The device asked for; ``"auto"``: CUDA, else Apple's MPS, else the CPU.
+
+    Raises:
+        ValueError: not a device's name, or this machine does not have it.
+    """
+    mps = torch.backends.mps.is_available()
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError):
+        chosen = torch.device("meta")  # no name of ours either
+    if chosen.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"device must be 'auto', 'cuda', 'cuda:1', 'mps' or 'cpu', got {device!r}")
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(mps)}[chosen.type]
+    if (chosen.index or 0) >= there:
+        raise ValueError(f"there is no {chosen} here: use device='auto', which takes what there is")
+    return chosen
 
 
 def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
@@ -59,210 +69,106 @@ def load_model(
     Args:
         source: ``"critters"`` (the embedded model, offline), a diffusers folder, a
             ``.safetensors`` checkpoint, or a model's id on the Hugging Face hub.
-        vae: another autoencoder, as a folder or hub id.
+        vae: another autoencoder, as a diffusers folder or hub id.
         device: ``"auto"`` is CUDA, else MPS, else CPU.
         dtype: of the weights; ``"auto"`` is float16 on CUDA and float32 elsewhere.
         revision: branch, tag or commit of a hub model.
         cache_dir: where hub models are kept; by default Hugging Face's own folder.
         config: for a checkpoint file, the diffusers folder or hub id whose layout it has; by
-            default diffusers guesses it.
+            default diffusers guesses it, and fetches it from the hub.
 
     Raises:
         FileNotFoundError: no such folder, file or hub model.
-        ValueError: a model of a kind that is not supported, or a broken one.
+        ValueError: a model of a kind that is not supported, or a broken one; a device or type that
+            there is not.
     """
     device = choose_device(device)
     dtype = choose_dtype(dtype, device)
-    location = str(EMBEDDED.get(str(source), source))
-    hub = {"revision": revision, "cache_dir": cache_dir}
-    if location.endswith((".safetensors", ".ckpt", ".pt", ".pth", ".bin")):
-        parts = _from_checkpoint(Path(location), config, cache_dir)
+    name = str(source)
+    other_vae = None if vae is None else read_vae(_find_vae(str(vae), cache_dir), str(vae))
+    if is_checkpoint(name):
+        folder = None
+        parts = read_checkpoint(
+            Path(name).expanduser(), config=config, cache_dir=cache_dir, vae=other_vae
+        )
     else:
-        parts = _from_folder(location, hub)
-    if vae is not None:
-        parts["vae"] = _read_part("vae", str(vae), None, {"cache_dir": cache_dir})
-    _check_kind(parts, str(source))
-    for module in ("unet", "vae", "text_encoder"):
-        parts[module] = parts[module].to(device, dtype)
+        folder = _find(name, revision, cache_dir)
+        parts = read_parts(folder, name, vae=other_vae)
+    check_parts(parts, name)
+    for part in ("unet", "vae", "text_encoder"):
+        # Not ``parts[part].to``: diffusers would log that it may not suit every model.
+        parts[part] = torch.nn.Module.to(parts[part], device, dtype)
     scheduler = parts.pop("scheduler")
     return DiffusionModel(
         **parts,
         alphas_cumprod=scheduler.alphas_cumprod,
         prediction_type=scheduler.config["prediction_type"],
-        steps_offset=scheduler.config.get("steps_offset", 1),
-        name=str(source),
-        fingerprint=_fingerprint(parts),
-        recommended=_recommended(location, parts["unet"]),
+        steps_offset=scheduler.config["steps_offset"],
+        name=name,
+        fingerprint=_fingerprint(parts, scheduler),
+        recommended=_recommended(folder, parts["unet"]),
     )
 
 
-def _from_folder(location: str, hub: dict[str, Any]) -> dict[str, Any]:
-    """The parts of a model in diffusers' layout, from a folder or the hub."""
-    _check_index(_read_index(location, hub), location)
-    return {
-        part: _read_part(part, location, part, hub)
-        for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-    }
+def _find(name: str, revision: str | None, cache_dir: Any) -> Path:
+    """The local folder of a model whose index says that it is supported."""
+    folder = EMBEDDED.get(name, Path(name).expanduser())
+    if folder.exists():
+        check_index(folder, name)
+        return folder
+    if not is_hub_id(name):
+        known = ", ".join(map(repr, EMBEDDED))
+        raise FileNotFoundError(
+            f"there is no model {name!r}: wanted {known}, a folder, a .safetensors file or an id "
+            "on the Hugging Face hub"
+        )
+    # First its kind, which is a small file: it may not be worth the gigabytes.
+    check_index(fetch(name, INDEX, revision, cache_dir), name)
+    return fetch(name, MODEL, revision, cache_dir)
 
 
-def _read_index(location: str, hub: dict[str, Any]) -> dict[str, Any]:
-    """``model_index.json``, which says what kind of pipeline a model is."""
-    path = Path(location)
-    if path.exists():
-        index = path / "model_index.json"
-        if not index.is_file():
-            raise ValueError(
-                f"{location} is no model: a diffusers folder holds a model_index.json, and a "
-                "checkpoint is a .safetensors file"
+def _find_vae(name: str, cache_dir: Any) -> Path:
+    """The folder of an autoencoder, which may be part of a whole model's."""
+    folder = Path(name).expanduser()
+    if not folder.exists():
+        if not is_hub_id(name):
+            raise FileNotFoundError(
+                f"there is no vae {name!r}: wanted a diffusers folder or an id on the Hugging Face "
+                "hub"
             )
-    else:
-        index = _download_index(location, hub)
-    try:
-        content = json.loads(index.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{index} cannot be read ({error}): fetch the model again") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{index} is not a model's index: fetch the model again")
-    return content
+        folder = fetch(name, VAE, None, cache_dir)
+    return folder / "vae" if (folder / "vae").is_dir() else folder
 
 
-def _download_index(location: str, hub: dict[str, Any]) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    known = ", ".join(repr(name) for name in EMBEDDED)
-    missing = (
-        f"there is no model {location!r}: wanted {known}, a folder, a .safetensors file or an id "
-        "on the Hugging Face hub"
-    )
-    if location.count("/") != 1 or location.startswith((".", "/", "~")):
-        raise FileNotFoundError(missing)
-    try:
-        return Path(hf_hub_download(location, "model_index.json", **hub))
-    except Exception as error:  # the hub client's many errors: offline, unknown, private, bad id
-        raise FileNotFoundError(f"{missing}; the hub says: {error}") from error
-
-
-def _check_index(index: dict[str, Any], location: str) -> None:
-    kind = str(index.get("_class_name"))
-    if kind != "StableDiffusionPipeline":
-        raise ValueError(f"{location} is a {kind}; supported are {SUPPORTED}")
-    absent = [
-        part
-        for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-        if not (isinstance(index.get(part), list) and index[part][0] is not None)
-    ]
-    if absent:
-        raise ValueError(f"{location} lacks its {', '.join(absent)}: fetch the model again")
-
-
-def _read_part(part: str, location: str, subfolder: str | None, hub: dict[str, Any]) -> Any:
-    """One part of a model; weights from safetensors only."""
-    options = {key: value for key, value in hub.items() if value is not None}
-    if subfolder is not None:
-        options["subfolder"] = subfolder
-    try:
-        if part == "unet":
-            from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-
-            return UNet2DConditionModel.from_pretrained(location, use_safetensors=True, **options)
-        if part == "vae":
-            from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-
-            return AutoencoderKL.from_pretrained(location, use_safetensors=True, **options)
-        if part == "scheduler":
-            from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-
-            return DDIMScheduler.from_pretrained(location, **options)
-        if part == "tokenizer":
-            from transformers import CLIPTokenizer
-
-            return CLIPTokenizer.from_pretrained(location, **options)
-        from transformers import CLIPTextModel
-
-        return CLIPTextModel.from_pretrained(location, use_safetensors=True, **options)
-    except Exception as error:  # whatever a reader says of a damaged file, the user needs its name
-        raise ValueError(
-            f"the {part} of {location} cannot be loaded: {_first_line(error)}; wanted "
-            f"diffusers' layout with safetensors weights. If the download was cut off, fetch the "
-            "model again; pickled weights (.bin, .ckpt) are not read, because they can run code"
-        ) from error
-
-
-def _from_checkpoint(
-    path: Path, config: str | os.PathLike[str] | None, cache_dir: Any
-) -> dict[str, Any]:
-    """The parts of a model in one checkpoint file."""
-    if path.suffix != ".safetensors":
-        raise ValueError(
-            f"{path.name} is a pickled checkpoint, which can run code when it is opened, and is "
-            "not read: get the .safetensors version, or convert it in a place that you trust"
-        )
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint {path}")
-    from diffusers import StableDiffusionPipeline
-
-    options: dict[str, Any] = {} if config is None else {"config": str(config)}
-    try:
-        pipeline = StableDiffusionPipeline.from_single_file(
-            str(path), safety_checker=None, cache_dir=cache_dir, **options
-        )
-    except Exception as error:  # as in _read_part
-        raise ValueError(
-            f"{path.name} cannot be loaded as a checkpoint: {_first_line(error)}; supported are "
-            f"{SUPPORTED}. Without a network, name a diffusers folder of the same kind by config="
-        ) from error
-    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-
-    return {
-        "unet": pipeline.unet,
-        "vae": pipeline.vae,
-        "text_encoder": pipeline.text_encoder,
-        "tokenizer": pipeline.tokenizer,
-        "scheduler": DDIMScheduler.from_config(pipeline.scheduler.config),
-    }
-
-
-def _check_kind(parts: dict[str, Any], source: str) -> None:
-    unet, vae = parts["unet"].config, parts["vae"].config
-    wanted = vae["latent_channels"]
-    if unet["in_channels"] != wanted:
-        kind = "an inpainting" if unet["in_channels"] == 9 else "another"
-        raise ValueError(
-            f"{source} has {kind} UNet of {unet['in_channels']} input channels, not {wanted}; "
-            f"supported are {SUPPORTED}"
-        )
-    if unet.get("addition_embed_type"):
-        raise ValueError(
-            f"{source} is a Stable Diffusion XL type of model; supported are {SUPPORTED}"
-        )
-    prediction = parts["scheduler"].config["prediction_type"]
-    if prediction not in ("epsilon", "v_prediction"):
-        raise ValueError(f"{source} predicts {prediction!r}; supported are {SUPPORTED}")
-
-
-def _recommended(location: str, unet: Any) -> Settings:
+def _recommended(folder: Path | None, unet: Any) -> Settings:
     """The settings a model's folder recommends; otherwise the paper's, counted in this network."""
-    path = Path(location) / RECOMMENDED_FILE
-    if path.is_file():
-        return Settings.from_dict(json.loads(path.read_text())["recommended"])
-    # The paper's places: the last decoder block but one, and 10 of 16 self-attention layers.
-    layers = len(self_attention_layers(unet))
+    if folder is not None and (folder / RECOMMENDED_FILE).is_file():
+        try:
+            content = json.loads((folder / RECOMMENDED_FILE).read_text("utf-8"))
+            return Settings.from_dict(content["recommended"])
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(
+                f"{folder / RECOMMENDED_FILE} recommends no settings that can be read: {error!r}"
+            ) from error
+    # The paper's places: the last decoder block but one, and the attention that starts there.
+    block = max(0, len(unet.up_blocks) - 2)
+    behind = sum(len(layers_of(up)) for up in unet.up_blocks[block:])
     return Settings(
-        drag=DragSettings(feature_blocks=(max(0, len(unet.up_blocks) - 1),)),
-        render=RenderSettings(start_layer=round(layers * 10 / 16)),
+        drag=DragSettings(feature_blocks=(block + 1,)),
+        render=RenderSettings(start_layer=len(self_attention_layers(unet)) - behind),
     )
 
 
-def _fingerprint(parts: dict[str, Any]) -> str:
-    """A digest of the weights: names, shapes, types and a few values of every tensor."""
+def _fingerprint(parts: dict[str, Any], scheduler: Any) -> str:
+    """A digest of what decides a result: a few values of every weight, the words, the noise."""
     digest = hashlib.sha256()
     for part in ("unet", "vae", "text_encoder"):
         for name, tensor in parts[part].state_dict().items():
             flat = tensor.detach().flatten()
             sample = flat[:: max(1, len(flat) // 64)].float().cpu().numpy().tobytes()
             digest.update(f"{part}.{name} {tuple(tensor.shape)} {tensor.dtype}".encode() + sample)
+    digest.update(json.dumps(sorted(parts["tokenizer"].get_vocab().items())).encode())
+    digest.update(scheduler.alphas_cumprod.numpy().tobytes())
+    numbers = [scheduler.config[key] for key in ("prediction_type", "steps_offset")]
+    digest.update(json.dumps([*numbers, parts["vae"].config["scaling_factor"]]).encode())
     return digest.hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

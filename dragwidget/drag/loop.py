@@ -147,7 +147,6 @@ class DragStep:
         distances: from handle to target, (N,), image pixels.
         reached: which handles have reached their targets, (N,) bool.
         latent: after the step, (1, c, h, w) float32.
-        state: to go on from here.
     """
 
     index: int
@@ -158,7 +157,6 @@ class DragStep:
     distances: npt.NDArray[np.float64]
     reached: npt.NDArray[np.bool_]
     latent: Tensor
-    state: DragState
 
 
 def evaluate(
@@ -309,7 +307,6 @@ def describe(
         distances=np.linalg.norm(targets_xy - handles_xy, axis=-1),
         reached=reached(state, targets, settings).numpy(),
         latent=state.latent,
-        state=state,
     )
 
 
