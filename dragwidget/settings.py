@@ -207,7 +207,7 @@ class Settings:
         Raises:
             ValueError: an unknown stage or field, named, or a value out of range.
         """
-        stages = {f.name: type(f.default) for f in fields(cls)}
+        stages: dict[str, Any] = {f.name: type(f.default) for f in fields(cls)}
         unknown = sorted(set(data) - set(stages))
         if unknown:
             raise ValueError(f"unknown settings {unknown}; there are {sorted(stages)}")

@@ -20,19 +20,24 @@ from dragwidget.diffusion.model import Predictor
 from dragwidget.drag.ddim import Predict, Schedule, denoise
 from dragwidget.settings import RenderSettings
 
-__all__ = ["ReferenceBranch", "record_reference", "render_latents", "self_attention_layers"]
+__all__ = [
+    "ReferenceBranch",
+    "layers_of",
+    "record_reference",
+    "render_latents",
+    "self_attention_layers",
+]
 
 
-def self_attention_layers(unet: nn.Module) -> list[nn.Module]:
+def self_attention_layers(unet: Any) -> list[Any]:
     """All self-attention layers of a UNet in execution order: down, mid, up."""
-    blocks = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]  # type: ignore[misc]
-    return [
-        module
-        for block in blocks
-        if isinstance(block, nn.Module)
-        for name, module in block.named_modules()
-        if name.endswith("attn1")
-    ]
+    blocks = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
+    return [layer for block in blocks if block is not None for layer in layers_of(block)]
+
+
+def layers_of(block: nn.Module) -> list[Any]:
+    """The self-attention layers of one block of a UNet, in execution order."""
+    return [m for name, m in block.named_modules() if name.rsplit(".", 1)[-1] == "attn1"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,18 +87,18 @@ class _LookAt:
 
 
 @contextmanager
-def _processors(unet: nn.Module, layers: tuple[int, ...], kind: type[Any]) -> Iterator[list[Any]]:
+def _processors(unet: Any, layers: tuple[int, ...], kind: type[Any]) -> Iterator[list[Any]]:
     """Wrap the processors of ``layers`` while the context lasts."""
     modules = self_attention_layers(unet)
     originals = [modules[layer].processor for layer in layers]
     wrapped = [kind(original) for original in originals]
     try:
         for layer, processor in zip(layers, wrapped, strict=True):
-            modules[layer].processor = processor
+            modules[layer].set_processor(processor)
         yield wrapped
     finally:
         for layer, original in zip(layers, originals, strict=True):
-            modules[layer].processor = original
+            modules[layer].set_processor(original)
 
 
 def record_reference(
@@ -102,9 +107,16 @@ def record_reference(
     """Denoise the inverted source latent; yield the growing branch after each of ``count`` steps.
 
     The branch is complete when the iterator ends.
+
+    Raises:
+        ValueError: ``settings.start_layer`` is past the last layer of this model.
     """
-    unet = predictor.model.unet
-    total = len(self_attention_layers(unet))
+    total = len(self_attention_layers(predictor.model.unet))
+    if settings.mutual_self_attention and settings.start_layer > total:
+        raise ValueError(
+            f"RenderSettings.start_layer is {settings.start_layer}, but this model has {total} "
+            f"self-attention layers: take one of 0 to {total - 1}, {total} for none of them"
+        )
     layers = tuple(range(settings.start_layer, total)) if settings.mutual_self_attention else ()
     branch = ReferenceBranch(layers, latents=[inverted])
     for latent in denoise(_recording(predictor, branch), inverted, schedule, count):

@@ -9,6 +9,7 @@ from itertools import count
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dragwidget.diffusion.lora import LoRA, enabled
@@ -60,7 +61,8 @@ def noised_batches(
         latents = torch.cat(
             [
                 model.sample_posterior(
-                    whole or model.posterior(_random_crop(pixels, generator)), generator
+                    model.posterior(_random_crop(pixels, generator)) if whole is None else whole,
+                    generator,
                 )
                 for _ in range(size)
             ]
@@ -105,8 +107,9 @@ def train_lora(
         generator = torch.Generator().manual_seed(settings.seed)
         initial = LoRA.initial(model.unet, settings.rank, generator)
     lora = initial.map(lambda m: m.detach().float().to(model.device).clone().requires_grad_())
+    matrices = [*lora.down.values(), *lora.up.values()]
     optimizer = torch.optim.AdamW(
-        [*lora.down.values(), *lora.up.values()],
+        matrices,
         lr=settings.learning_rate,
         weight_decay=settings.weight_decay,
     )
@@ -114,16 +117,16 @@ def train_lora(
         with torch.enable_grad():
             loss = _loss(model, embeddings, batch, lora)
             scale = loss_scale(model.dtype)
-            (loss * scale).backward()
-        if not loss.isfinite():
+            gradients = torch.autograd.grad(loss * scale, matrices)
+        if not (loss.isfinite() and all(gradient.isfinite().all() for gradient in gradients)):
             raise ArithmeticError(
-                f"LoRA step {index} was refused: its loss is not finite; try a smaller learning "
-                f"rate than {settings.learning_rate:g}, or float32 in place of {model.dtype}"
+                f"LoRA step {index} was refused: its loss or gradient is not finite; try a smaller "
+                f"learning rate than {settings.learning_rate:g}, or float32 in place of "
+                f"{model.dtype}"
             )
-        for matrix in optimizer.param_groups[0]["params"]:
-            matrix.grad /= scale
+        for matrix, gradient in zip(matrices, gradients, strict=True):
+            matrix.grad = gradient / scale
         optimizer.step()
-        optimizer.zero_grad()
         yield LoRAStep(index, float(loss.detach()), lora.map(lambda m: m.detach().clone()))
 
 
@@ -142,5 +145,4 @@ def _loss(model: DiffusionModel, embeddings: Tensor, batch: LoRABatch, lora: LoR
             batch.timesteps.to(model.device),
             encoder_hidden_states=text,
         ).sample
-    error = predicted.float() - target.to(model.device).float()
-    return (error**2).mean()
+    return F.mse_loss(predicted.float(), target.to(model.device).float())

@@ -7,6 +7,7 @@ is replaced, two edits can share one network, and nothing stays on after an erro
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -50,6 +51,16 @@ class LoRA:
             up[path] = torch.zeros(layer.out_features, rank)
         return cls(down, up)
 
+    @property
+    def digest(self) -> str:
+        """Of the weights, to tell one LoRA from another."""
+        digest = hashlib.sha256()
+        for path, down in sorted(self.down.items()):
+            for matrix in (down, self.up[path]):
+                digest.update(f"{path} {tuple(matrix.shape)}".encode())
+                digest.update(matrix.detach().float().cpu().numpy().tobytes())
+        return digest.hexdigest()
+
     def map(self, change: Callable[[Tensor], Tensor]) -> LoRA:
         """The same with ``change`` applied to every matrix."""
         return LoRA(
@@ -61,14 +72,21 @@ class LoRA:
         """Raise ValueError unless every matrix has its place in this UNet."""
         layers = projections(unet)
         for path, down in self.down.items():
+            up = self.up[path]
             if path not in layers:
                 raise ValueError(
-                    f"this LoRA belongs to another model: it changes {path}, which this UNet "
-                    "does not have"
+                    f"this LoRA changes {path}, which is no query, key, value or output of an "
+                    "attention layer of this UNet: it belongs to another model, or changes more "
+                    "than is supported"
+                )
+            if down.ndim != 2 or up.ndim != 2 or down.shape[0] != up.shape[1]:
+                raise ValueError(
+                    f"this LoRA's {path} is not of one rank: its matrices are "
+                    f"{tuple(down.shape)} and {tuple(up.shape)}"
                 )
             wanted = (layers[path].in_features, layers[path].out_features)
-            got = (down.shape[1], self.up[path].shape[0])
-            if got != wanted or down.shape[0] != self.up[path].shape[1]:
+            got = (down.shape[1], up.shape[0])
+            if got != wanted:
                 raise ValueError(
                     f"this LoRA belongs to another model: its {path} goes from {got[0]} to "
                     f"{got[1]} channels, this UNet's from {wanted[0]} to {wanted[1]}"
@@ -77,22 +95,25 @@ class LoRA:
 
 def projections(unet: nn.Module) -> dict[str, nn.Linear]:
     """The layers that a LoRA changes, by their path in the UNet."""
-    return {
-        f"{path}.{name}": attention.get_submodule(name)  # type: ignore[misc]
+    layers = {
+        f"{path}.{name}": attention.get_submodule(name)
         for path, attention in unet.named_modules()
         if path.rsplit(".", 1)[-1] in ("attn1", "attn2")
         for name in _PROJECTIONS
     }
+    return {path: layer for path, layer in layers.items() if isinstance(layer, nn.Linear)}
 
 
 @contextmanager
 def enabled(unet: nn.Module, lora: LoRA | None, weight: float = 1.0) -> Iterator[None]:
     """Switch a LoRA on, ``weight`` times its strength, while the context lasts."""
-    layers = projections(unet) if lora is not None else {}
+    if lora is None or weight == 0:
+        yield
+        return
+    layers = projections(unet)
     hooks = []
     try:
-        for path in lora.down if lora is not None else ():
-            assert lora is not None
+        for path in lora.down:
             add = _adds(lora.down[path], lora.up[path], weight)
             hooks.append(layers[path].register_forward_hook(add))
         yield
@@ -155,9 +176,10 @@ def load_lora(path: str | os.PathLike[str], unet: nn.Module) -> LoRA:
     try:
         with safe_open(file, framework="pt") as opened:
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+            header = opened.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{file} is not a readable safetensors file: {error}") from error
-    lora = _parse(tensors, _peft_scale(file), file)
+    lora = _parse(tensors, _peft_config(file, header), file)
     lora.check(unet)
     return lora
 
@@ -168,7 +190,8 @@ def _find(path: Path) -> Path:
         found = [file for file in files if file.is_file()]
         if not found:
             raise FileNotFoundError(
-                f"there is no LoRA in {path}: wanted {' or '.join(file.name for file in files)}"
+                f"there is no LoRA in {path}: wanted {' or '.join(file.name for file in files)} "
+                "(pickled weights, .bin, can run code and are not read)"
             )
         return found[0]
     if path.suffix != ".safetensors":
@@ -180,30 +203,47 @@ def _find(path: Path) -> Path:
     return path
 
 
-def _peft_scale(file: Path) -> float:
-    """What peft multiplies a LoRA by, from the configuration beside its file."""
-    config = file.parent / "adapter_config.json"
-    if file.name != "adapter_model.safetensors" or not config.is_file():
-        return 1.0
-    values = json.loads(config.read_text())
-    rank, alpha = float(values["r"]), float(values["lora_alpha"])
-    return alpha / (rank**0.5 if values.get("use_rslora") else rank)
+def _peft_config(file: Path, header: Mapping[str, str]) -> Mapping[str, Any]:
+    """peft's configuration of a LoRA: in its header (diffusers), beside it (peft), or nowhere."""
+    beside = file.parent / "adapter_config.json"
+    try:
+        if "lora_adapter_metadata" in header:
+            values = json.loads(header["lora_adapter_metadata"])
+            return {k.removeprefix("unet."): v for k, v in values.items() if k.startswith("unet.")}
+        if file.name == "adapter_model.safetensors" and beside.is_file():
+            return {**json.loads(beside.read_text("utf-8"))}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"the configuration of {file} cannot be read: {error}") from error
+    return {}
 
 
-def _parse(tensors: Mapping[str, Tensor], scale: float, file: Path) -> LoRA:
+def _peft_scale(config: Mapping[str, Any], path: str, rank: int) -> float:
+    """What peft multiplies a layer's change by."""
+    alphas = {"": config.get("lora_alpha", rank), **(config.get("alpha_pattern") or {})}
+    patterns = [p for p in alphas if p and re.match(rf"(.*\.)?({p})$", path)]
+    alpha = float(alphas[patterns[0] if patterns else ""])
+    return alpha / (rank**0.5 if config.get("use_rslora") else rank)
+
+
+def _parse(tensors: Mapping[str, Tensor], config: Mapping[str, Any], file: Path) -> LoRA:
     found: dict[str, dict[str, Tensor]] = {"down": {}, "up": {}, "alpha": {}}
     for key, tensor in tensors.items():
         name = re.sub(r"^(unet\.|base_model\.model\.)+", "", key)
         match = _NAMES.fullmatch(name)
-        if match is None:
-            raise ValueError(f"{file} is not a LoRA of a UNet: it holds {key!r}")
+        if match is None or name.startswith("text_encoder"):
+            raise ValueError(
+                f"{file} is not a LoRA of a UNet alone, as diffusers, peft or the authors' code "
+                f"write it: it holds {key!r}"
+            )
         kind, layer = _kind(match.groupdict())
         found[kind][layer] = tensor
     down, up = found["down"], found["up"]
-    if not down or down.keys() != up.keys():
+    if not down or down.keys() != up.keys() or not found["alpha"].keys() <= down.keys():
         raise ValueError(f"{file} is not a whole LoRA: its down and up matrices do not pair up")
     scales = {
-        path: float(found["alpha"][path]) / matrix.shape[0] if path in found["alpha"] else scale
+        path: float(found["alpha"][path]) / len(matrix)
+        if path in found["alpha"]
+        else _peft_scale(config, path, len(matrix))
         for path, matrix in down.items()
     }
     return LoRA(

@@ -64,10 +64,10 @@ class DiffusionModel:
     def __init__(
         self,
         *,
-        unet: nn.Module,
-        vae: nn.Module,
-        text_encoder: nn.Module,
-        tokenizer: Callable[..., Any],
+        unet: Any,
+        vae: Any,
+        text_encoder: Any,
+        tokenizer: Any,
         alphas_cumprod: Tensor,
         prediction_type: PredictionType = "epsilon",
         steps_offset: int = 1,
@@ -75,10 +75,11 @@ class DiffusionModel:
         fingerprint: str = "",
         recommended: Settings | None = None,
     ) -> None:
-        self.unet = unet.eval().requires_grad_(False)
-        self.vae = vae.eval().requires_grad_(False)
-        self.text_encoder = text_encoder.eval().requires_grad_(False)
-        self.tokenizer = tokenizer
+        # Any: diffusers and transformers do not say what their modules hold.
+        self.unet: Any = unet.eval().requires_grad_(False)
+        self.vae: Any = vae.eval().requires_grad_(False)
+        self.text_encoder: Any = text_encoder.eval().requires_grad_(False)
+        self.tokenizer: Any = tokenizer
         self.alphas_cumprod = alphas_cumprod.float().cpu()
         self.prediction_type: PredictionType = prediction_type
         self.steps_offset = steps_offset
@@ -88,11 +89,11 @@ class DiffusionModel:
 
     @property
     def device(self) -> torch.device:
-        return next(self.unet.parameters()).device
+        return _first_parameter(self.unet).device
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.unet.parameters()).dtype
+        return _first_parameter(self.unet).dtype
 
     @property
     def latent_channels(self) -> int:
@@ -118,6 +119,17 @@ class DiffusionModel:
         """Picture sides that are multiples of this are halved evenly at every level, pixels."""
         levels = len(self.unet.config["block_out_channels"])
         return int(self.vae_factor * 2 ** (levels - 1))
+
+    def check(self, settings: Settings) -> None:
+        """Raise unless these settings fit this model."""
+        if not isinstance(settings, Settings):
+            raise TypeError(f"settings must be Settings, got {type(settings).__name__}")
+        highest = self.feature_block_count - 1
+        if max(settings.drag.feature_blocks) > highest:
+            raise ValueError(
+                f"this model's feature blocks are 0 (mid) to {highest}, got "
+                f"{settings.drag.feature_blocks}: set DragSettings.feature_blocks"
+            )
 
     def schedule(self, steps: int) -> Schedule:
         """DDIM with this many steps, on this model's noise levels."""
@@ -158,7 +170,10 @@ class DiffusionModel:
 
     def embed(self, prompt: str) -> Tensor:
         """Text -> embeddings (1, L, d) float32; a longer text is cut, with a warning."""
-        limit = self.tokenizer.model_max_length  # type: ignore[attr-defined]
+        # Some tokenizers set no limit of their own.
+        limit = min(
+            self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings
+        )
         tokens = self.tokenizer(
             prompt, padding="max_length", max_length=limit, truncation=True, return_tensors="pt"
         ).input_ids
@@ -173,7 +188,7 @@ class DiffusionModel:
             )
         with torch.no_grad():
             embeddings: Tensor = self.text_encoder(
-                tokens.to(next(self.text_encoder.parameters()).device)
+                tokens.to(_first_parameter(self.text_encoder).device)
             )[0]
         return embeddings.float()
 
@@ -183,8 +198,13 @@ class DiffusionModel:
 
     @staticmethod
     def _to(module: nn.Module, tensor: Tensor) -> Tensor:
-        parameter = next(module.parameters())
+        parameter = _first_parameter(module)
         return tensor.to(parameter.device, parameter.dtype)
+
+
+def _first_parameter(module: nn.Module) -> Tensor:
+    """It stands for where the module is, and of what type."""
+    return next(module.parameters())
 
 
 class _PassDone(Exception):  # noqa: N818 - a signal, not an error
@@ -246,15 +266,13 @@ class Predictor:
 
 
 @contextmanager
-def _block_outputs(
-    unet: nn.Module, blocks: Sequence[int], *, stop: bool
-) -> Iterator[dict[int, Tensor]]:
+def _block_outputs(unet: Any, blocks: Sequence[int], *, stop: bool) -> Iterator[dict[int, Tensor]]:
     """Collect outputs of the mid block (0) and the up blocks (1, ..) during a pass.
 
     With ``stop`` the pass is left, by ``_PassDone``, once the last one has been seen.
     """
-    modules = [unet.mid_block, *unet.up_blocks]  # type: ignore[misc, list-item]
-    unknown = [block for block in blocks if block >= len(modules)]
+    modules = [unet.mid_block, *unet.up_blocks]
+    unknown = [block for block in blocks if block >= len(modules) or modules[block] is None]
     if unknown:
         raise ValueError(
             f"this model has no feature block {unknown[0]}: its blocks are 0 (mid) to "

@@ -42,4 +42,5 @@ def track_points(
 
 def distances(handles: Tensor, targets: Tensor) -> Tensor:
     """Euclidean distance of each handle to its target, (N,), cells."""
-    return (targets - handles).norm(dim=-1)
+    distance: Tensor = (targets - handles).norm(dim=-1)
+    return distance
