@@ -60,6 +60,7 @@ def save(session: DragSession, path: str | os.PathLike[str]) -> None:
         "version": VERSION,
         "model": {"name": session.model.name, "fingerprint": session.model.fingerprint},
         "prompt": source.prompt,
+        "lora_given": None if source.lora is None else source.lora.digest,
         "generation": None if source.generation is None else asdict(source.generation),
         "settings": session.settings.to_dict(),
         "instructions": None if drawn is None else drawn.to_json(),
@@ -92,6 +93,7 @@ def _write_edit(edit: Dragging, name: str, tensors: Tensors) -> dict[str, Any]:
         )
     return {
         "prompt": inversion.source.prompt,
+        "lora_was_given": inversion.source.lora is not None,
         "settings": inversion.settings.to_dict(),
         "latents": len(inversion.latents),
         "nodes": [_write_node(node) for node in edit.history.nodes[1:]],
@@ -148,6 +150,10 @@ def load(
             _read_edit(edit, f"edit.{k}.", tensors, source, model)
             for k, edit in enumerate(content["edits"])
         ]
+        # A LoRA that was given lies with the edits that were made with it.
+        for given in (edit.inversion.source.lora for edit in edits):
+            if given is not None and given.digest == content["lora_given"]:
+                source = replace(source, lora=given)
         drawn = content["instructions"]
         session.restore(source, edits, None if drawn is None else DragInstructions.from_json(drawn))
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
@@ -203,7 +209,8 @@ def _read_edit(
     if lora is not None:
         lora.check(model.unet)
     settings = Settings.from_dict(data["settings"])
-    source = replace(source, prompt=data["prompt"])
+    given = lora if data["lora_was_given"] else None
+    source = replace(source, prompt=data["prompt"], lora=given)
     edit = Dragging(inversion_from(latents, model, source, settings, lora))
     for number, node in enumerate(data["nodes"], start=1):
         packed = tensors[f"{name}node.{number}"].to(model.device)

@@ -23,7 +23,7 @@ from PIL import Image
 from dragwidget.diffusion.attention import ReferenceBranch
 from dragwidget.diffusion.finetuning import noised_batches, train_lora
 from dragwidget.diffusion.loading import load_model
-from dragwidget.diffusion.lora import LoRA
+from dragwidget.diffusion.lora import LoRA, load_lora
 from dragwidget.diffusion.model import DiffusionModel
 from dragwidget.drag.loop import DragStep, Ended
 from dragwidget.dragging import Dragging
@@ -156,14 +156,7 @@ class DragSession:
 
     @settings.setter
     def settings(self, settings: Settings) -> None:
-        if not isinstance(settings, Settings):
-            raise TypeError(f"settings must be Settings, got {type(settings).__name__}")
-        highest = self.model.feature_block_count - 1
-        if max(settings.drag.feature_blocks) > highest:
-            raise ValueError(
-                f"this model's feature blocks are 0 (mid) to {highest}, got "
-                f"{settings.drag.feature_blocks}"
-            )
+        self.model.check(settings)
         self._settings = settings
 
     @property
@@ -173,19 +166,16 @@ class DragSession:
 
     @instructions.setter
     def instructions(self, instructions: DragInstructions) -> None:
-        if not isinstance(instructions, DragInstructions):
-            raise TypeError(
-                f"instructions must be DragInstructions, got {type(instructions).__name__}"
-            )
-        size = self.source.picture.size
-        if instructions.size != size:
-            raise ValueError(
-                f"the instructions are for a picture of {instructions.size[0]} x "
-                f"{instructions.size[1]}, this one is {size[0]} x {size[1]} (width x height)"
-            )
+        self.source.check(instructions)
         if instructions.prompt and instructions.prompt != self.prompt:
             self.prompt = instructions.prompt
         self._instructions = instructions
+
+    def use_lora(self, lora: LoRA | str | os.PathLike[str] | None) -> None:
+        """Use a LoRA that was trained before, as weights or a file; ``None``: train one again."""
+        if lora is not None and not isinstance(lora, LoRA):
+            lora = load_lora(lora, self.model.unet)
+        self._source = replace(self.source, lora=lora)
 
     # Stages
 
@@ -194,9 +184,9 @@ class DragSession:
         """For each stage, whether it can be used as it is, and if not, why."""
         source, settings = self.source, self.settings
         off = source.why_no_lora(settings)
-        lora = self._loras.status(source.lora_key(settings))
+        lora = StageStatus("off", off) if off else self._loras.status(source.lora_key(settings))
         return {
-            "lora": StageStatus("off", off) if off else lora,
+            "lora": lora if source.lora is None else StageStatus("fresh", "the one that was given"),
             "inversion": self._edits.status(source.inversion_key(settings)),
             "reference": self._references.status(source.reference_key(settings)),
         }
@@ -218,14 +208,14 @@ class DragSession:
         return edit.inversion
 
     def train_lora(self) -> LoRA | None:
-        """Train the LoRA now, if it is wanted and not fresh."""
+        """Train the LoRA now, if it is wanted and not fresh; ``save_lora`` keeps it in a file."""
         self.monitor.start()
         return self.monitor.run(self.training_lora())
 
     def training_lora(self) -> Generator[Progress, None, LoRA | None]:
         """Train the LoRA, if it is wanted and not fresh."""
-        if self.source.why_no_lora(self.settings):
-            return None
+        if self.source.lora is not None or self.source.why_no_lora(self.settings):
+            return self.source.lora
         key, settings = self.source.lora_key(self.settings), self.settings.lora
         if (made := self._loras.get(key)) is not None:
             return made
@@ -365,7 +355,7 @@ class DragSession:
         for edit in edits:
             made = edit.inversion
             self._edits.put(made.source.inversion_key(made.settings), edit)
-            if made.lora is not None:
+            if made.lora is not None and made.source.lora is None:
                 self._loras.put(made.source.lora_key(made.settings), made.lora)
 
     def cancel(self) -> None:

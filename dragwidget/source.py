@@ -15,6 +15,7 @@ from torch import Tensor
 from dragwidget.diffusion.lora import LoRA
 from dragwidget.diffusion.model import Conditioning, DiffusionModel, Predictor
 from dragwidget.drag.ddim import Schedule, denoise, invert
+from dragwidget.instructions import DragInstructions
 from dragwidget.picture import SourceImage
 from dragwidget.settings import Settings
 from dragwidget.stages import Key, Progress
@@ -48,6 +49,7 @@ class Source:
     Attributes:
         digest: of the pixels, and of how they were generated.
         trajectory: of a generated picture: its latents from noise to clean, (steps + 1).
+        lora: one that was given, in place of training it.
     """
 
     picture: SourceImage
@@ -55,6 +57,7 @@ class Source:
     digest: str
     generation: Generation | None = None
     trajectory: tuple[Tensor, ...] = ()
+    lora: LoRA | None = None
 
     @classmethod
     def of(
@@ -70,6 +73,19 @@ class Source:
         digest.update(picture.original.tobytes())
         return cls(picture, prompt, digest.hexdigest(), generation, trajectory)
 
+    def check(self, instructions: DragInstructions) -> None:
+        """Raise unless these instructions are for this picture."""
+        if not isinstance(instructions, DragInstructions):
+            raise TypeError(
+                f"instructions must be DragInstructions, got {type(instructions).__name__}"
+            )
+        if instructions.size != self.picture.size:
+            (width, height), size = instructions.size, self.picture.size
+            raise ValueError(
+                f"the instructions are for a picture of {width} x {height}, this one is "
+                f"{size[0]} x {size[1]} (width x height): draw them on this picture"
+            )
+
     def picture_of(self, decoded: Tensor) -> Image.Image:
         """A decoded picture (1, 3, h, w) in [0, 1] at the size of the one that was given."""
         return self.picture.restore(to_pixels(decoded))
@@ -78,15 +94,18 @@ class Source:
 
     def why_no_lora(self, settings: Settings) -> str:
         """The reason why this picture gets no LoRA; empty where it gets one."""
+        if self.lora is not None:
+            return ""
         if self.generation is not None:
             return "a generated picture needs none"
         return "" if settings.lora.steps else "LoRA steps are 0"
 
     def lora_key(self, settings: Settings) -> Key:
+        made_by = settings.lora if self.lora is None else self.lora.digest
         return (
             ("the picture", self.digest),
             ("the prompt", self.prompt),
-            ("LoRA settings", None if self.why_no_lora(settings) else settings.lora),
+            ("the LoRA", None if self.why_no_lora(settings) else made_by),
         )
 
     def inversion_key(self, settings: Settings) -> Key:

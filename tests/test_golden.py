@@ -25,8 +25,15 @@ from dragwidget.diffusion.model import Conditioning, DiffusionModel
 from dragwidget.drag import denoise, drag, invert
 from dragwidget.drag.features import FeatureMap
 from dragwidget.drag.loop import Problem, evaluate, frozen_cells, losses, start
-from dragwidget.instructions import DragInstructions, on_grid
-from dragwidget.settings import DragSettings, LoRASettings, RenderSettings
+from dragwidget.instructions import DragInstructions, on_grid, to_grid
+from dragwidget.session import DragSession
+from dragwidget.settings import (
+    DragSettings,
+    InversionSettings,
+    LoRASettings,
+    RenderSettings,
+    Settings,
+)
 
 FOLDER = Path(os.environ.get("DRAGWIDGET_GOLDEN", Path(__file__).parent / "golden"))
 MANIFEST = json.loads((FOLDER / "manifest.json").read_text())
@@ -302,3 +309,57 @@ def test_a_lora_is_trained_to_the_authors_weights(name: str) -> None:
         for path in paths:
             assert_close(saved.down[path], arrays[f"final/{path}.lora.down.weight"], 0)
             assert_close(saved.up[path], arrays[f"final/{path}.lora.up.weight"], 0)
+
+
+@cases("e2e")
+def test_a_session_edits_a_picture_as_the_authors_tool_does(name: str) -> None:
+    params, arrays = load(name)
+    session = DragSession(model())
+    height, width = arrays["image"].shape[:2]
+    session.set_image(
+        arrays["image"], params["prompt"], max_side=max(height, width), multiple=model().vae_factor
+    )
+    inversion = InversionSettings(strength=params["strength"])
+    session.settings = Settings(
+        inversion=inversion,
+        lora=LoRASettings(steps=0),
+        drag=drag_settings(params),
+        render=RenderSettings(start_step=params["start_step"], start_layer=params["start_layer"]),
+    )
+    if params["lora"]:
+        session.use_lora(FOLDER / params["lora"])
+    mask = arrays["mask"] > 0
+    last = np.array([width, height]) - 1
+    instructions = DragInstructions.from_points(
+        np.clip(arrays["points_xy"], 0, last),
+        size=(width, height),
+        mask=mask if mask.any() else None,
+    )
+    session.prepare()
+    start_latent = session.invert().latents[-1]
+    steps = list(session.drag(instructions))
+    picture = np.asarray(session.render())
+    if params.get("reference_raises"):
+        assert steps
+        assert all(bool(step.latent.isfinite().all()) for step in steps)
+        assert picture.shape == arrays["image"].shape
+        return
+    assert session.invert().timestep == params["t"]
+    assert_close(start_latent, arrays["init_code"], 1e-4)
+    grid = session.settings.drag.grid(height, width)
+    assert grid == tuple(params["sup_res"])
+    cells = on_grid(instructions, grid, grid)
+    np.testing.assert_array_equal(cells.handles_rc, arrays["handles0"])
+    np.testing.assert_array_equal(cells.targets_rc, arrays["targets"])
+    if cells.mask is not None:
+        np.testing.assert_array_equal(cells.mask, arrays["sup_mask"][0, 0] > 0)
+    if params.get("ill_conditioned"):
+        assert steps[0].loss == pytest.approx(arrays["loss"][0], rel=1e-4)
+        assert picture.shape == arrays["image"].shape
+        return
+    assert [step.loss for step in steps] == pytest.approx(arrays["loss"].tolist(), rel=1e-4)
+    for step, wanted in zip(steps, arrays["handles"], strict=False):
+        handles_rc = to_grid(step.handles_xy, (width, height), grid)
+        np.testing.assert_array_equal(handles_rc, wanted)
+    assert_close(steps[-1].latent, arrays["edited_code"], 5e-5)
+    assert_pictures_agree(picture, arrays["output"])
