@@ -20,7 +20,7 @@ class Networks:
     """Sizes. The packed model must stay under 25 MB in float16."""
 
     autoencoder_channels: tuple[int, ...] = (16, 48, 96)
-    unet_channels: tuple[int, ...] = (64, 128, 160)
+    unet_channels: tuple[int, ...] = (64, 128, 176)
     text_width: int = 96
     text_layers: int = 2
     norm_groups: int = 8

@@ -29,6 +29,7 @@ def make_autoencoder(preset: Preset) -> AutoencoderKL:
         head.weight[4:] = 0
         head.bias[4:] = 2 * math.log(POSTERIOR_DEVIATION)
 
+    @torch.utils.hooks.unserializable_hook  # type: ignore[untyped-decorator]
     def only_means(gradient: Tensor) -> Tensor:
         return torch.cat([gradient[:4], torch.zeros_like(gradient[4:])])
 
@@ -72,7 +73,7 @@ def _loss(
 
 
 @torch.no_grad()
-def settle(model: AutoencoderKL, preset: Preset, device: torch.device, size: int) -> None:
+def settle(model: AutoencoderKL, device: torch.device, size: int) -> None:
     """After training: take out the mean colour error, and store `scaling_factor` = 1 / deviation.
 
     Both are measured on 256 training pictures, in float32. A quarter of a grey level is left on
@@ -96,7 +97,7 @@ def settle(model: AutoencoderKL, preset: Preset, device: torch.device, size: int
 def measure(
     model: nn.Module, device: torch.device, size: int, count: int = 500
 ) -> dict[str, float]:
-    """Round trip of validation pictures: PSNR (dB, mean over pictures) and colour errors (of 255)."""
+    """Round trip of validation pictures: PSNR (dB, mean over pictures), colour errors (of 255)."""
     ratios, errors = [], []
     for start in range(0, count, 20):
         seeds = VALIDATION_SEEDS[start : min(start + 20, count)]

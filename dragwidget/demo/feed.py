@@ -39,15 +39,19 @@ def pictures(
 
 
 class Bank:
-    """Encoded pictures of seeds 0, 1, 2, .. that grows while the UNet trains.
+    """Encoded pictures of consecutive seeds that grows while the UNet trains.
 
     A pure function of how far it has grown, so a resumed run rebuilds what it had.
     """
 
     def __init__(
-        self, make: Callable[[Sequence[int]], tuple[Tensor, Tensor]], chunk: int = 256
+        self,
+        make: Callable[[Sequence[int]], tuple[Tensor, Tensor]],
+        chunk: int = 256,
+        first_seed: int = 0,
     ) -> None:
         """`make(seeds)` gives scaled latents (B, 4, h, w) and token ids (B, n)."""
+        self._first_seed = first_seed
         self._make = make
         self._chunk = chunk  # pictures encoded at a time
         self._latents: list[Tensor] = []
@@ -59,7 +63,8 @@ class Bank:
     def grow(self, count: int) -> None:
         """Encode, a whole chunk at a time, until at least `count` pictures are there."""
         while len(self) < count:
-            latents, tokens = self._make(range(len(self), len(self) + self._chunk))
+            start = self._first_seed + len(self)
+            latents, tokens = self._make(range(start, start + self._chunk))
             self._latents.append(latents)
             self._tokens.append(tokens)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dragwidget.demo.architecture import Stage
+from dragwidget.demo.helpers import SharedGradients
 from dragwidget.demo.muon import make_optimizers
 
 _LOG_EVERY = 10  # steps; a line of the curve is a mean over them
@@ -49,6 +50,8 @@ class Training:
         self.seconds = 0.0  # of training, over all runs
         self.recent: list[float] = []
         self.curve: list[dict[str, float]] = []
+        self.shared: SharedGradients | None = None  # of helpers, if there are any
+        self.pictures = 0  # trained on, counting repetitions
 
     @property
     def progress(self) -> float:
@@ -92,20 +95,26 @@ class Training:
             for group in optimizer.param_groups:
                 group["lr"] = rate
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
+        parameters = list(self.parameters.values())
+        count = self.stage.batch
+        self.pictures += self.shared.merge(parameters, count) if self.shared else count
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        if self.shared:
+            self.shared.publish(parameters)
         self.step += 1
         decay = min(self.stage.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            live = [p.detach() for p in self.parameters.values()]
+            live = [p.detach() for p in parameters]
             torch._foreach_lerp_(list(self.averages.values()), live, 1 - decay)
         self.recent.append(float(loss.detach()))
 
     def _record(self) -> dict[str, float]:
         return {
             "step": self.step,
+            "pictures": self.pictures,
             "seconds": round(self.seconds, 1),
             "learning_rate": self.optimizers[0].param_groups[0]["lr"],
             "loss": sum(self.recent) / len(self.recent),
@@ -141,6 +150,7 @@ class Training:
             "optimizers": [o.state_dict() for o in self.optimizers],
             "generator": self.generator.get_state(),
             "step": self.step,
+            "pictures": self.pictures,
             "seconds": self.seconds,
             "recent": self.recent,
             "curve": self.curve,
@@ -164,6 +174,7 @@ class Training:
             optimizer.load_state_dict(saved)
         self.generator.set_state(state["generator"])
         self.step, self.seconds = state["step"], state["seconds"]
+        self.pictures = state.get("pictures", self.step * self.stage.batch)
         self.recent, self.curve = state["recent"], state["curve"]
         return True
 

@@ -17,12 +17,22 @@ _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalize(matrices: Tensor, iterations: int = 5) -> Tensor:
-    """(B, m, n) -> (B, m, n) bfloat16 with singular values near 1."""
+    """(B, m, n) -> (B, m, n) with singular values near 1."""
     a, b, c = _COEFFICIENTS
-    x = matrices.bfloat16()
-    wide = x.shape[-2] <= x.shape[-1]
-    x = x if wide else x.mT
+    wide = matrices.shape[-2] <= matrices.shape[-1]
+    x = matrices if wide else matrices.mT
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    if x.shape[-1] >= 4 * x.shape[-2]:  # the same polynomials, of the small Gram matrix
+        gram = x @ x.mT
+        product = torch.eye(x.shape[-2], device=x.device)
+        for _ in range(iterations):
+            factor = b * gram + c * (gram @ gram)
+            factor.diagonal(dim1=-2, dim2=-1).add_(a)
+            product = factor @ product
+            gram = factor @ gram @ factor
+        x = product @ x
+        return x if wide else x.mT
+    x = x.bfloat16()
     for _ in range(iterations):
         gram = x @ x.mT
         x = a * x + (b * gram + c * (gram @ gram)) @ x

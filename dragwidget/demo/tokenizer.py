@@ -6,6 +6,7 @@ is spelt out in pieces.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections import Counter
@@ -70,7 +71,7 @@ def learn_merges(words: Iterable[str]) -> list[tuple[str, str]]:
     spelt = [[*word[:-1], word[-1] + _WORD_END] for word in words]
     merges = []
     while True:
-        pairs = Counter(p for s in spelt for p in zip(s, s[1:], strict=False))
+        pairs = Counter(p for s in spelt for p in itertools.pairwise(s))
         if not pairs:
             return merges
         best = min(pairs, key=lambda p: (-pairs[p], p[0] + p[1], p))

@@ -1,8 +1,8 @@
 """Train the embedded model from nothing: autoencoder, then text encoder and UNet together.
 
 `dragwidget demo train --preset cpu --out DIR [--resume]`. All pictures are drawn by
-`dragwidget.demo.scenes`. In DIR: checkpoints, loss curves, sample sheets, and `model/`, the model in
-diffusers' folder format, written at checkpoints and at the end.
+`dragwidget.demo.scenes`. In DIR: checkpoints, loss curves, a sample sheet, and `model/`, the model
+in diffusers' folder format, written at checkpoints and at the end.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from diffusers import AutoencoderKL
 from dragwidget.demo.architecture import PICTURE_SIZE, PRESETS, Preset
 from dragwidget.demo.autoencoder_stage import measure, settle, train_autoencoder
 from dragwidget.demo.loop import Training
+from dragwidget.demo.unet_stage import train_unet
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ def train(
     device: torch.device | str = "cpu",
     size: int = PICTURE_SIZE,
     only_autoencoder: bool = False,
+    helpers: int = 0,
 ) -> Iterator[dict[str, float | str]]:
     """Yield a record every ten steps: `stage`, `step`, `seconds`, `learning_rate`, `loss`.
 
@@ -43,6 +45,8 @@ def train(
         device: where to train.
         size: of the pictures, pixels.
         only_autoencoder: stop before the UNet.
+        helpers: processes beside this one that add gradients to the UNet's (CPU only). With any,
+            the same seed no longer gives the same bits.
     """
     out = Path(out)
     device = torch.device(device)
@@ -54,21 +58,21 @@ def train(
     autoencoder, training, records = train_autoencoder(preset, out, device, size, resume=resume)
     for record in records:
         yield {"stage": "autoencoder", **record}
-    _finish_autoencoder(autoencoder, training, preset, device, size)
+    _finish_autoencoder(autoencoder, training, device, size)
     if only_autoencoder:
         return
-    from dragwidget.demo.unet_stage import train_unet
-
-    for record in train_unet(preset, autoencoder, out, device, size, resume=resume):
+    for record in train_unet(
+        preset, autoencoder, out, device, size, resume=resume, helpers=helpers
+    ):
         yield {"stage": "unet", **record}
 
 
 def _finish_autoencoder(
-    model: AutoencoderKL, training: Training, preset: Preset, device: torch.device, size: int
+    model: AutoencoderKL, training: Training, device: torch.device, size: int
 ) -> None:
     """Averaged weights, settled and frozen; its numbers go to `autoencoder.json`, once."""
     training.average()
-    settle(model, preset, device, size)
+    settle(model, device, size)
     report = training.folder / "autoencoder.json"
     if not report.exists():
         numbers = {
@@ -88,6 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoints in OUT")
     parser.add_argument("--device", help="cpu, cuda, ..; by default what the preset is named for")
     parser.add_argument("--threads", type=int, help="processor threads")
+    parser.add_argument("--helpers", type=int, default=0, help="processes that add gradients")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--autoencoder-minutes", type=float, help="time budget of stage 1")
     parser.add_argument("--unet-minutes", type=float, help="time budget of stage 2")
@@ -119,6 +124,7 @@ def run(args: argparse.Namespace) -> int:
             resume=args.resume,
             device=device,
             only_autoencoder=args.only_autoencoder,
+            helpers=args.helpers,
         ):
             if time.monotonic() - last > 10:
                 last = time.monotonic()

@@ -1,0 +1,121 @@
+"""The model's folder, as diffusers reads it, and a sheet of its samples."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from PIL import Image
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from dragwidget.demo.architecture import (
+    Networks,
+    Preset,
+    build_scheduler,
+    build_text_encoder,
+    build_unet,
+)
+from dragwidget.demo.scenes import TRAINING_SEEDS, captions, sample_scenes
+
+SIZE_LIMIT = 25_000_000  # bytes of the whole folder
+# What the session starts from with this model: of the decoder's blocks the middle one serves best,
+# and self-attention is mutual in all of the decoder.
+RECOMMENDED = {"drag": {"feature_blocks": [2]}, "render": {"start_layer": 3}}
+
+
+def write_model(
+    folder: Path,
+    preset: Preset,
+    states: dict[str, dict[str, Tensor]],
+    autoencoder: AutoencoderKL,
+    tokenizer_folder: Path,
+) -> None:
+    """Write the pipeline in float16; an older one at the same place stays until this is whole.
+
+    Args:
+        folder: where to.
+        preset: with the sizes of the networks.
+        states: weights of "unet" and "text_encoder".
+        autoencoder: as trained.
+        tokenizer_folder: holds the tokenizer's files.
+    """
+    pipeline = _assemble(preset.networks, states, autoencoder, tokenizer_folder)
+    temporary = folder.with_name(folder.name + ".new")
+    shutil.rmtree(temporary, ignore_errors=True)
+    pipeline.save_pretrained(temporary, safe_serialization=True)
+    shutil.rmtree(temporary / "tokenizer")
+    shutil.copytree(tokenizer_folder, temporary / "tokenizer")
+    text = json.dumps({"recommended": RECOMMENDED}, indent=2) + "\n"
+    (temporary / "dragwidget.json").write_text(text)
+    size = sum(f.stat().st_size for f in temporary.rglob("*"))
+    if size > SIZE_LIMIT:
+        raise ValueError(f"the model has {size} bytes, more than the limit of {SIZE_LIMIT}")
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    temporary.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _assemble(
+    networks: Networks,
+    states: dict[str, dict[str, Tensor]],
+    autoencoder: AutoencoderKL,
+    tokenizer_folder: Path,
+) -> Any:
+    tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder)
+    unet = build_unet(networks)
+    unet.load_state_dict(states["unet"])
+    text_encoder = build_text_encoder(
+        networks,
+        len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    text_encoder.load_state_dict(states["text_encoder"])
+    half = {
+        "unet": unet,
+        "text_encoder": text_encoder,
+        "vae": copy.deepcopy(autoencoder).cpu(),
+    }
+    for module in half.values():
+        module.to(torch.float16, memory_format=torch.contiguous_format)
+    return StableDiffusionPipeline(
+        **half,
+        tokenizer=tokenizer,
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def write_samples(model: Path, path: Path, device: torch.device, count: int = 16) -> None:
+    """A sheet of pictures that the model makes from captions it has not seen."""
+    pipeline = StableDiffusionPipeline.from_pretrained(model).to(device, torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    pictures = pipeline(
+        captions(sample_scenes(range(TRAINING_SEEDS - count, TRAINING_SEEDS))),
+        num_inference_steps=30,
+        guidance_scale=2.0,
+        generator=torch.Generator().manual_seed(0),
+    ).images
+    contact_sheet(pictures, 8).save(path)
+
+
+def contact_sheet(pictures: list[Image.Image], columns: int) -> Image.Image:
+    """Pictures of one size side by side, row by row."""
+    width, height = pictures[0].size
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * width, rows * height), "white")
+    for i, picture in enumerate(pictures):
+        sheet.paste(picture, (i % columns * width, i // columns * height))
+    return sheet

@@ -1,0 +1,104 @@
+"""Other processes that add gradients of their own batches, however slowly their cores run.
+
+A helper computes on weights that may be a step or two old, and the main process never waits for
+it: a core that is half taken by other work still helps. A run with helpers is not reproducible to
+the bit, for when a gradient arrives depends on the machine.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, multiprocessing, nn
+
+_SPAWN = multiprocessing.get_context("spawn")
+
+
+class SharedGradients:
+    """Weights that flow to the helpers, and gradients that flow back, in shared memory."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        size = sum(p.numel() for p in parameters)
+        self.weights = torch.zeros(size).share_memory_()
+        self.sum = torch.zeros(size).share_memory_()  # of gradients, times their batch's size
+        self.count = torch.zeros((), dtype=torch.int64).share_memory_()  # pictures in `sum`
+        self.lock = _SPAWN.Lock()
+
+    @torch.no_grad()
+    def publish(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Main process: the newest weights."""
+        torch.cat([p.reshape(-1) for p in parameters], out=self.weights)
+
+    @torch.no_grad()
+    def fetch(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Helper: take the newest weights."""
+        for p, values in _split(self.weights, parameters):
+            p.copy_(values)
+
+    @torch.no_grad()
+    def give(self, parameters: Sequence[nn.Parameter], count: int) -> None:
+        """Helper: add the mean gradient over `count` pictures."""
+        with self.lock:
+            for p, total in _split(self.sum, parameters):
+                total.add_(_gradient(p), alpha=count)
+            self.count += count
+
+    @torch.no_grad()
+    def merge(self, parameters: Sequence[nn.Parameter], count: int) -> int:
+        """Main process: make `grad`, a mean over `count` pictures, the mean over all there are.
+
+        Returns how many pictures that is.
+        """
+        with self.lock:
+            all_of_them = count + int(self.count)
+            if all_of_them > count:
+                for p, total in _split(self.sum, parameters):
+                    _gradient(p).mul_(count).add_(total).div_(all_of_them)
+                self.sum.zero_()
+                self.count.zero_()
+        return all_of_them
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
+
+
+def _split(
+    flat: Tensor, parameters: Sequence[nn.Parameter]
+) -> Iterator[tuple[nn.Parameter, Tensor]]:
+    pieces = flat.split([p.numel() for p in parameters])
+    for p, piece in zip(parameters, pieces, strict=True):
+        yield p, piece.view(p.shape)
+
+
+@contextmanager
+def helping(count: int, work: Callable[..., None], *arguments: Any) -> Iterator[None]:
+    """Run `work(index, *arguments)` in `count` processes until the block is left."""
+    processes = [
+        _SPAWN.Process(target=_helper, args=(os.sched_getaffinity(0), work, i, *arguments))
+        for i in range(count)
+    ]
+    for process in processes:
+        process.daemon = True
+        process.start()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.terminate()
+            process.join()
+
+
+def _helper(taken: set[int], work: Callable[..., None], index: int, *arguments: Any) -> None:
+    """Keep off the cores that the main process is pinned to, where there are others."""
+    free = set(range(os.cpu_count() or 1)) - taken
+    if free:
+        os.sched_setaffinity(0, free)
+    torch.set_num_threads(1)
+    work(index, *arguments)
