@@ -64,13 +64,13 @@ class Preset:
 PRESETS = {
     "cpu": Preset(
         autoencoder=Stage(
-            steps=20_000, minutes=25, batch=4, learning_rate=2e-3, warmup=50, ema=0.995
+            steps=20_000, minutes=20, batch=4, learning_rate=2e-3, warmup=50, ema=0.995
         ),
         unet=Stage(
-            steps=50_000, minutes=68, batch=16, learning_rate=2e-3, warmup=100, weight_decay=0.01
+            steps=50_000, minutes=68, batch=16, learning_rate=1.5e-3, warmup=100, weight_decay=0.01
         ),
         first_bank=2048,
-        fresh=4,
+        fresh=3,
     ),
     "gpu": Preset(
         autoencoder=Stage(

@@ -23,8 +23,9 @@ class SharedGradients:
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         size = sum(p.numel() for p in parameters)
-        self.weights = torch.zeros(size).share_memory_()
-        self.sum = torch.zeros(size).share_memory_()  # of gradients, times their batch's size
+        self.weights = torch.zeros(size).share_memory_()  # type: ignore[no-untyped-call]
+        self.sum = torch.zeros(size).share_memory_()  # type: ignore[no-untyped-call]
+        # ^ of gradients, times their batch's size
         self.count = torch.zeros((), dtype=torch.int64).share_memory_()  # pictures in `sum`
         self.lock = _SPAWN.Lock()
 
