@@ -1,0 +1,271 @@
+"""How well a model drags, in a world where every answer is known.
+
+Each task is drawn, dragged, rendered, and explained by the instrument (``synthesis``), which says
+where the points really went. Beside it stand doing nothing, bending the picture alone, and the best
+that the model's autoencoder could do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dragwidget.bench.metrics import PERFECT, psnr, share_done
+from dragwidget.bench.synthesis import fit_scene
+from dragwidget.bench.warp import warp
+from dragwidget.demo.keypoints import POINTS
+from dragwidget.demo.tasks import DragTask, drag_task
+from dragwidget.diffusion.loading import load_model
+from dragwidget.diffusion.model import DiffusionModel
+from dragwidget.session import DragSession
+from dragwidget.settings import Settings
+from dragwidget.source import to_pixels
+
+__all__ = ["Job", "Row", "drag_scenes", "edit", "score", "summarise"]
+
+RESAMPLES = 4000  # of the bootstrap
+
+
+@dataclass(frozen=True)
+class Job:
+    """One task for one model, as plain data that another process can be handed.
+
+    Attributes:
+        kind: of the task; ``seed``: of its scene; ``size``: side of the picture, pixels.
+        model: as ``load_model`` takes it.
+        settings: of the edit; ``None``: what the model recommends.
+    """
+
+    kind: str
+    seed: int
+    model: str = "critters"
+    settings: Settings | None = None
+    size: int = 128
+
+
+@dataclass(frozen=True)
+class Score:
+    """What is measured of one picture that should be the task's true target.
+
+    Attributes:
+        share_done: of the drag, at most 1; 0 where the fit failed.
+        inside_psnr: against the true target inside the mask, dB.
+        outside_psnr: against the source outside the mask, dB.
+        fit_residual: root mean square of picture minus explanation, in the worst window.
+        fit_failed: no critter any more.
+        error: mean distance of the points from their targets, pixels.
+    """
+
+    share_done: float
+    inside_psnr: float
+    outside_psnr: float
+    fit_residual: float
+    fit_failed: bool
+    error: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One task's result.
+
+    Attributes:
+        edited: of the edit; ``nothing``, ``warped`` and ``autoencoder`` beside it.
+        source_psnr: of the source against the true target inside the mask, dB.
+        beats_source: the edit is nearer to the true target there than the source is.
+        tracking_error: mean distance of the tracked handles from where the points really went,
+            pixels.
+        seconds: wall time by phase.
+    """
+
+    kind: str
+    seed: int
+    edited: Score
+    nothing: Score
+    warped: Score
+    autoencoder: Score
+    source_psnr: float
+    beats_source: bool
+    tracking_error: float
+    steps: int
+    ended: str
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """An edit of a task: the picture (3, H, W) in [0, 1], and how it went."""
+
+    picture: Tensor
+    handles_xy: npt.NDArray[np.float64]
+    steps: int
+    ended: str
+    seconds: dict[str, float]
+
+
+def edit(task: DragTask, session: DragSession) -> Edit:
+    """Drag a task's source picture as a user would."""
+    seconds = {}
+    started = time.perf_counter()
+
+    def lap(phase: str) -> None:
+        nonlocal started
+        now = time.perf_counter()
+        seconds[phase], started = now - started, now
+
+    session.set_image(to_image(task.source), task.instructions.prompt)
+    session.prepare()
+    lap("prepare")
+    last = None
+    for last in session.drag(task.instructions):
+        pass
+    lap("drag")
+    picture = session.render()
+    lap("render")
+    handles = task.instructions.handles_xy if last is None else last.handles_xy
+    return Edit(to_tensor(picture), handles, len(session.history), str(session.ended), seconds)
+
+
+def score(task: DragTask, picture: Tensor) -> tuple[Score, npt.NDArray[np.float64]]:
+    """Measure a picture; return also where the task's points are in it, (N, 2) xy pixels."""
+    found = fit_scene(picture, task.source_scene, seed=task.seed)
+    points = found.points.xy[0, [POINTS.index(name) for name in task.points]].double().numpy()
+    drawn = task.instructions
+    inside = drawn.mask if drawn.mask is not None else np.ones(task.source.shape[1:], dtype=bool)
+    share = share_done(drawn.handles_xy, drawn.targets_xy, points)
+    result = Score(
+        share_done=0.0 if found.failed else share,
+        inside_psnr=psnr(picture, task.target, inside),
+        outside_psnr=psnr(picture, task.source, ~inside),
+        fit_residual=found.worst,
+        fit_failed=found.failed,
+        error=float(np.linalg.norm(points - drawn.targets_xy, axis=1).mean()),
+    )
+    return result, points
+
+
+def do_nothing(task: DragTask) -> Score:
+    """The score of the source picture itself, which needs no instrument."""
+    drawn = task.instructions
+    return Score(
+        share_done=0.0,
+        inside_psnr=psnr(task.source, task.target, drawn.mask),
+        outside_psnr=PERFECT,
+        fit_residual=0.0,
+        fit_failed=False,
+        error=float(np.linalg.norm(drawn.handles_xy - drawn.targets_xy, axis=1).mean()),
+    )
+
+
+def run_job(job: Job) -> tuple[Row, Tensor]:
+    """Edit and score one task; return its row, and the pictures of it for a grid.
+
+    Returns:
+        The row, and (4, 3, H, W): source, reconstruction by the autoencoder, edit, truth.
+    """
+    task = drag_task(job.kind, job.seed, job.size)
+    session = DragSession(_model(job.model))
+    if job.settings is not None:
+        session.settings = job.settings
+    made = edit(task, session)
+    started = time.perf_counter()
+    edited, points = score(task, made.picture)
+    truth = round_trip(session.model, task.target)
+    nothing = do_nothing(task)
+    row = Row(
+        kind=task.kind,
+        seed=task.seed,
+        edited=edited,
+        nothing=nothing,
+        warped=score(task, warp(task.source, task.instructions))[0],
+        autoencoder=score(task, truth)[0],
+        source_psnr=nothing.inside_psnr,
+        beats_source=edited.inside_psnr > nothing.inside_psnr,
+        tracking_error=float(np.linalg.norm(made.handles_xy - points, axis=1).mean()),
+        steps=made.steps,
+        ended=made.ended,
+        seconds={**made.seconds, "score": time.perf_counter() - started},
+    )
+    source = round_trip(session.model, task.source)
+    return row, torch.stack([task.source, source, made.picture, task.target])
+
+
+def drag_scenes(
+    jobs: Sequence[Job], executor: Executor | None = None
+) -> Iterator[tuple[Row, Tensor]]:
+    """Run jobs here, or by any executor with ``map``; yield each as ``run_job``, in their order."""
+    yield from map(run_job, jobs) if executor is None else executor.map(run_job, jobs)
+
+
+def summarise(rows: Sequence[Row]) -> dict[str, Any]:
+    """What the rows say together; see ``dragwidget bench scenes``."""
+    kinds = sorted({row.kind for row in rows})
+    return {
+        "n": len(rows),
+        "share_done": bootstrap([row.edited.share_done for row in rows]),
+        "by_kind": {
+            kind: bootstrap([row.edited.share_done for row in rows if row.kind == kind])
+            for kind in kinds
+        },
+        "outside_psnr": _mean([row.edited.outside_psnr for row in rows]),
+        "inside_psnr": _mean([row.edited.inside_psnr for row in rows]),
+        "source_psnr": _mean([row.source_psnr for row in rows]),
+        "beats_source": _mean([row.beats_source for row in rows]),
+        "fit_failures": sum(row.edited.fit_failed for row in rows),
+        "tracking_error": _mean([row.tracking_error for row in rows]),
+        "seconds": {
+            phase: _mean([row.seconds[phase] for row in rows]) for phase in rows[0].seconds
+        },
+        "beside": {
+            name: {
+                "share_done": bootstrap([getattr(row, name).share_done for row in rows]),
+                "inside_psnr": _mean([getattr(row, name).inside_psnr for row in rows]),
+                "fit_failures": sum(getattr(row, name).fit_failed for row in rows),
+            }
+            for name in ("nothing", "warped", "autoencoder")
+        },
+        "rows": [asdict(row) for row in rows],
+    }
+
+
+def bootstrap(values: Sequence[float]) -> dict[str, float]:
+    """Mean and its 95 % interval by resampling the values."""
+    array = np.asarray(values, dtype=np.float64)
+    draws = np.random.default_rng(0).integers(len(array), size=(RESAMPLES, len(array)))
+    low, high = np.percentile(array[draws].mean(axis=1), [2.5, 97.5])
+    return {"mean": float(array.mean()), "low": float(low), "high": float(high)}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))
+
+
+def to_image(picture: Tensor) -> Image.Image:
+    """(3, H, W) in [0, 1] -> a Pillow picture, to the nearest of 256 levels."""
+    levels = (picture.clamp(0, 1) * 255).round().to(torch.uint8)
+    return Image.fromarray(levels.permute(1, 2, 0).numpy())
+
+
+def to_tensor(picture: Image.Image) -> Tensor:
+    """A Pillow picture -> (3, H, W) in [0, 1]."""
+    return torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1).float() / 255
+
+
+def round_trip(model: DiffusionModel, picture: Tensor) -> Tensor:
+    """What the autoencoder makes of a picture (3, H, W)."""
+    decoded = model.decode(model.encode(np.asarray(to_image(picture))))
+    return to_tensor(Image.fromarray(to_pixels(decoded)))
+
+
+@lru_cache(maxsize=1)
+def _model(name: str) -> DiffusionModel:
+    return load_model(name)
