@@ -183,7 +183,7 @@ class Training:
         if not self.curve:
             return
         with (self.folder / f"{self.name}.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(self.curve[0]))
+            writer = csv.DictWriter(file, fieldnames=list(self.curve[-1]), restval="")
             writer.writeheader()
             writer.writerows(self.curve)
         plot_curve(self.curve, self.name, self.folder / f"{self.name}.png")
