@@ -1,7 +1,45 @@
 """What all tests share."""
 
+import os
+import shutil
+import sys
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test needs a network; read when the hub's client is loaded
+
+import pytest
 from hypothesis import settings
 
 # No deadline for one example: a busy machine is slow, which is no fault of the code.
 settings.register_profile("dragwidget", deadline=None, max_examples=50)
 settings.load_profile("dragwidget")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread_and_the_same_bits():
+    torch = sys.modules.get("torch")  # loaded by now, if any test that was chosen needs it
+    if torch is None:
+        return
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    """A tiny model of the shape of Stable Diffusion 1.x, as diffusers saves it. Read only."""
+    from tiny_models import write_model
+
+    return write_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder):
+    """The same, loaded. Read only."""
+    from dragwidget.diffusion.loading import load_model
+
+    return load_model(tiny_folder, device="cpu", dtype="float32")
+
+
+@pytest.fixture
+def broken(tiny_folder, tmp_path):
+    """A copy of the tiny model's folder, to be broken."""
+    return shutil.copytree(tiny_folder, tmp_path / "broken")

@@ -44,8 +44,8 @@ class FeatureMap:
 
     def _sample(self, block: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         precision = torch.promote_types(block.dtype, torch.float32)
-        down = _weights(rows.to(block.device), block.shape[1], self.grid[0]).to(precision)
-        across = _weights(columns.to(block.device), block.shape[2], self.grid[1]).to(precision)
+        down = _weights(rows.to(block.device, precision), block.shape[1], self.grid[0])
+        across = _weights(columns.to(block.device, precision), block.shape[2], self.grid[1])
         return down @ block.to(precision) @ across.T
 
     def full(self) -> Tensor:
