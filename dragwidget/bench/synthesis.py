@@ -1,0 +1,191 @@
+"""Where did the point really go? Analysis by synthesis: fit the world's parameters to a picture.
+
+A picture of the world is explained by 18 numbers. Given an edited picture, find the scene whose
+picture is nearest to it, by least squares through the renderer, and read the keypoints there: no
+network judges another one.
+
+The fit is blind to the answer. It knows the source scene (the kind of animal, the time of day, and
+where to begin), never the instructions nor the true target. It begins from the source, from a
+greedy search round it, and from random scenes near it, and keeps what explains the picture best.
+Coarse pictures first: there, far displacements still overlap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from dragwidget.bench.metrics import worst_window
+from dragwidget.demo.keypoints import Keypoints, keypoints
+from dragwidget.demo.parameters import CONTINUOUS, RANGES, Scenes
+from dragwidget.demo.random_numbers import uniform
+from dragwidget.demo.scenes import render
+
+# Above this `worst_window` between the picture and its explanation, it is no critter any more.
+NOT_A_CRITTER = 0.12
+
+# What is searched together by the greedy search, and how far, in shares of the parameter's range.
+_GROUPS: tuple[tuple[tuple[str, ...], float], ...] = (
+    (("sun_x", "sun_y"), 0.45),
+    (("mountain_x", "mountain_y"), 0.40),
+    (("x", "y"), 0.45),
+    (("yaw", "pitch"), 0.60),
+    (("ears",), 0.80),
+    (("eyes",), 0.80),
+    (("mouth",), 0.80),
+    (("sun_x", "sun_y"), 0.30),
+)
+_SEARCHED = 16  # scenes drawn for each group
+_RANDOM_STARTS = 2
+_LEEWAY = 0.08  # how far beyond its range a parameter may go, in shares of the range
+_STEP = 0.01  # of the difference quotients, in shares of the range
+_LEVELS = ((32, 8, 1.0), (64, 6, 0.25), (128, 4, 0.12))  # (size, iterations, robust scale)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The explanation of a picture.
+
+    `scene`: a batch of one; `points`: its keypoints in pixels of the picture; `residual`: root mean
+    square difference between picture and explanation; `worst`: the same in the worst window.
+    """
+
+    scene: Scenes
+    points: Keypoints
+    residual: float
+    worst: float
+
+    @property
+    def failed(self) -> bool:
+        """The picture is not a critter any more: what the fit says of it means nothing."""
+        return self.worst > NOT_A_CRITTER
+
+
+def fit_scene(picture: Tensor, source: Scenes, seed: int = 0) -> Fit:
+    """Explain a picture (3, size, size) in [0, 1] that was made from the scene `source` (one).
+
+    `seed` draws the random starts; equal arguments give equal results.
+    """
+    with torch.no_grad():
+        return _fit(picture, source, seed)
+
+
+def _fit(picture: Tensor, source: Scenes, seed: int) -> Fit:
+    size = picture.shape[-1]
+    start = _normalised(source)  # (1, P)
+    numbers = torch.tensor(uniform([seed], 4096, stream=300)[0], dtype=torch.float32)
+    problem = _Problem(picture, source, _LEVELS[0])
+    begin = torch.cat([start, *_starts(problem, start, numbers)])
+    z, cost = begin, None
+    for level in _LEVELS:
+        problem = _Problem(picture, source, level)
+        z, cost = problem.solve(z)
+        # Only what may still win goes on to the finer and dearer level.
+        keep = 2 if level[0] < 64 else 1
+        z = z[cost.argsort()[:keep]]
+    scene = _scenes(z[:1], source)
+    drawn = render(scene, size)[0]
+    return Fit(
+        scene,
+        keypoints(scene, size),
+        float((drawn - picture).square().mean().sqrt()),
+        worst_window(drawn, picture),
+    )
+
+
+class _Problem:
+    """Robust least squares between a picture and scenes, at one size."""
+
+    def __init__(self, picture: Tensor, source: Scenes, level: tuple[int, int, float]) -> None:
+        self.size, self.iterations, self.scale = level
+        self.source = source
+        self.wanted = self.reduced(picture)  # (N,)
+        # A picture drawn small differs from one made small (its outlines are as wide in pixels).
+        # The source tells by how much; so a source that was not edited is met exactly.
+        self.wanted += self.drawn(source)[0] - self.reduced(render(source, picture.shape[-1])[0])
+
+    def reduced(self, picture: Tensor) -> Tensor:
+        """(3, any, any) -> (N,)."""
+        return interpolate(picture[None], (self.size, self.size), mode="area").flatten()
+
+    def drawn(self, scenes: Scenes) -> Tensor:
+        """(B, N)."""
+        return render(scenes, self.size).flatten(1)
+
+    def residuals(self, z: Tensor) -> Tensor:
+        """(B, P) -> (B, N)."""
+        return self.drawn(_scenes(z, self.source)) - self.wanted
+
+    def cost(self, residuals: Tensor) -> Tensor:
+        """(B, N) -> (B,): Cauchy's loss, which forgives what the world cannot draw."""
+        return torch.log1p((residuals / self.scale) ** 2).mean(1) * self.scale**2
+
+    def solve(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Levenberg-Marquardt on all starts (B, P) at once: the ends, and their costs (B,)."""
+        count, width = z.shape
+        residuals = self.residuals(z)
+        cost = self.cost(residuals)
+        damping = torch.full((count,), 1e-2)
+        eye = torch.eye(width)
+        for _ in range(self.iterations):
+            # Away from the nearer border, so that both ends of the quotient are in the world.
+            step = torch.where(z > 0.5, -_STEP, _STEP)  # (B, P)
+            near = (z[:, None] + torch.diag_embed(step)).flatten(0, 1)
+            slopes = self.residuals(near).unflatten(0, (count, width)) - residuals[:, None]
+            slopes = slopes / step[..., None]  # (B, P, N)
+            weight = 1 / (1 + (residuals / self.scale) ** 2)
+            weighted = slopes * weight[:, None]
+            normal = weighted @ slopes.transpose(1, 2)
+            gradient = (weighted @ residuals[..., None])[..., 0]
+            diagonal = torch.diagonal(normal, dim1=1, dim2=2)
+            ridge = damping[:, None] * diagonal + 1e-5 * diagonal.amax(1, keepdim=True)
+            move = torch.linalg.solve(normal + eye * ridge[..., None], gradient)
+            tried = (z - move.clamp(-0.3, 0.3)).clamp(-_LEEWAY, 1 + _LEEWAY)
+            new = self.residuals(tried)
+            new_cost = self.cost(new)
+            better = new_cost < cost
+            z = torch.where(better[:, None], tried, z)
+            residuals = torch.where(better[:, None], new, residuals)
+            cost = torch.where(better, new_cost, cost)
+            damping = torch.where(better, damping * 0.2, damping * 8)
+            if bool((move.abs().amax(1) < 2e-4).all()):
+                break
+        return z, cost
+
+
+def _starts(problem: _Problem, start: Tensor, numbers: Tensor) -> list[Tensor]:
+    """Scenes to begin from besides the source: the end of a greedy search, and random ones."""
+    best, used = start, 0
+    for names, reach in _GROUPS:
+        columns = [CONTINUOUS.index(name) for name in names]
+        draws = numbers[used : used + _SEARCHED * len(columns)].view(_SEARCHED, len(columns))
+        used += draws.numel()
+        tried = best.repeat(_SEARCHED + 1, 1)
+        tried[1:, columns] += (2 * draws - 1) * reach
+        tried = tried.clamp(0, 1)
+        best = tried[problem.cost(problem.residuals(tried)).argmin()][None]
+    moved = [CONTINUOUS.index(name) for names, _ in _GROUPS[:-1] for name in names]
+    draws = numbers[used : used + _RANDOM_STARTS * len(moved)].view(_RANDOM_STARTS, len(moved))
+    near = start.repeat(_RANDOM_STARTS, 1)
+    near[:, moved] += (2 * draws - 1) * 0.3
+    return [best, near.clamp(0, 1)]
+
+
+def _bounds() -> tuple[Tensor, Tensor]:
+    low, high = torch.tensor(list(RANGES.values())).unbind(1)
+    return low, high
+
+
+def _normalised(scenes: Scenes) -> Tensor:
+    """(B, P): every parameter in shares of its range."""
+    low, high = _bounds()
+    return (scenes.vector() - low) / (high - low)
+
+
+def _scenes(z: Tensor, source: Scenes) -> Scenes:
+    """The scenes of normalised parameters (B, P), of the source's kind and time of day."""
+    low, high = _bounds()
+    return source[torch.zeros(len(z), dtype=torch.long)].with_vector(low + z * (high - low))
