@@ -122,8 +122,8 @@ class Dragging:
         node = self.history.current
         grid = self._grid(settings)
         cells = on_grid(instructions, grid, (node.latent.shape[2], node.latent.shape[3]))
-        masked = cells.mask is not None and settings.region_weight > 0
-        evaluation = self._evaluation(node, settings, previous=masked)
+        region = cells.mask is not None and settings.region_weight > 0
+        evaluation = self._evaluation(node, settings, previous=region)
         handles, born = self._handles(node, instructions)
         drawn = torch.from_numpy(cells.handles_rc)
         nodes = self.history.nodes
@@ -140,14 +140,12 @@ class Dragging:
         )
         problem = Problem(
             targets=torch.from_numpy(cells.targets_rc),
+            frozen=None if cells.mask is None else frozen_cells(cells.mask, node.latent),
             prior=self._prior() if settings.prior_weight > 0 else None,
         )
-        if masked and cells.mask is not None:
-            problem = replace(
-                problem,
-                frozen=frozen_cells(cells.mask, node.latent),
-                reference=self._look(nodes[0], settings, previous=True).previous,
-            )
+        if region:
+            start = self._look(nodes[0], settings, previous=True)
+            problem = replace(problem, reference=start.previous)
         return state, problem, evaluation, born
 
     def _handles(

@@ -117,6 +117,9 @@ class DragSettings:
         template: what the patch should look like after its step: the patch where the handle is
             ``"current"``-ly (the paper, equation 3), or where it was ``"original"``-ly
             (GoodDrag, section 4.2).
+        start: where the latent starts: ``"inverted"``, as it is (the paper), or ``"warped"``, bent
+            in the first step so that handles lie on their targets (after FastDrag, arXiv
+            2405.15769).
         feature_blocks: which decoder features are compared: 0 is the mid block, i is
             ``up_blocks[i - 1]``. 3 is the paper's choice (figure 8).
         feature_scale: cells of the feature grid per image pixel, in (0, 1].
@@ -132,6 +135,7 @@ class DragSettings:
     stop_distance: float = 2.0
     patience: int = 0
     template: Literal["current", "original"] = "current"
+    start: Literal["inverted", "warped"] = "inverted"
     feature_blocks: tuple[int, ...] = (3,)
     feature_scale: float = 0.5
 
@@ -146,6 +150,7 @@ class DragSettings:
         _number(self, "stop_distance", 0, 1000, low_included=False)
         _number(self, "patience", 0, 100_000)
         _choice(self, "template", ("current", "original"))
+        _choice(self, "start", ("inverted", "warped"))
         _number(self, "feature_scale", 0, 1, low_included=False)
         object.__setattr__(self, "feature_blocks", _blocks(self.feature_blocks))
 

@@ -24,6 +24,7 @@ from dragwidget.drag.features import FeatureMap
 from dragwidget.drag.optimizer import Moments, adam_step, loss_scale
 from dragwidget.drag.supervision import Anchor, GaussianPrior, motion_supervision, region_loss
 from dragwidget.drag.tracking import distances, track_points
+from dragwidget.drag.warping import warp_latent
 from dragwidget.instructions import DragInstructions, from_grid, on_grid
 from dragwidget.settings import DragSettings
 
@@ -124,7 +125,7 @@ class Problem:
         targets: (N, 2) as (row, column) feature cells, float32.
         frozen: 1 where nothing may change, (h, w) latent cells; ``None``: all may change.
         reference: the latent before the drag, one DDIM step nearer to the picture, (1, c, h, w);
-            needed with ``frozen``.
+            needed for the region term.
         prior: needed with ``prior_weight > 0``.
     """
 
@@ -210,9 +211,9 @@ def losses(
             templates=state.anchors if settings.template == "original" else None,
         )
     }
-    if problem.frozen is not None and settings.region_weight > 0:
+    if problem.reference is not None and settings.region_weight > 0:
         assert evaluation.previous is not None
-        assert problem.reference is not None
+        assert problem.frozen is not None
         kept = region_loss(evaluation.previous, problem.reference, problem.frozen)
         terms["region"] = settings.region_weight * kept
     if problem.prior is not None and settings.prior_weight > 0:
@@ -229,7 +230,9 @@ def advance(
     evaluation: Evaluation,
     settings: DragSettings,
 ) -> tuple[DragState, Evaluation, dict[str, float]]:
-    """One drag step: go down the gradient at this state, then look where the handles went.
+    """One drag step: change the latent, then look where the handles went.
+
+    The latent goes down the gradient; with ``settings.start == "warped"`` the first step bends it.
 
     Args:
         evaluation: of ``state.latent``; its graph is used up.
@@ -240,6 +243,42 @@ def advance(
     Raises:
         ArithmeticError: the loss or its gradient is not finite; nothing was changed.
     """
+    values: dict[str, float] = {}
+    if settings.start == "warped" and state.index == 0:
+        latent, moments, expected = (
+            _bend(state, problem, evaluation),
+            state.moments,
+            problem.targets,
+        )
+    else:
+        latent, moments, values = _descend(state, problem, evaluation, settings)
+        expected = state.handles
+    ahead = evaluate(
+        model,
+        latent,
+        schedule,
+        timestep,
+        evaluation.features.grid,
+        settings,
+        previous=problem.reference is not None,
+    )
+    handles = track_points(ahead.features, expected, state.anchors, radius=settings.tracking_radius)
+    moved = not torch.equal(handles, state.handles)
+    after = replace(
+        state,
+        latent=latent,
+        handles=handles,
+        moments=moments,
+        index=state.index + 1,
+        still=0 if moved else state.still + 1,
+    )
+    return after, ahead, values
+
+
+def _descend(
+    state: DragState, problem: Problem, evaluation: Evaluation, settings: DragSettings
+) -> tuple[Tensor, Moments, dict[str, float]]:
+    """The latent one step of Adam down the loss; Adam's memory; the terms of the loss."""
     with torch.enable_grad():
         terms = losses(state, problem, evaluation, settings)
         total = torch.stack([term.to(state.latent.device) for term in terms.values()]).sum()
@@ -254,28 +293,15 @@ def advance(
             f"{evaluation.features.blocks[0].dtype}"
         )
     latent, moments = adam_step(state.latent, gradient, state.moments, settings.learning_rate)
-    ahead = evaluate(
-        model,
-        latent,
-        schedule,
-        timestep,
-        evaluation.features.grid,
-        settings,
-        previous=problem.frozen is not None,
-    )
-    handles = track_points(
-        ahead.features, state.handles, state.anchors, radius=settings.tracking_radius
-    )
-    moved = not torch.equal(handles, state.handles)
-    after = replace(
-        state,
-        latent=latent,
-        handles=handles,
-        moments=moments,
-        index=state.index + 1,
-        still=0 if moved else state.still + 1,
-    )
-    return after, ahead, values
+    return latent, moments, values
+
+
+def _bend(state: DragState, problem: Problem, evaluation: Evaluation) -> Tensor:
+    """The latent with every handle's content carried to its target."""
+    size = torch.tensor(state.latent.shape[2:])
+    scale = size / torch.tensor(evaluation.features.grid)
+    handles, targets = ((cells + 0.5) * scale - 0.5 for cells in (state.handles, problem.targets))
+    return warp_latent(state.latent, handles, targets, problem.frozen)
 
 
 def ended(state: DragState, problem: Problem, settings: DragSettings) -> Ended | None:
@@ -335,9 +361,8 @@ def drag(
     width, height = instructions.size
     grid = grid or settings.grid(height, width)
     cells = on_grid(instructions, grid, (latent.shape[2], latent.shape[3]))
-    evaluation = evaluate(
-        model, latent, schedule, timestep, grid, settings, previous=cells.mask is not None
-    )
+    region = cells.mask is not None and settings.region_weight > 0
+    evaluation = evaluate(model, latent, schedule, timestep, grid, settings, previous=region)
     state = start(evaluation, torch.from_numpy(cells.handles_rc))
     problem = Problem(
         targets=torch.from_numpy(cells.targets_rc),
