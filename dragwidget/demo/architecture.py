@@ -11,6 +11,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from dragwidget.demo.tokenizer import MAX_TOKENS
 
+# What diffusers and transformers make: their types hide the methods of the module within.
+Model = Any
 PICTURE_SIZE = 128  # pixels
 LATENT_SIZE = 32  # cells; the autoencoder shrinks by 4
 
@@ -91,10 +93,10 @@ PRESETS = {
 }
 
 
-def build_autoencoder(networks: Networks) -> AutoencoderKL:
+def build_autoencoder(networks: Networks) -> Model:
     """f = 4, four latent channels, no attention. `scaling_factor` is set after training."""
     depth = len(networks.autoencoder_channels)
-    return AutoencoderKL(
+    return AutoencoderKL(  # type: ignore[no-untyped-call]
         in_channels=3,
         out_channels=3,
         down_block_types=("DownEncoderBlock2D",) * depth,
@@ -110,9 +112,9 @@ def build_autoencoder(networks: Networks) -> AutoencoderKL:
     )
 
 
-def build_unet(networks: Networks) -> UNet2DConditionModel:
+def build_unet(networks: Networks) -> Model:
     """Stable Diffusion's layout with one layer a block; attention at the two lower resolutions."""
-    return UNet2DConditionModel(
+    return UNet2DConditionModel(  # type: ignore[no-untyped-call]
         sample_size=LATENT_SIZE,
         in_channels=4,
         out_channels=4,
@@ -126,7 +128,7 @@ def build_unet(networks: Networks) -> UNet2DConditionModel:
     )
 
 
-def build_text_encoder(networks: Networks, vocabulary: int, **tokens: int) -> CLIPTextModel:
+def build_text_encoder(networks: Networks, vocabulary: int, **tokens: Any) -> Model:
     """`tokens`: bos_token_id, eos_token_id, pad_token_id of the tokenizer."""
     return CLIPTextModel(
         CLIPTextConfig(
@@ -142,9 +144,9 @@ def build_text_encoder(networks: Networks, vocabulary: int, **tokens: int) -> CL
     )
 
 
-def build_scheduler() -> DDIMScheduler:
+def build_scheduler() -> Any:
     """Stable Diffusion's noise schedule."""
-    return DDIMScheduler(
+    return DDIMScheduler(  # type: ignore[no-untyped-call]
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",

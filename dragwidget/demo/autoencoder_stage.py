@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
-from torch import Tensor, nn
+from torch import Tensor
 
-from dragwidget.demo.architecture import Preset, autocast, build_autoencoder
+from dragwidget.demo.architecture import Model, Preset, autocast, build_autoencoder
 from dragwidget.demo.feed import VALIDATION_SEEDS, pictures
 from dragwidget.demo.loop import Training
 
@@ -21,7 +20,7 @@ _SPREAD_WEIGHT = 1e-3  # of the mean square of the latents: what is left of the 
 _SCRIBBLE_EVERY = 10
 
 
-def make_autoencoder(preset: Preset) -> AutoencoderKL:
+def make_autoencoder(preset: Preset) -> Model:
     """A fresh one, its log-variance head frozen to POSTERIOR_DEVIATION."""
     model = build_autoencoder(preset.networks)
     head = model.encoder.conv_out
@@ -40,7 +39,7 @@ def make_autoencoder(preset: Preset) -> AutoencoderKL:
 
 def train_autoencoder(
     preset: Preset, folder: Path, device: torch.device, size: int, *, resume: bool
-) -> tuple[AutoencoderKL, Training, Iterator[dict[str, float]]]:
+) -> tuple[Model, Training, Iterator[dict[str, float]]]:
     """The model, its training, and the records to iterate over; finish with `settle`."""
     torch.manual_seed(preset.seed)
     model = make_autoencoder(preset).to(device)
@@ -53,7 +52,7 @@ def train_autoencoder(
 
 
 def _loss(
-    model: AutoencoderKL, training: Training, preset: Preset, device: torch.device, size: int
+    model: Model, training: Training, preset: Preset, device: torch.device, size: int
 ) -> Callable[[], Tensor]:
     batch = preset.autoencoder.batch
 
@@ -64,16 +63,16 @@ def _loss(
         with autocast(device, preset.precision):
             mean = model.encode(drawn).latent_dist.mean
             noise = torch.randn(mean.shape, generator=training.generator).to(mean)
-            decoded = model.decode(mean + POSTERIOR_DEVIATION * noise).sample
+            decoded: Tensor = model.decode(mean + POSTERIOR_DEVIATION * noise).sample
         error = decoded.float() - drawn
-        spread = mean.float().square().mean()
+        spread: Tensor = mean.float().square().mean()
         return error.abs().mean() + 4 * error.square().mean() + _SPREAD_WEIGHT * spread
 
     return loss
 
 
 @torch.no_grad()
-def settle(model: AutoencoderKL, device: torch.device, size: int) -> None:
+def settle(model: Model, device: torch.device, size: int) -> None:
     """After training: take out the mean colour error, and store `scaling_factor` = 1 / deviation.
 
     Both are measured on 256 training pictures, in float32. A quarter of a grey level is left on
@@ -94,9 +93,7 @@ def settle(model: AutoencoderKL, device: torch.device, size: int) -> None:
 
 
 @torch.no_grad()
-def measure(
-    model: nn.Module, device: torch.device, size: int, count: int = 500
-) -> dict[str, float]:
+def measure(model: Model, device: torch.device, size: int, count: int = 500) -> dict[str, float]:
     """Round trip of validation pictures: PSNR (dB, mean over pictures), colour errors (of 255)."""
     ratios, errors = [], []
     for start in range(0, count, 20):
@@ -116,9 +113,9 @@ def measure(
     }
 
 
-def roundtrip(model: nn.Module, drawn: Tensor) -> Tensor:
+def roundtrip(model: Model, drawn: Tensor) -> Tensor:
     """(B, 3, H, W) in [-1, 1] -> decoded again, in [0, 1]."""
-    decoded = model.decode(model.encode(drawn).latent_dist.mean).sample  # type: ignore[operator]
+    decoded: Tensor = model.decode(model.encode(drawn).latent_dist.mean).sample
     return (decoded / 2 + 0.5).clamp(0, 1)
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor
 from transformers import CLIPTokenizer
 
 from dragwidget.demo.architecture import (
+    Model,
     Networks,
     Preset,
     build_scheduler,
@@ -33,7 +34,7 @@ def write_model(
     folder: Path,
     preset: Preset,
     states: dict[str, dict[str, Tensor]],
-    autoencoder: AutoencoderKL,
+    autoencoder: Model,
     tokenizer_folder: Path,
 ) -> None:
     """Write the pipeline in float16; an older one at the same place stays until this is whole.
@@ -67,7 +68,7 @@ def write_model(
 def _assemble(
     networks: Networks,
     states: dict[str, dict[str, Tensor]],
-    autoencoder: AutoencoderKL,
+    autoencoder: Model,
     tokenizer_folder: Path,
 ) -> Any:
     tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder)
@@ -88,7 +89,7 @@ def _assemble(
     }
     for module in half.values():
         module.to(torch.float16, memory_format=torch.contiguous_format)
-    return StableDiffusionPipeline(
+    return StableDiffusionPipeline(  # type: ignore[no-untyped-call]
         **half,
         tokenizer=tokenizer,
         scheduler=build_scheduler(),
@@ -100,7 +101,8 @@ def _assemble(
 
 def write_samples(model: Path, path: Path, device: torch.device, count: int = 16) -> None:
     """A sheet of pictures that the model makes from captions it has not seen."""
-    pipeline = StableDiffusionPipeline.from_pretrained(model).to(device, torch.float32)
+    pipeline: Any = StableDiffusionPipeline.from_pretrained(model)  # type: ignore[no-untyped-call]
+    pipeline = pipeline.to(device, torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     pictures = pipeline(
         captions(sample_scenes(range(TRAINING_SEEDS - count, TRAINING_SEEDS))),

@@ -26,7 +26,8 @@ class SharedGradients:
         self.weights = torch.zeros(size).share_memory_()  # type: ignore[no-untyped-call]
         self.sum = torch.zeros(size).share_memory_()  # type: ignore[no-untyped-call]
         # ^ of gradients, times their batch's size
-        self.count = torch.zeros((), dtype=torch.int64).share_memory_()  # pictures in `sum`
+        pictures = torch.zeros((), dtype=torch.int64)  # in `sum`
+        self.count = pictures.share_memory_()  # type: ignore[no-untyped-call]
         self.lock = _SPAWN.Lock()
 
     @torch.no_grad()
@@ -73,7 +74,7 @@ def _gradient(parameter: nn.Parameter) -> Tensor:
 def _split(
     flat: Tensor, parameters: Sequence[nn.Parameter]
 ) -> Iterator[tuple[nn.Parameter, Tensor]]:
-    pieces = flat.split([p.numel() for p in parameters])
+    pieces = torch.split(flat, [p.numel() for p in parameters])
     for p, piece in zip(parameters, pieces, strict=True):
         yield p, piece.view(p.shape)
 

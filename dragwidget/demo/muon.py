@@ -20,7 +20,7 @@ def orthogonalize(matrices: Tensor, iterations: int = 5) -> Tensor:
     """(B, m, n) -> (B, m, n) with singular values near 1."""
     a, b, c = _COEFFICIENTS
     wide = matrices.shape[-2] <= matrices.shape[-1]
-    x = matrices if wide else matrices.mT
+    x: Tensor = matrices if wide else matrices.mT
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     if x.shape[-1] >= 4 * x.shape[-2]:  # the same polynomials, of the small Gram matrix
         gram = x @ x.mT
@@ -31,11 +31,11 @@ def orthogonalize(matrices: Tensor, iterations: int = 5) -> Tensor:
             product = factor @ product
             gram = factor @ gram @ factor
         x = product @ x
-        return x if wide else x.mT
-    x = x.bfloat16()
-    for _ in range(iterations):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    else:
+        x = x.bfloat16()
+        for _ in range(iterations):
+            gram = x @ x.mT
+            x = a * x + (b * gram + c * (gram @ gram)) @ x
     return x if wide else x.mT
 
 

@@ -59,7 +59,8 @@ def write_tokenizer(captions: Iterable[str], folder: Path) -> CLIPTokenizer:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
     special = {k: v for k, v in settings.items() if k.endswith("_token")}
     (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n", "utf-8")
-    return CLIPTokenizer.from_pretrained(folder)
+    tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder)
+    return tokenizer
 
 
 def learn_merges(words: Iterable[str]) -> list[tuple[str, str]]:
@@ -69,7 +70,7 @@ def learn_merges(words: Iterable[str]) -> list[tuple[str, str]]:
     [('a', 'b'), ('a', 'b</w>'), ('ab', 'c</w>')]
     """
     spelt = [[*word[:-1], word[-1] + _WORD_END] for word in words]
-    merges = []
+    merges: list[tuple[str, str]] = []
     while True:
         pairs = Counter(p for s in spelt for p in itertools.pairwise(s))
         if not pairs:

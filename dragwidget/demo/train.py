@@ -16,9 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
 
-from dragwidget.demo.architecture import PICTURE_SIZE, PRESETS, Preset
+from dragwidget.demo.architecture import PICTURE_SIZE, PRESETS, Model, Preset
 from dragwidget.demo.autoencoder_stage import measure, settle, train_autoencoder
 from dragwidget.demo.loop import Training
 from dragwidget.demo.unet_stage import train_unet
@@ -67,9 +66,7 @@ def train(
         yield {"stage": "unet", **record}
 
 
-def _finish_autoencoder(
-    model: AutoencoderKL, training: Training, device: torch.device, size: int
-) -> None:
+def _finish_autoencoder(model: Model, training: Training, device: torch.device, size: int) -> None:
     """Averaged weights, settled and frozen; its numbers go to `autoencoder.json`, once."""
     training.average()
     settle(model, device, size)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from transformers import CLIPTokenizer
 
 from dragwidget.demo.architecture import (
+    Model,
     Preset,
     autocast,
     build_scheduler,
@@ -37,7 +37,7 @@ _EDITED_SHARE, _EDITED_RANGE = 0.2, 800
 
 def train_unet(
     preset: Preset,
-    autoencoder: AutoencoderKL,
+    autoencoder: Model,
     folder: Path,
     device: torch.device,
     size: int,
@@ -104,7 +104,7 @@ def help_training(
     shared: SharedGradients,
     names: list[str],
     preset: Preset,
-    autoencoder: AutoencoderKL,
+    autoencoder: Model,
     folder: Path,
     size: int,
 ) -> None:
@@ -134,7 +134,7 @@ class Data:
     def __init__(
         self,
         parts: dict[str, Any],
-        autoencoder: AutoencoderKL,
+        autoencoder: Model,
         tokenizer: CLIPTokenizer,
         preset: Preset,
         device: torch.device,
@@ -217,13 +217,13 @@ class Noising:
         noise: Tensor,  # as latents
     ) -> Tensor:
         """Mean squared error of the predicted noise, weighted by min(SNR, gamma) / SNR."""
-        a = self.alphas_cumprod[times]  # (B,)
+        a: Tensor = self.alphas_cumprod[times]  # (B,)
         snr = a / (1 - a)
         a = a.view(-1, 1, 1, 1)
         noisy = (a.sqrt() * latents + (1 - a).sqrt() * noise).to(self.device)
         noisy = noisy.contiguous(memory_format=torch.channels_last)
         context = text_encoder(tokens.to(self.device)).last_hidden_state  # (B, n, width)
-        predicted = unet(noisy, times.to(self.device), context).sample
+        predicted: Tensor = unet(noisy, times.to(self.device), context).sample
         error = (predicted.float() - noise.to(self.device)).square().mean((1, 2, 3))
         return (error * (snr.clamp(max=MIN_SNR_GAMMA) / snr).to(self.device)).mean()
 
@@ -236,8 +236,9 @@ def token_ids(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
 
 
 @torch.no_grad()
-def encode_pictures(autoencoder: AutoencoderKL, drawn: Tensor, preset: Preset) -> Tensor:
+def encode_pictures(autoencoder: Model, drawn: Tensor, preset: Preset) -> Tensor:
     """(B, 3, H, W) in [-1, 1] -> scaled latents (B, 4, H/4, W/4) on the CPU."""
     with autocast(drawn.device, preset.precision):
         mean = autoencoder.encode(drawn.to(memory_format=torch.channels_last)).latent_dist.mean
-    return (mean.float() * autoencoder.config.scaling_factor).cpu()
+    latents: Tensor = mean.float() * autoencoder.config.scaling_factor
+    return latents.cpu()
