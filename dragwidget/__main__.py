@@ -1,0 +1,125 @@
+"""The command line: ``dragwidget edit fox.png --pair 60,70:80,70``.
+
+A command is a module with ``add_arguments(parser)`` and ``run(args) -> int``, its exit status. It
+is imported only when it is called: ``dragwidget --help`` is quick and loads no torch.
+
+Exit status: 0 done; 1 it failed; 2 bad input; 130 interrupted. In all but the first, one line on
+stderr says what happened. ``python -X dev -m dragwidget ...`` shows the traceback instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from typing import NamedTuple, NoReturn
+
+from dragwidget import __version__
+
+__all__ = ["COMMANDS", "main"]
+
+
+class Command(NamedTuple):
+    """A command's line in the help, and the module that does it."""
+
+    summary: str
+    module: str
+
+
+GROUPS = {"demo": "the embedded model and the world that it knows"}
+
+COMMANDS = {  # by the words that call it; the first of two is a group
+    "edit": Command("drag points of a picture to where they should be", "dragwidget.cli.edit"),
+    "demo picture": Command("draw a picture to try an edit on", "dragwidget.cli.demo_picture"),
+    "demo train": Command("train the embedded model anew", "dragwidget.demo.train"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the command line says; return the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    args = _parser(words).parse_args(words or ["--help"])
+    with _plain_messages():
+        try:
+            return int(args.run(args))
+        except KeyboardInterrupt as interruption:
+            return _tell(" ".join(["interrupted", *map(str, interruption.args)]), 130)
+        except (OSError, TypeError, ValueError) as error:
+            if sys.flags.dev_mode:
+                raise
+            return _tell(_first_line(error), 2)
+        except (ArithmeticError, MemoryError, RuntimeError) as error:
+            if sys.flags.dev_mode:
+                raise
+            return _tell(f"it failed: {_first_line(error)}", 1)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of everything, with the arguments of the one command that is called."""
+    parser = _Parser(prog="dragwidget", description="Point-based image editing with diffusion.")
+    parser.add_argument("--version", action="version", version=f"dragwidget {__version__}")
+    top = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    below = {}
+    for name, summary in GROUPS.items():
+        group = top.add_parser(name, help=summary, description=f"{summary.capitalize()}.")
+        below[name] = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        *group_name, word = name.split()
+        place = below[group_name[0]] if group_name else top
+        own = place.add_parser(
+            word, help=command.summary, description=f"{command.summary.capitalize()}."
+        )
+        if list(words[: len(name.split())]) == name.split():
+            module = import_module(command.module)
+            module.add_arguments(own)
+            own.set_defaults(run=module.run)
+    return parser
+
+
+@contextmanager
+def _plain_messages() -> Iterator[None]:
+    """Show our log and warnings as plain lines on stderr, a warning once."""
+    told = set()
+
+    def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+        if issubclass(category, UserWarning) and str(message) not in told:  # the rest is for us
+            told.add(str(message))
+            _tell(str(message), 0)
+
+    logger = logging.getLogger("dragwidget")
+    handler, level = logging.StreamHandler(), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = show
+            yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+def _tell(text: str, status: int) -> int:
+    print(f"dragwidget: {text}", file=sys.stderr)
+    return status
+
+
+def _first_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

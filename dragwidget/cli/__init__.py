@@ -1,0 +1,1 @@
+"""The commands of ``dragwidget``; ``__main__`` names and calls them."""

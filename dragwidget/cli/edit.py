@@ -1,0 +1,208 @@
+"""``dragwidget edit``: a drag without a notebook."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from dragwidget.bars import Bars
+from dragwidget.cli.inputs import (
+    Changes,
+    Outputs,
+    outputs_of,
+    parse_pair,
+    read_changes,
+    read_instructions,
+    with_changes,
+)
+from dragwidget.cli.recording import Recorder, dragged, write_log
+from dragwidget.instructions import DragInstructions
+from dragwidget.picture import read_picture
+from dragwidget.settings import Settings
+
+if TYPE_CHECKING:
+    from dragwidget.session import DragSession
+
+PREVIEWS = 16  # pictures between the first and the last of an animation
+ANIMATION_SIDE = 512  # its longest side, pixels
+FIRST, BETWEEN, LAST = 900, 120, 1800  # how long its pictures are shown, ms
+WRITING = "dragwidget: interrupted, rendering what there is; Ctrl-C again writes a quick preview"
+ENDINGS = {
+    "reached": "every handle reached its target",
+    "step limit": "stopped at the step limit",
+    "not moving": "stopped, as nothing moved any more",
+    "interrupted": "interrupted",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``dragwidget edit``."""
+    parser.add_argument("picture", metavar="PICTURE", type=Path, help="the picture to edit")
+    what = parser.add_argument_group("what to drag")
+    what.add_argument(
+        "--pair",
+        action="append",
+        type=parse_pair,
+        metavar="X,Y:X,Y",
+        help="drag what is at the first point to the second; pixels from the top left. Repeatable",
+    )
+    what.add_argument(
+        "--mask",
+        type=Path,
+        metavar="PNG",
+        help="a picture of the same size: what is black or transparent in it must not change",
+    )
+    what.add_argument("--prompt", help="what the picture shows")
+    what.add_argument(
+        "--instructions",
+        type=Path,
+        metavar="JSON",
+        help="pairs, mask and prompt from a file, or from the folder of a DragBench sample; "
+        "--pair, --mask and --prompt replace what it says",
+    )
+    how = parser.add_argument_group("how")
+    how.add_argument(
+        "--model",
+        default="critters",
+        help="critters (embedded), a folder, a .safetensors checkpoint or a Hugging Face hub id; "
+        "default: %(default)s",
+    )
+    how.add_argument("--steps", type=int, metavar="N", help="at most N drag steps")
+    how.add_argument("--lora-steps", type=int, metavar="N", help="training steps of the LoRA")
+    how.add_argument("--seed", type=int, metavar="N", help="of the LoRA's training")
+    how.add_argument(
+        "--settings",
+        type=Path,
+        metavar="JSON",
+        help='a file such as {"drag": {"learning_rate": 0.02}}, or the log of an earlier edit',
+    )
+    how.add_argument(
+        "--max-side", type=int, metavar="PIXELS", help="work on a picture no larger than this"
+    )
+    how.add_argument("--device", default="auto", help="cuda, mps or cpu; default: the best")
+    how.add_argument("--dtype", default="auto", help="float32, float16 or bfloat16")
+    out = parser.add_argument_group("what is written")
+    out.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="OUT.png",
+        help="the edited picture; default: PICTURE.dragged.png beside it",
+    )
+    out.add_argument("--log", type=Path, metavar="LOG.json", help="settings, timings, every step")
+    out.add_argument("--animation", type=Path, metavar="OUT.gif", help="the way there")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what the command line asks; return the exit status."""
+    source = read_picture(args.picture)
+    instructions = read_instructions(
+        source.size, pairs=args.pair, mask=args.mask, prompt=args.prompt, file=args.instructions
+    )
+    changes = [read_changes(args.settings) if args.settings else {}, _changes_of(args)]
+    with_changes(Settings(), *changes)  # what is out of range is refused before the model is loaded
+    outputs = outputs_of(args)
+    with Bars(disable=None) as bars:
+        recorder = Recorder(bars)
+        session = _open(args, changes)
+        session.set_image(
+            Image.fromarray(source.original), instructions.prompt, max_side=args.max_side
+        )
+        recorder.lap("model")
+        session.monitor.progress = recorder
+        with recorder.interruption:
+            return _edit(session, instructions, recorder, outputs)
+
+
+def _changes_of(args: argparse.Namespace) -> Changes:
+    asked = {
+        "drag": {"steps": args.steps},
+        "lora": {"steps": args.lora_steps, "seed": args.seed},
+    }
+    return {
+        stage: {name: value for name, value in values.items() if value is not None}
+        for stage, values in asked.items()
+    }
+
+
+def _open(args: argparse.Namespace, changes: list[Changes]) -> DragSession:
+    """A session on the model asked for, with its recommended settings but for the changes."""
+    from dragwidget.session import DragSession
+
+    session = DragSession.from_pretrained(args.model, device=args.device, dtype=args.dtype)
+    session.settings = with_changes(session.settings, *changes)
+    return session
+
+
+def _edit(
+    session: DragSession, instructions: DragInstructions, recorder: Recorder, outputs: Outputs
+) -> int:
+    """Drag and write; after Ctrl-C what there is so far."""
+    ended = "failed"
+    try:
+        ended = _drag(session, instructions)
+        if ended == "interrupted":
+            if not dragged(session):
+                raise KeyboardInterrupt("before the first drag step: no picture was written")
+            recorder.bars.close()
+            print(WRITING, file=sys.stderr)
+        try:
+            picture = session.render()
+        except KeyboardInterrupt:
+            ended, picture = "interrupted", session.preview()
+        recorder.lap("render")
+        picture.save(outputs.picture)
+        if outputs.animation:
+            _write_animation(outputs.animation, session, picture, recorder)
+    finally:
+        if outputs.log:
+            write_log(outputs.log, session, recorder, ended, outputs)
+    recorder.bars.close()
+    print(_summary(session, ended, outputs.picture))
+    return 130 if ended == "interrupted" else 0
+
+
+def _drag(session: DragSession, instructions: DragInstructions) -> str:
+    """Drag to the end, or to Ctrl-C; return why it ended."""
+    try:
+        for _ in session.drag(instructions):
+            pass
+    except KeyboardInterrupt:
+        return "interrupted"
+    assert session.ended
+    return session.ended
+
+
+def _write_animation(
+    path: Path, session: DragSession, picture: Image.Image, recorder: Recorder
+) -> None:
+    """The source, previews of the way, and the edited picture; Ctrl-C cuts the way short."""
+    count = len(dragged(session))
+    frames = [session.image]
+    shown = np.unique(np.linspace(1, count, min(count, PREVIEWS)).round().astype(int))
+    with suppress(KeyboardInterrupt):
+        for number, step in enumerate(shown.tolist(), start=1):
+            frames.append(session.preview(step))
+            recorder.lap("animation")
+            recorder.bars.show("animation", number, len(shown))
+            recorder.interruption.check()
+    frames.append(picture.copy())
+    for frame in frames:
+        frame.thumbnail((ANIMATION_SIDE, ANIMATION_SIDE))
+    durations = [FIRST, *[BETWEEN] * (len(frames) - 2), LAST]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+
+
+def _summary(session: DragSession, ended: str, path: Path) -> str:
+    steps = dragged(session)
+    count = f"{len(steps)} drag step{'' if len(steps) == 1 else 's'}"
+    text = f"{path}: {count}, {ENDINGS[ended]}"
+    if not steps:
+        return text
+    return f"{text}; the farthest handle is {steps[-1].distances.max():.1f} px from its target"

@@ -1,0 +1,169 @@
+"""What an edit is asked to do: from words and files to instructions, settings and places to write.
+
+Everything that can be wrong is found here, before anything slow starts. Loads no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from dragwidget.dragbench import read_dragbench
+from dragwidget.frames import BoolArray, Size
+from dragwidget.instructions import DragInstructions, PointPair
+from dragwidget.picture import read_picture
+from dragwidget.settings import Settings
+
+__all__ = [
+    "Outputs",
+    "outputs_of",
+    "parse_pair",
+    "read_changes",
+    "read_instructions",
+    "read_mask",
+    "with_changes",
+]
+
+Changes = Mapping[str, Mapping[str, Any]]
+"""Settings that differ from the model's recommendation, by stage and field."""
+
+
+def parse_pair(word: str) -> PointPair:
+    """``X,Y:X,Y``, handle and target, in pixels of the picture."""
+    try:
+        handle, target = (tuple(map(float, point.split(","))) for point in word.split(":"))
+        return PointPair(handle, target)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise argparse.ArgumentTypeError(
+            f"a pair is X,Y:X,Y, handle and target in pixels, for example 60,70:80,70, got {word!r}"
+        ) from error
+
+
+def read_instructions(
+    size: Size,
+    *,
+    pairs: list[PointPair] | None = None,
+    mask: Path | None = None,
+    prompt: str | None = None,
+    file: Path | None = None,
+) -> DragInstructions:
+    """What to drag on a picture of ``size`` (width, height).
+
+    Args:
+        file: JSON of instructions, or the folder of a DragBench sample. What the other arguments
+            say replaces what it says.
+    """
+    changes: dict[str, Any] = {}
+    if pairs is not None:
+        changes["pairs"] = tuple(pairs)
+    if mask is not None:
+        changes["mask"] = read_mask(mask)
+    if prompt is not None:
+        changes["prompt"] = prompt
+    if file is not None:
+        return _read_instructions_file(file, size).replace(**changes)
+    if pairs is None:
+        raise ValueError("nothing to drag: give --pair X,Y:X,Y at least once, or --instructions")
+    return DragInstructions(size=size, **changes)
+
+
+def _read_instructions_file(file: Path, size: Size) -> DragInstructions:
+    if file.is_dir():
+        instructions = read_dragbench(file).instructions
+    else:
+        try:
+            instructions = DragInstructions.from_json(file.read_bytes())
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+    if instructions.size != size:
+        raise ValueError(
+            f"{file} is for a picture of {instructions.size[0]} x {instructions.size[1]}, this one "
+            f"is {size[0]} x {size[1]} (width x height)"
+        )
+    return instructions
+
+
+def read_mask(path: Path) -> BoolArray:
+    """(H, W), True = may change: all that is neither black nor transparent in a picture."""
+    read_picture(path)  # for its checks, and its words where they fail
+    with Image.open(path) as image:
+        if image.format == "JPEG":
+            raise ValueError(f"{path}: a JPEG's black is never quite black: save the mask as PNG")
+        rgba = np.asarray(ImageOps.exif_transpose(image).convert("RGBA"))
+    allowed: BoolArray = (rgba[..., :3].max(axis=-1) > 0) & (rgba[..., 3] > 0)
+    return allowed
+
+
+def read_changes(path: Path) -> Changes:
+    """Settings from a JSON file: ``{"drag": {"steps": 40}}``, or the log of an earlier edit."""
+    try:
+        data = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    changes = data.get("settings", data) if isinstance(data, dict) else data
+    if not isinstance(changes, dict) or not all(isinstance(v, dict) for v in changes.values()):
+        raise ValueError(
+            f'{path} holds no settings: wanted an object such as {{"drag": {{"steps": 40}}}}'
+        )
+    try:
+        Settings.from_dict(changes)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    return changes
+
+
+def with_changes(settings: Settings, *changes: Changes) -> Settings:
+    """Settings with some of their fields changed, later changes last."""
+    stages = settings.to_dict()
+    for change in changes:
+        for stage, values in change.items():
+            stages[stage].update(values)
+    return Settings.from_dict(stages)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The files that an edit writes."""
+
+    picture: Path
+    log: Path | None
+    animation: Path | None
+
+
+def outputs_of(args: argparse.Namespace) -> Outputs:
+    """Where an edit writes; refused where that cannot be done or would cost something given."""
+    picture = args.output or args.picture.with_name(f"{args.picture.stem}.dragged.png")
+    outputs = Outputs(picture, args.log, args.animation)
+    taken = [path for path in (args.picture, args.mask, args.instructions, args.settings) if path]
+    for path in (outputs.picture, outputs.log, outputs.animation):
+        if path is None:
+            continue
+        if any(_same(path, other) for other in taken):
+            raise ValueError(f"{path} would be overwritten: it is given or written already")
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder: name a file in it")
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} in")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise PermissionError(f"{path} cannot be written: name another place with -o")
+        taken.append(path)
+    known = {end for end, kind in Image.registered_extensions().items() if kind in Image.SAVE}
+    if picture.suffix.lower() not in known:
+        raise ValueError(f"{picture} has no known picture ending: name it like {picture.stem}.png")
+    if outputs.animation and outputs.animation.suffix.lower() != ".gif":
+        raise ValueError(f"the animation is a GIF: name it like {outputs.animation.stem}.gif")
+    return outputs
+
+
+def _same(path: Path, other: Path) -> bool:
+    if path.exists() and other.exists():
+        return path.samefile(other)
+    return path.resolve() == other.resolve()

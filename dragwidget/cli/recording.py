@@ -1,0 +1,145 @@
+"""What an edit on the command line tells: bars, timings, the log; and how Ctrl-C reaches it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import signal
+import threading
+from importlib.metadata import version
+from pathlib import Path
+from time import perf_counter
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from dragwidget import __version__
+from dragwidget.bars import Bars
+from dragwidget.cli.inputs import Outputs
+from dragwidget.stages import Progress
+
+if TYPE_CHECKING:
+    from dragwidget.drag.loop import DragStep
+    from dragwidget.session import DragSession
+
+__all__ = ["Interruption", "Recorder", "dragged", "write_log"]
+
+LIBRARIES = ("torch", "diffusers", "transformers", "peft", "numpy", "pillow")
+
+
+class Interruption:
+    """Ctrl-C, kept until ``check``: between two passes of the network it breaks nothing.
+
+    A second one that comes before that is raised at once.
+    """
+
+    def __init__(self) -> None:
+        self._wanted = False
+        self._previous: Any = None
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+
+    def _note(self, _number: int, _frame: FrameType | None) -> None:
+        if self._wanted:
+            raise KeyboardInterrupt
+        self._wanted = True
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt where Ctrl-C was pressed."""
+        if self._wanted:
+            self._wanted = False
+            raise KeyboardInterrupt
+
+
+class Recorder:
+    """Takes the progress of a session: shows it, times it, and lets Ctrl-C through.
+
+    Attributes:
+        seconds: spent in each phase.
+        lora_losses: of every LoRA step.
+    """
+
+    def __init__(self, bars: Bars) -> None:
+        self.bars = bars
+        self.interruption = Interruption()
+        self.seconds: dict[str, float] = {}
+        self.lora_losses: list[float] = []
+        self._since = perf_counter()
+
+    def __call__(self, progress: Progress) -> None:
+        self.lap(progress.phase)
+        if progress.phase == "lora" and progress.loss is not None:
+            self.lora_losses.append(progress.loss)
+        self.bars(progress)
+        self.interruption.check()
+
+    def lap(self, phase: str) -> None:
+        """Book the time since the last call to a phase."""
+        now = perf_counter()
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._since
+        self._since = now
+
+
+def write_log(
+    path: Path, session: DragSession, recorder: Recorder, ended: str, outputs: Outputs
+) -> None:
+    """Write what was done in an edit, as JSON; ``ended`` is why the drag was over."""
+    model, picture, instructions = session.model, session.source.picture, session.instructions
+    content = {
+        "format": "dragwidget.log",
+        "version": 1,
+        "versions": {
+            "dragwidget": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in LIBRARIES},
+        },
+        "system": platform.platform(),
+        "output": str(outputs.picture),
+        "model": {
+            "name": model.name,
+            "fingerprint": model.fingerprint,
+            "device": str(model.device),
+            "dtype": str(model.dtype).removeprefix("torch."),
+        },
+        "size": picture.size,
+        "fitted_size": picture.fitted_size,
+        "instructions": instructions and json.loads(instructions.to_json()),
+        "settings": session.settings.to_dict(),
+        "seconds": {phase: round(spent, 3) for phase, spent in recorder.seconds.items()},
+        "lora_losses": recorder.lora_losses,
+        "steps": [_as_data(step) for step in dragged(session)],
+        "ended": ended,
+    }
+    path.write_text(_json(content) + "\n", encoding="utf-8")
+
+
+def _json(content: dict[str, Any]) -> str:
+    """One line for each entry, and for each step: to be read by people too."""
+    steps = ",\n  ".join(json.dumps(step) for step in content["steps"])
+    lines = [
+        f'"{name}": ' + (f"[\n  {steps}\n ]" if name == "steps" else json.dumps(value))
+        for name, value in content.items()
+    ]
+    return "{\n " + ",\n ".join(lines) + "\n}"
+
+
+def dragged(session: DragSession) -> list[DragStep]:
+    """The steps of a session so far; none where its picture is not inverted yet."""
+    return list(session.history) if session.status["inversion"].state == "fresh" else []
+
+
+def _as_data(step: DragStep) -> dict[str, Any]:
+    return {
+        "index": step.index,
+        "loss": step.loss,
+        "loss_terms": dict(step.loss_terms),
+        "handles_xy": step.handles_xy.tolist(),
+        "distances": step.distances.tolist(),
+        "reached": step.reached.tolist(),
+    }
