@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -100,6 +103,25 @@ def write_model(
     shutil.rmtree(folder / "tokenizer")
     shutil.copytree(TOKENIZER, folder / "tokenizer")
     return folder
+
+
+def edit_json(file: Path, **changes: Any) -> None:
+    """Change fields of a JSON object in a file; ``...`` takes a field out."""
+    content = {**json.loads(file.read_text()), **changes}
+    file.write_text(json.dumps({k: v for k, v in content.items() if v is not ...}))
+
+
+class _Trap:
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.canary),)
+
+
+def pickled_trap(canary: Path) -> bytes:
+    """A pickle that makes the folder ``canary`` when it is opened."""
+    return pickle.dumps({"state_dict": _Trap(canary)})
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:

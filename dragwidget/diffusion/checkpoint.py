@@ -51,23 +51,27 @@ def read_checkpoint(
     options = {"config": None if config is None else str(config), "vae": vae}
     try:
         parts = _convert(path, cache_dir, {k: v for k, v in options.items() if v is not None})
+    except NotImplementedError as error:  # torch's word for moving a weight that has no value
+        raise ValueError(
+            f"{path.name} is not complete: some of its weights are missing; fetch it again"
+        ) from error
     except Exception as error:  # as for the parts of a folder, the user needs the file's name
         raise ValueError(
             f"{path.name} cannot be loaded as a checkpoint: {first_line(error)}; supported are "
             f"{SUPPORTED}. Without a network, name a diffusers folder of the same kind by config="
         ) from error
     for part in ("unet", "vae", "text_encoder"):
-        _check_complete(parts[part], f"{part} in {path.name}")
+        _check_complete(parts[part], path.name)
     return parts
 
 
 def _convert(path: Path, cache_dir: Any, options: dict[str, Any]) -> dict[str, Any]:
-    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
-        StableDiffusionPipeline,
-    )
-    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+    with quiet():  # the imports, too, write into the log
+        from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
+            StableDiffusionPipeline,
+        )
+        from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
-    with quiet():
         pipeline: Any = StableDiffusionPipeline.from_single_file(
             str(path), safety_checker=None, cache_dir=cache_dir, **options
         )
@@ -114,4 +118,4 @@ def _check_complete(network: Any, name: str) -> None:
     """Raise ValueError where weights are missing: diffusers leaves them without values."""
     for key, tensor in network.state_dict().items():
         if tensor.is_meta:
-            raise ValueError(f"the {name} is not complete: it lacks {key}; fetch the file again")
+            raise ValueError(f"{name} is not complete: it lacks {key}; fetch it again")

@@ -145,7 +145,7 @@ def check_parts(parts: dict[str, Any], name: str) -> None:
     if widths != {text.hidden_size}:
         raise ValueError(
             f"the parts of {name} are of different models: its UNet reads text of {width} "
-            f"channels, its text encoder writes {text.hidden_size}"
+            f"channels, its text encoder writes {text.hidden_size}; fetch the model again"
         )
     tokens = len(parts["tokenizer"])
     if not _BYTES <= tokens <= text.vocab_size:
