@@ -42,7 +42,7 @@ _SEARCHED = 16  # scenes drawn for each group
 _RANDOM_STARTS = 2
 _LEEWAY = 0.08  # how far beyond its range a parameter may go, in shares of the range
 _STEP = 0.01  # of the difference quotients, in shares of the range
-_LEVELS = ((32, 8, 1.0), (64, 6, 0.25), (128, 4, 0.12))  # (size, iterations, robust scale)
+_LEVELS = ((32, 8, 1.0), (64, 6, 0.25), (128, 10, 0.12))  # (size, iterations, robust scale)
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class _Problem:
             # Away from the nearer border, so that both ends of the quotient are in the world.
             step = torch.where(z > 0.5, -_STEP, _STEP)  # (B, P)
             near = (z[:, None] + torch.diag_embed(step)).flatten(0, 1)
-            slopes = self.residuals(near).unflatten(0, (count, width)) - residuals[:, None]
+            slopes = self.residuals(near).view(count, width, -1) - residuals[:, None]
             slopes = slopes / step[..., None]  # (B, P, N)
             weight = 1 / (1 + (residuals / self.scale) ** 2)
             weighted = slopes * weight[:, None]
@@ -147,11 +147,15 @@ class _Problem:
             new = self.residuals(tried)
             new_cost = self.cost(new)
             better = new_cost < cost
+            # The best one has arrived: it gains next to nothing, or there is nothing to gain.
+            first = int(new_cost.argmin())
+            gained = float(cost[first] - new_cost[first])
+            done = 0 <= gained < 1e-3 * float(cost[first]) or float(new_cost[first]) < 1e-9
             z = torch.where(better[:, None], tried, z)
             residuals = torch.where(better[:, None], new, residuals)
             cost = torch.where(better, new_cost, cost)
             damping = torch.where(better, damping * 0.2, damping * 8)
-            if bool((move.abs().amax(1) < 2e-4).all()):
+            if done:
                 break
         return z, cost
 

@@ -128,9 +128,10 @@ def landscape(scenes: Scenes, size: int) -> tuple[Tensor, list[Layer]]:
     border = scenes.mountain_y[:, None] + depth * (SNOW + 0.055 * torch.cos(21.0 * side))
     above = ridge(border, 0.055 * 21 * rise)
     above = Ridge(border, -above.hardness)
-    shadow = lift(
-        torch.stack([one, 0.30 * one, -scenes.mountain_x - 0.30 * scenes.mountain_y], -1)
-    ) * (size / 4.0)
+    shadow = (
+        lift(torch.stack([one, 0.30 * one, -scenes.mountain_x - 0.30 * scenes.mountain_y], -1))
+        * 32.0
+    )
     far = ridge(
         0.62 - 0.030 * torch.cos(9 * x + 1.0) - 0.018 * torch.cos(17 * x + 4.0) + one[:, None] * 0
     )

@@ -1,0 +1,105 @@
+"""The instrument: a point where it is, nothing where nothing was done, half at half way."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import avg_pool2d
+
+from dragwidget.bench.metrics import PERFECT, psnr, share_done, worst_window
+from dragwidget.bench.synthesis import fit_scene
+from dragwidget.demo.keypoints import POINTS, keypoints
+from dragwidget.demo.scenes import render
+from dragwidget.demo.tasks import drag_task
+
+CASES = [("turn", 900_400), ("sun", 900_401), ("mouth", 900_402)]
+
+
+def degraded(picture: torch.Tensor) -> torch.Tensor:
+    """A little blurred and tinted, with soft noise: as an autoencoder gives a picture back."""
+    noise = torch.randn(picture.shape, generator=torch.Generator().manual_seed(0)) * 0.03
+    soft = avg_pool2d((picture + noise)[None], 3, stride=1, padding=1, count_include_pad=False)[0]
+    mixed = 0.5 * picture + 0.5 * soft + torch.tensor([0.01, -0.005, 0.005])[:, None, None]
+    return mixed.clamp(0, 1)
+
+
+def measured(task, picture):
+    """The share of the drag that the instrument finds, and its fit."""
+    fit = fit_scene(picture, task.source_scene)
+    columns = [POINTS.index(name) for name in task.points]
+    reached = fit.points.xy[0, columns].numpy()
+    given = task.instructions
+    return share_done(given.handles_xy, given.targets_xy, reached), reached, fit
+
+
+@pytest.mark.parametrize(("kind", "seed"), CASES)
+def test_on_the_true_target_it_finds_the_points_within_half_a_pixel(kind, seed):
+    task = drag_task(kind, seed)
+    for picture in (task.target, degraded(task.target)):
+        _, reached, fit = measured(task, picture)
+        error = np.linalg.norm(reached - task.instructions.targets_xy, axis=1)
+        assert error.max() <= 0.5
+        assert not fit.failed
+
+
+@pytest.mark.parametrize(("kind", "seed"), CASES)
+def test_on_the_source_it_reports_that_nothing_was_done(kind, seed):
+    task = drag_task(kind, seed)
+    assert abs(measured(task, task.source)[0]) <= 0.02
+    assert abs(measured(task, degraded(task.source))[0]) <= 0.05
+
+
+@pytest.mark.parametrize(("kind", "seed"), CASES[:2])
+def test_on_a_half_way_picture_it_reports_half(kind, seed):
+    task = drag_task(kind, seed)
+    middle = (task.source_scene.vector() + task.target_scene.vector()) / 2
+    share, _, fit = measured(task, render(task.source_scene.with_vector(middle))[0])
+    assert share == pytest.approx(0.5, abs=0.06)  # parameters half way: points nearly so
+    assert fit.residual < 0.01
+
+
+def test_what_is_no_critter_any_more_fails():
+    task = drag_task("turn", 900_400)
+    x, y = keypoints(task.source_scene).of("nose")[0].round().long().tolist()
+    broken = task.source.clone()
+    face = broken[:, y - 22 : y + 8, x - 20 : x + 20]
+    broken[:, y - 22 : y + 8, x - 20 : x + 20] = face.flip(1)  # the face upside down
+    assert fit_scene(broken, task.source_scene).failed
+
+
+def test_equal_arguments_give_equal_fits():
+    task = drag_task("mouth", 900_402)
+    first, again = (fit_scene(task.target, task.source_scene) for _ in range(2))
+    assert torch.equal(first.scene.vector(), again.scene.vector())
+
+
+def test_share_is_1_at_the_target_0_at_the_handle_and_negative_beyond():
+    handles, targets = [(0, 0), (5, 5)], [(8, 0), (5, 11)]
+    assert share_done(handles, targets, targets) == 1
+    assert share_done(handles, targets, handles) == 0
+    assert share_done(handles, targets, [(-8, 0), (5, -1)]) == -1
+    with pytest.raises(ValueError, match="no point"):
+        share_done(handles, handles, handles)
+
+
+def test_psnr_counts_the_chosen_pixels_only():
+    one, other = torch.zeros(3, 4, 4), torch.zeros(3, 4, 4)
+    other[:, 0] = 0.1
+    rows = np.zeros((4, 4), dtype=bool)
+    rows[0] = True
+    assert psnr(one, other, rows) == pytest.approx(20, abs=1e-3)
+    assert psnr(one, other, ~rows) == PERFECT
+    assert np.isnan(psnr(one, other, np.zeros((4, 4), dtype=bool)))
+
+
+def test_the_worst_window_sees_a_thing_and_not_a_soft_outline():
+    picture = torch.zeros(3, 128, 128)
+    thing = picture.clone()
+    thing[:, 40:56, 60:76] = 0.5
+    assert worst_window(picture, thing) == pytest.approx(0.5, abs=1e-3)
+    assert worst_window(picture, picture + 0.1) == pytest.approx(0.1, abs=1e-3)
+    stripes = picture.clone()
+    stripes[:, ::2] = 0.1
+    stripes[:, 1::2] = -0.1
+    assert worst_window(picture, stripes) < 1e-3
