@@ -144,7 +144,7 @@ def _edit(
     session: DragSession, instructions: DragInstructions, recorder: Recorder, outputs: Outputs
 ) -> int:
     """Drag and write; after Ctrl-C what there is so far."""
-    ended = "failed"
+    ended = "interrupted"
     try:
         ended = _drag(session, instructions)
         if ended == "interrupted":
@@ -160,6 +160,9 @@ def _edit(
         picture.save(outputs.picture)
         if outputs.animation:
             _write_animation(outputs.animation, session, picture, recorder)
+    except Exception:
+        ended = "failed"
+        raise
     finally:
         if outputs.log:
             write_log(outputs.log, session, recorder, ended, outputs)

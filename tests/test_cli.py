@@ -1,0 +1,487 @@
+"""The command line: what it writes, what it says, and that bad input costs nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import dragwidget
+from dragwidget import DragInstructions, Settings
+from dragwidget.__main__ import COMMANDS, main
+from dragwidget.bars import Bars
+from dragwidget.cli.inputs import read_mask
+from dragwidget.cli.recording import Interruption
+from dragwidget.demo.tasks import TASK_KINDS
+from dragwidget.session import DragSession
+
+QUICK = {
+    "inversion": {"steps": 4, "strength": 0.5},
+    "lora": {"steps": 2, "rank": 1, "batch_size": 1},
+    "drag": {"steps": 3, "feature_blocks": [2], "tracking_radius": 0},  # so nothing ever arrives
+}
+PAIR = ("--pair", "20,20:40,24")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A picture, a mask and quick settings."""
+    rows, columns = np.mgrid[0:48, 0:64]
+    picture = np.stack([rows * 5, columns * 3, rows + columns], axis=-1).astype(np.uint8)
+    Image.fromarray(picture).save(tmp_path / "fox.png")
+    mask = np.zeros((48, 64), np.uint8)
+    mask[8:40, 8:56] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    (tmp_path / "quick.json").write_text(json.dumps(QUICK))
+    return tmp_path
+
+
+@pytest.fixture
+def edit(folder, tiny_folder):
+    """Edit the picture with the tiny model; words that are files of the folder are found there."""
+
+    def run(*words: object, picture: str = "fox.png") -> int:
+        given = ["--model", tiny_folder, "--settings", folder / "quick.json", "--device", "cpu"]
+        return main(["edit", str(folder / picture), *map(str, [*given, *words])])
+
+    return run
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def refusal(capsys, words: list[object]) -> str:
+    """The one line that comes of bad input."""
+    try:
+        status = main(list(map(str, words)))
+    except SystemExit as stop:
+        status = stop.code
+    written = capsys.readouterr()
+    assert status == 2
+    assert written.out == ""
+    assert written.err.startswith("dragwidget")
+    assert written.err.count("\n") == 1
+    assert "Traceback" not in written.err
+    return written.err
+
+
+# ---------------------------------------------------------------- what an edit writes
+
+
+def test_the_edited_picture_lies_beside_its_source_which_is_left_alone(edit, folder, capsys):
+    before = (folder / "fox.png").read_bytes()
+    assert edit(*PAIR) == 0
+    assert pixels(folder / "fox.dragged.png").shape == (48, 64, 3)
+    assert (folder / "fox.png").read_bytes() == before
+    said = capsys.readouterr().out
+    assert said.startswith(f"{folder / 'fox.dragged.png'}: 3 drag steps, stopped at the step limit")
+    assert said.count("\n") == 1
+
+
+def test_without_a_terminal_there_are_no_bars(edit, capsys):
+    assert edit(*PAIR) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_picture_of_any_size_and_mode_comes_back_at_its_own_size(edit, folder):
+    Image.new("RGBA", (51, 33), (200, 40, 20, 128)).save(folder / "odd.png")
+    assert edit("--pair", "5,5:9,9", "-o", folder / "out.jpg", picture="odd.png") == 0
+    with Image.open(folder / "out.jpg") as picture:
+        assert (picture.size, picture.format) == ((51, 33), "JPEG")
+
+
+def test_the_same_command_gives_the_same_picture(edit, folder):
+    for name in ("a.png", "b.png"):
+        assert edit(*PAIR, "--prompt", "a fox", "--seed", 3, "-o", folder / name) == 0
+    assert (pixels(folder / "a.png") == pixels(folder / "b.png")).all()
+
+
+def test_instructions_come_from_words_json_or_a_dragbench_folder_alike(edit, folder):
+    mask = pixels(folder / "mask.png")[..., 0]
+    points = [[20, 20], [40, 24]]
+    drawn = DragInstructions.from_points(points, size=(64, 48), mask=mask, prompt="a fox")
+    (folder / "fox.json").write_text(drawn.to_json())
+    (folder / "sample").mkdir()
+    shutil.copy(folder / "fox.png", folder / "sample" / "original_image.png")
+    fields = {"prompt": "a fox", "points": points, "mask": mask}
+    (folder / "sample" / "meta_data.pkl").write_bytes(pickle.dumps(fields))
+    words = {
+        "words": [*PAIR, "--mask", folder / "mask.png", "--prompt", "a fox"],
+        "json": ["--instructions", folder / "fox.json"],
+        "folder": ["--instructions", folder / "sample"],
+    }
+    for name, given in words.items():
+        assert edit(*given, "-o", folder / f"{name}.png", "--log", folder / f"{name}.log") == 0
+    logs = [json.loads((folder / f"{name}.log").read_text()) for name in words]
+    assert logs[0]["instructions"] == logs[1]["instructions"] == logs[2]["instructions"]
+    for name in words:
+        assert (pixels(folder / f"{name}.png") == pixels(folder / "words.png")).all()
+
+
+def test_words_replace_what_the_instructions_file_says(edit, folder):
+    drawn = DragInstructions.from_points([[1, 1], [2, 2]], size=(64, 48), prompt="a bear")
+    (folder / "fox.json").write_text(drawn.to_json())
+    log = folder / "log.json"
+    given = ("--instructions", folder / "fox.json", "--mask", folder / "mask.png")
+    assert edit(*given, *PAIR, "--prompt", "a fox", "--log", log) == 0
+    said = json.loads(log.read_text())["instructions"]
+    assert said["points"] == [[[20, 20], [40, 24]]]
+    assert said["prompt"] == "a fox"
+    assert said["mask_runs"] is not None
+
+
+def test_the_log_holds_what_was_done(edit, folder, tiny):
+    log = folder / "log.json"
+    assert edit(*PAIR, "--pair", "30,30:40,40", "--steps", 2, "--lora-steps", 1, "--log", log) == 0
+    said = json.loads(log.read_text())
+    assert (said["format"], said["version"]) == ("dragwidget.log", 1)
+    assert said["versions"]["dragwidget"] == dragwidget.__version__
+    assert {"python", "torch", "diffusers", "numpy"} <= said["versions"].keys()
+    assert said["model"]["fingerprint"] == tiny.fingerprint
+    assert (said["model"]["device"], said["model"]["dtype"]) == ("cpu", "float32")
+    assert (said["size"], said["fitted_size"]) == ([64, 48], [64, 64])
+    assert Settings.from_dict(said["settings"]).drag.steps == 2
+    phases = {"model", "lora", "inversion", "drag", "reference", "render"}
+    assert said["seconds"].keys() == phases
+    assert all(spent > 0 for spent in said["seconds"].values())
+    assert len(said["lora_losses"]) == 1
+    assert [step["index"] for step in said["steps"]] == [1, 2]
+    for step in said["steps"]:
+        assert step["loss"] == pytest.approx(sum(step["loss_terms"].values()))
+        assert np.shape(step["handles_xy"]) == (2, 2)
+        assert np.shape(step["distances"]) == np.shape(step["reached"]) == (2,)
+    assert said["ended"] == "step limit"
+    assert said["output"] == str(folder / "fox.dragged.png")
+
+
+def test_the_log_serves_as_settings_of_the_same_edit_again(edit, folder):
+    log = folder / "log.json"
+    assert edit(*PAIR, "--steps", 2, "--log", log) == 0
+    assert edit(*PAIR, "--settings", log, "-o", folder / "again.png") == 0
+    assert (pixels(folder / "again.png") == pixels(folder / "fox.dragged.png")).all()
+
+
+def test_settings_that_a_file_leaves_out_are_what_the_model_recommends(edit, folder, tiny):
+    log = folder / "log.json"
+    assert edit(*PAIR, "--log", log) == 0
+    used = Settings.from_dict(json.loads(log.read_text())["settings"])
+    assert used.drag.steps == 3
+    assert used.render == tiny.recommended.render
+
+
+def test_the_animation_shows_the_source_the_way_and_the_result(edit, folder):
+    assert edit(*PAIR, "--animation", folder / "way.gif") == 0
+    with Image.open(folder / "way.gif") as animation:
+        assert (animation.size, animation.n_frames) == ((64, 48), 2 + 3)
+        first = np.asarray(animation.convert("RGB")).astype(int)
+        animation.seek(4)
+        last = np.asarray(animation.convert("RGB")).astype(int)
+    assert np.abs(first - pixels(folder / "fox.png")).mean() < 8  # 256 colours
+    assert np.abs(last - pixels(folder / "fox.dragged.png")).mean() < 8
+
+
+def test_where_everything_has_arrived_no_step_is_done(edit, folder, capsys):
+    assert edit("--pair", "20,20:20,20", "--animation", folder / "way.gif") == 0
+    assert "0 drag steps, every handle reached its target" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("default::UserWarning")
+def test_a_warning_is_one_plain_line_said_once(edit, capsys):
+    assert edit(*PAIR, "--prompt", "fox " * 500) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert re.match(r"dragwidget: the prompt has \d+ tokens", lines[0])
+
+
+# ---------------------------------------------------------------- masks
+
+
+def test_what_is_neither_black_nor_transparent_may_change(tmp_path):
+    Image.fromarray(np.array([[0, 1, 255]], np.uint8)).save(tmp_path / "grey.png")
+    assert read_mask(tmp_path / "grey.png").tolist() == [[False, True, True]]
+    dots = np.array([[[0, 0, 0, 255], [0, 0, 9, 255], [255, 255, 255, 0]]], np.uint8)
+    Image.fromarray(dots).save(tmp_path / "colour.png")
+    assert read_mask(tmp_path / "colour.png").tolist() == [[False, True, False]]
+    Image.fromarray(np.array([[False, True]])).save(tmp_path / "bits.png")
+    assert read_mask(tmp_path / "bits.png").tolist() == [[False, True]]
+
+
+def test_a_mask_is_turned_upright_as_its_picture_is(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: a quarter turn to the right
+    Image.fromarray(np.array([[255, 0]], np.uint8)).save(tmp_path / "turned.png", exif=exif)
+    assert read_mask(tmp_path / "turned.png").tolist() == [[True], [False]]
+
+
+# ---------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "nothing to drag: give --pair"),
+        (["--pair", "1,2"], "a pair is X,Y:X,Y"),
+        (["--pair", "1,2:3,4:5,6"], "a pair is X,Y:X,Y"),
+        (["--pair", "1,2:3"], "a pair is X,Y:X,Y"),
+        (["--pair", "a,b:c,d"], "a pair is X,Y:X,Y"),
+        (["--pair", "nan,1:2,3"], "a pair is X,Y:X,Y"),
+        (["--pair", "1,2:64,4"], "the target of pair 1, (64.0, 4.0), is outside the picture"),
+        (["--pair=-1,2:3,4"], "the handle of pair 1, (-1.0, 2.0), is outside the picture"),
+        ([*PAIR] * 101, "at most 100 pairs"),
+        ([*PAIR, "--mask", "{}/none.png"], "there is no picture at"),
+        ([*PAIR, "--mask", "{}/quick.json"], "quick.json is not a picture"),
+        ([*PAIR, "--mask", "{}/small.png"], "the mask is 8 x 8 but the picture is 64 x 48"),
+        ([*PAIR, "--mask", "{}/black.png"], "nothing may change"),
+        ([*PAIR, "--mask", "{}/mask.jpg"], "save the mask as PNG"),
+        (["--instructions", "{}/none.json"], "none.json: No such file"),
+        (["--instructions", "{}/quick.json"], "quick.json: not drag instructions"),
+        (["--instructions", "{}/fox.png"], "fox.png: not drag instructions"),
+        (["--instructions", "{}/other.json"], "other.json is for a picture of 8 x 8, this one is"),
+        (["--instructions", "{}"], "is not a DragBench sample"),
+        ([*PAIR, "--settings", "{}/none.json"], "none.json: No such file"),
+        ([*PAIR, "--settings", "{}/fox.png"], "fox.png is not JSON"),
+        ([*PAIR, "--settings", "{}/list.json"], "list.json holds no settings"),
+        ([*PAIR, "--settings", "{}/unknown.json"], "unknown drag settings ['speed']"),
+        ([*PAIR, "--settings", "{}/wrong.json"], "DragSettings.steps must be a whole number"),
+        ([*PAIR, "--steps", "0"], "DragSettings.steps must lie in [1, 100000]"),
+        ([*PAIR, "--steps", "many"], "argument --steps: invalid int value: 'many'"),
+        ([*PAIR, "--lora-steps", "-1"], "LoRASettings.steps must lie in"),
+        ([*PAIR, "--seed", "-1"], "LoRASettings.seed must lie in"),
+        ([*PAIR, "--max-side", "7"], "max_side must be at least"),
+        ([*PAIR, "--model", "{}/nowhere"], "there is no model"),
+        ([*PAIR, "--model", "{}"], "is no model"),
+        ([*PAIR, "--device", "abacus"], "device must be"),
+        ([*PAIR, "--dtype", "int3"], "dtype must be"),
+        ([*PAIR, "-o", "{}/fox.png"], "fox.png would be overwritten"),
+        ([*PAIR, "-o", "{}/link.png"], "link.png would be overwritten"),
+        ([*PAIR, "--mask", "{}/mask.png", "-o", "{}/mask.png"], "mask.png would be overwritten"),
+        ([*PAIR, "--log", "{}/fox.dragged.png"], "fox.dragged.png would be overwritten"),
+        ([*PAIR, "-o", "{}"], "is a folder: name a file in it"),
+        ([*PAIR, "-o", "{}/none/out.png"], "there is no folder"),
+        ([*PAIR, "--log", "{}/none/log.json"], "there is no folder"),
+        ([*PAIR, "-o", "{}/out.abc"], "out.abc has no known picture ending"),
+        ([*PAIR, "--animation", "{}/way.mp4"], "the animation is a GIF"),
+        ([*PAIR, "--colour", "red"], "unrecognized arguments: --colour"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(folder, tiny_folder, capsys, words, says):
+    Image.new("L", (8, 8), 255).save(folder / "small.png")
+    Image.new("L", (64, 48), 0).save(folder / "black.png")
+    Image.new("L", (64, 48), 255).save(folder / "mask.jpg")
+    (folder / "list.json").write_text("[1]")
+    (folder / "unknown.json").write_text('{"drag": {"speed": 9}}')
+    (folder / "wrong.json").write_text('{"drag": {"steps": "many"}}')
+    (folder / "link.png").symlink_to(folder / "fox.png")
+    other = DragInstructions.from_points([[1, 1], [2, 2]], size=(8, 8))
+    (folder / "other.json").write_text(other.to_json())
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    filled = [word.replace("{}", str(folder)) for word in words]
+    model = ["--model", tiny_folder, "--settings", folder / "quick.json", "--lora-steps", "0"]
+    assert says in refusal(capsys, ["edit", folder / "fox.png", *model, *filled])
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("none.png", "there is no picture at"),
+        ("", "is a folder"),
+        ("quick.json", "is not a picture"),
+        ("short.png", "damaged or truncated"),
+    ],
+)
+def test_a_bad_picture_is_one_line(folder, capsys, name, says):
+    whole = (folder / "fox.png").read_bytes()
+    (folder / "short.png").write_bytes(whole[: len(whole) // 2])
+    assert says in refusal(capsys, ["edit", folder / name, *PAIR])
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["demo"], "the following arguments are required: COMMAND"),
+        (["paint"], "invalid choice: 'paint'"),
+        (["edit"], "the following arguments are required: PICTURE"),
+        (["demo", "picture", "{}/a.png", "--task", "fly"], "invalid choice: 'fly'"),
+        (["demo", "picture", "{}/a.png", "--seed", "-1"], "a seed is 0 or more, got -1"),
+        (["demo", "picture", "{}/none/a.png"], "there is no folder"),
+        (["demo", "picture", "{}/a.abc"], "unknown file extension: .abc"),
+    ],
+)
+def test_a_bad_command_is_one_line(tmp_path, capsys, words, says):
+    assert says in refusal(capsys, [word.replace("{}", str(tmp_path)) for word in words])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_fails_on_the_way_is_one_line_and_status_1(edit, folder, capsys, monkeypatch):
+    def render(_self: DragSession) -> None:
+        raise RuntimeError("out of memory\nfifty lines about where")
+
+    monkeypatch.setattr(DragSession, "render", render)
+    assert edit(*PAIR, "--log", folder / "log.json") == 1
+    assert capsys.readouterr().err == "dragwidget: it failed: out of memory\n"
+    said = json.loads((folder / "log.json").read_text())
+    assert (said["ended"], len(said["steps"])) == ("failed", 3)
+
+
+# ---------------------------------------------------------------- Ctrl-C
+
+
+@pytest.fixture
+def press(monkeypatch):
+    """Press Ctrl-C when these progress reports come, each (phase, index)."""
+
+    def at(*moments: tuple[str, int]) -> None:
+        show = Bars.__call__
+
+        def shown(bars, progress):
+            show(bars, progress)
+            if (progress.phase, progress.index) in moments:
+                signal.raise_signal(signal.SIGINT)
+
+        monkeypatch.setattr(Bars, "__call__", shown)
+
+    return at
+
+
+def test_an_interrupted_drag_writes_what_there_is(edit, folder, capsys, press):
+    assert edit(*PAIR, "--steps", 2, "-o", folder / "two.png") == 0
+    capsys.readouterr()
+    press(("drag", 2))
+    log = folder / "log.json"
+    assert edit(*PAIR, "--log", log, "--animation", folder / "way.gif") == 130
+    interrupted = json.loads(log.read_text())
+    assert (interrupted["ended"], len(interrupted["steps"])) == ("interrupted", 2)
+    assert "2 drag steps, interrupted" in capsys.readouterr().out
+    assert (folder / "way.gif").exists()
+    assert (pixels(folder / "fox.dragged.png") == pixels(folder / "two.png")).all()
+
+
+@pytest.mark.parametrize("moment", [("lora", 1), ("inversion", 2)])
+def test_before_the_first_step_there_is_no_picture_to_write(edit, folder, capsys, press, moment):
+    press(moment)
+    assert edit(*PAIR, "--log", folder / "log.json") == 130
+    assert "interrupted before the first drag step: no picture" in capsys.readouterr().err
+    assert not (folder / "fox.dragged.png").exists()
+    assert json.loads((folder / "log.json").read_text())["steps"] == []
+
+
+@pytest.mark.parametrize("moments", [[("render", 1)], [("drag", 2), ("reference", 1)]])
+def test_an_interrupted_render_gives_way_to_a_preview(edit, folder, press, moments):
+    press(*moments)
+    assert edit(*PAIR) == 130
+    assert pixels(folder / "fox.dragged.png").shape == (48, 64, 3)
+
+
+def test_ctrl_c_waits_for_a_good_moment_once():
+    with Interruption() as interruption:
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            interruption.check()
+        interruption.check()
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_on_a_terminal_there_are_bars_and_ctrl_c_ends_them(folder, tiny_folder):
+    fcntl, pty, termios = (pytest.importorskip(name) for name in ("fcntl", "pty", "termios"))
+    terminal, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, b"\x18\0\x64\0\0\0\0\0")  # 24 x 100
+    words = ["edit", folder / "fox.png", *PAIR, "--model", tiny_folder, "--steps", "50000"]
+    words += ["--settings", folder / "quick.json", "--log", folder / "log.json"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "dragwidget", *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        while not re.search(rb"drag .* [1-9]\d*/50000", shown):
+            shown += os.read(terminal, 1000)
+        process.send_signal(signal.SIGINT)
+        while more := _read(terminal):
+            shown += more
+        said = process.communicate()[0].decode()
+    os.close(terminal)
+    assert process.returncode == 130
+    assert "interrupted" in said
+    assert b"lora" in shown
+    assert b"Traceback" not in shown
+    assert pixels(folder / "fox.dragged.png").shape == (48, 64, 3)
+    assert json.loads((folder / "log.json").read_text())["ended"] == "interrupted"
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 1000)
+    except OSError:  # how a terminal ends
+        return b""
+
+
+# ---------------------------------------------------------------- the other commands, and the help
+
+
+def test_a_demo_picture_is_drawn_from_its_seed(tmp_path, capsys):
+    for name, seed in (("a.png", "7"), ("b.png", "7"), ("c.png", "8")):
+        assert main(["demo", "picture", str(tmp_path / name), "--seed", seed]) == 0
+    a, b, c = (pixels(tmp_path / f"{name}.png") for name in "abc")
+    assert a.shape == (128, 128, 3)
+    assert (a == b).all()
+    assert (a != c).any()
+    assert re.search(r"a\.png: a \w+ ", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("kind", TASK_KINDS)
+def test_a_demo_task_comes_with_instructions_for_its_picture(tmp_path, kind):
+    assert main(["demo", "picture", str(tmp_path / "fox.png"), "--task", kind]) == 0
+    instructions = DragInstructions.from_json((tmp_path / "fox.json").read_text())
+    assert instructions.size == pixels(tmp_path / "fox.png").shape[1::-1]
+    assert instructions.mask is not None
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*name.split(), "--help"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: dragwidget {name} ")
+
+
+def test_without_words_the_commands_are_listed(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    assert stop.value.code == 0
+    listed = capsys.readouterr().out
+    assert all(name.split()[0] in listed for name in COMMANDS)
+
+
+def test_the_version_is_told(capsys):
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"dragwidget {dragwidget.__version__}\n"
+
+
+@pytest.mark.parametrize("words", [["--help"], ["edit", "--help"], ["edit", "none.png", *PAIR]])
+def test_help_and_bad_input_need_no_torch(words):
+    code = (
+        "import sys\nfrom dragwidget.__main__ import main\n"
+        f"try:\n    main({words!r})\nexcept SystemExit:\n    pass\n"
+        "print('torch' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "False"
