@@ -179,7 +179,7 @@ def load_lora(path: str | os.PathLike[str], unet: nn.Module) -> LoRA:
             header = opened.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{file} is not a readable safetensors file: {error}") from error
-    lora = _parse(tensors, _peft_config(file, header), file)
+    lora = _parse(tensors, _peft_scaling(file, header), file)
     lora.check(unet)
     return lora
 
@@ -203,29 +203,46 @@ def _find(path: Path) -> Path:
     return path
 
 
-def _peft_config(file: Path, header: Mapping[str, str]) -> Mapping[str, Any]:
-    """peft's configuration of a LoRA: in its header (diffusers), beside it (peft), or nowhere."""
+@dataclass(frozen=True)
+class _Scaling:
+    """What peft multiplies each layer's change by."""
+
+    alpha: float | None = None
+    patterns: tuple[tuple[re.Pattern[str], float], ...] = ()
+    rank_stabilized: bool = False
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any]) -> _Scaling:
+        """From peft's own configuration of a LoRA."""
+        patterns = dict(config.get("alpha_pattern") or {})
+        return cls(
+            float(config["lora_alpha"]),
+            tuple((re.compile(rf"(.*\.)?({p})"), float(alpha)) for p, alpha in patterns.items()),
+            bool(config.get("use_rslora")),
+        )
+
+    def __call__(self, path: str, rank: int) -> float:
+        if self.alpha is None:
+            return 1.0
+        alpha = next((a for p, a in self.patterns if p.fullmatch(path)), self.alpha)
+        return alpha / (rank**0.5 if self.rank_stabilized else rank)
+
+
+def _peft_scaling(file: Path, header: Mapping[str, str]) -> _Scaling:
+    """From the file's header (diffusers) or from beside it (peft); otherwise nothing is scaled."""
     beside = file.parent / "adapter_config.json"
     try:
         if "lora_adapter_metadata" in header:
-            values = json.loads(header["lora_adapter_metadata"])
-            return {k.removeprefix("unet."): v for k, v in values.items() if k.startswith("unet.")}
+            said = json.loads(header["lora_adapter_metadata"]).items()
+            return _Scaling.read({k.removeprefix("unet."): v for k, v in said})
         if file.name == "adapter_model.safetensors" and beside.is_file():
-            return {**json.loads(beside.read_text("utf-8"))}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"the configuration of {file} cannot be read: {error}") from error
-    return {}
+            return _Scaling.read(json.loads(beside.read_text("utf-8")))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, re.error) as error:
+        raise ValueError(f"the configuration of {file} cannot be read: {error!r}") from error
+    return _Scaling()
 
 
-def _peft_scale(config: Mapping[str, Any], path: str, rank: int) -> float:
-    """What peft multiplies a layer's change by."""
-    alphas = {"": config.get("lora_alpha", rank), **(config.get("alpha_pattern") or {})}
-    patterns = [p for p in alphas if p and re.match(rf"(.*\.)?({p})$", path)]
-    alpha = float(alphas[patterns[0] if patterns else ""])
-    return alpha / (rank**0.5 if config.get("use_rslora") else rank)
-
-
-def _parse(tensors: Mapping[str, Tensor], config: Mapping[str, Any], file: Path) -> LoRA:
+def _parse(tensors: Mapping[str, Tensor], scaling: _Scaling, file: Path) -> LoRA:
     found: dict[str, dict[str, Tensor]] = {"down": {}, "up": {}, "alpha": {}}
     for key, tensor in tensors.items():
         name = re.sub(r"^(unet\.|base_model\.model\.)+", "", key)
@@ -243,7 +260,7 @@ def _parse(tensors: Mapping[str, Tensor], config: Mapping[str, Any], file: Path)
     scales = {
         path: float(found["alpha"][path]) / len(matrix)
         if path in found["alpha"]
-        else _peft_scale(config, path, len(matrix))
+        else scaling(path, len(matrix))
         for path, matrix in down.items()
     }
     return LoRA(
