@@ -34,6 +34,8 @@ TINY = Preset(
     unet=STAGE,
     first_bank=4,
     fresh=1,
+    measured=4,
+    samples=1,
 )
 
 

@@ -51,7 +51,8 @@ class Preset:
     """Everything that decides what `train` makes.
 
     `first_bank` pictures are encoded before the UNet's first step, `fresh` a step during it; each
-    step draws from all that are there, with new noise.
+    step draws from all that are there, with new noise. At the end, `measured` pictures that were
+    never trained on are put to each network, and `samples` pictures drawn by the whole model.
     """
 
     networks: Networks = Networks()
@@ -59,6 +60,8 @@ class Preset:
     unet: Stage
     first_bank: int
     fresh: int
+    measured: int = 512
+    samples: int = 16
     precision: str = "bfloat16"  # of autocast; "float32" is exact
     seed: int = 0
 

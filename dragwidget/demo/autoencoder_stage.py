@@ -93,7 +93,7 @@ def settle(model: Model, device: torch.device, size: int) -> None:
 
 
 @torch.no_grad()
-def measure(model: Model, device: torch.device, size: int, count: int = 500) -> dict[str, float]:
+def measure(model: Model, device: torch.device, size: int, count: int) -> dict[str, float]:
     """Round trip of validation pictures: PSNR (dB, mean over pictures), colour errors (of 255)."""
     ratios, errors = [], []
     for start in range(0, count, 20):

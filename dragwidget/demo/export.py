@@ -99,7 +99,7 @@ def _assemble(
     )
 
 
-def write_samples(model: Path, path: Path, device: torch.device, count: int = 16) -> None:
+def write_samples(model: Path, path: Path, device: torch.device, count: int) -> None:
     """A sheet of pictures that the model makes from captions it has not seen."""
     pipeline: Any = StableDiffusionPipeline.from_pretrained(model)  # type: ignore[no-untyped-call]
     pipeline = pipeline.to(device, torch.float32)

@@ -57,7 +57,7 @@ def train(
     autoencoder, training, records = train_autoencoder(preset, out, device, size, resume=resume)
     for record in records:
         yield {"stage": "autoencoder", **record}
-    _finish_autoencoder(autoencoder, training, device, size)
+    _finish_autoencoder(autoencoder, training, preset, device, size)
     if only_autoencoder:
         return
     for record in train_unet(
@@ -66,14 +66,16 @@ def train(
         yield {"stage": "unet", **record}
 
 
-def _finish_autoencoder(model: Model, training: Training, device: torch.device, size: int) -> None:
+def _finish_autoencoder(
+    model: Model, training: Training, preset: Preset, device: torch.device, size: int
+) -> None:
     """Averaged weights, settled and frozen; its numbers go to `autoencoder.json`, once."""
     training.average()
     settle(model, device, size)
     report = training.folder / "autoencoder.json"
     if not report.exists():
         numbers = {
-            **measure(model, device, size),
+            **measure(model, device, size, preset.measured),
             "steps": training.step,
             "minutes": round(training.seconds / 60, 1),
             "loss": training.curve[-1]["loss"] if training.curve else None,

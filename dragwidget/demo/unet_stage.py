@@ -78,10 +78,10 @@ def train_unet(
         "loss": training.curve[-1]["loss"] if training.curve else None,
         "pictures": training.pictures,
         "pictures_encoded": len(data.bank),
-        "validation_loss": data.validate(),
+        "validation_loss": data.validate(preset.measured),
     }
     (folder / "unet.json").write_text(json.dumps(report, indent=2) + "\n")
-    write_samples(folder / "model", folder / "samples.png", device)
+    write_samples(folder / "model", folder / "samples.png", device, preset.samples)
 
 
 def make_parts(preset: Preset, tokenizer: CLIPTokenizer, device: torch.device) -> dict[str, Any]:
@@ -172,7 +172,7 @@ class Data:
             )
 
     @torch.no_grad()
-    def validate(self, count: int = 256) -> float:
+    def validate(self, count: int) -> float:
         """The loss on pictures never trained on, timesteps spread evenly, in float32."""
         times = torch.linspace(1, 999, count).long()
         generator = torch.Generator().manual_seed(0)
