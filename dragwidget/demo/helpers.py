@@ -83,7 +83,7 @@ def _split(
 def helping(count: int, work: Callable[..., None], *arguments: Any) -> Iterator[None]:
     """Run `work(index, *arguments)` in `count` processes until the block is left."""
     processes = [
-        _SPAWN.Process(target=_helper, args=(os.sched_getaffinity(0), work, i, *arguments))
+        _SPAWN.Process(target=_helper, args=(_pinned_to(), work, i, *arguments))
         for i in range(count)
     ]
     for process in processes:
@@ -97,10 +97,15 @@ def helping(count: int, work: Callable[..., None], *arguments: Any) -> Iterator[
             process.join()
 
 
+def _pinned_to() -> set[int]:
+    """The cores this process may use; empty where the system does not say."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+
+
 def _helper(taken: set[int], work: Callable[..., None], index: int, *arguments: Any) -> None:
     """Keep off the cores that the main process is pinned to, where there are others."""
     free = set(range(os.cpu_count() or 1)) - taken
-    if free:
+    if taken and free:
         os.sched_setaffinity(0, free)
     torch.set_num_threads(1)
     work(index, *arguments)
