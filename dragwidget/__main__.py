@@ -30,12 +30,19 @@ class Command(NamedTuple):
     module: str
 
 
-GROUPS = {"demo": "the embedded model and the world that it knows"}
+GROUPS = {
+    "demo": "the embedded model and the world that it knows",
+    "bench": "how good edits are",
+}
 
 COMMANDS = {  # by the words that call it; the first of two is a group
     "edit": Command("drag points of a picture to where they should be", "dragwidget.cli.edit"),
     "demo picture": Command("draw a picture to try an edit on", "dragwidget.cli.demo_picture"),
     "demo train": Command("train the embedded model anew", "dragwidget.demo.train"),
+    "bench scenes": Command(
+        "score edits of the embedded model's world by the true answers",
+        "dragwidget.bench.scenes_command",
+    ),
 }
 
 
