@@ -37,6 +37,12 @@ from dragwidget.settings import (
 
 FOLDER = Path(os.environ.get("DRAGWIDGET_GOLDEN", Path(__file__).parent / "golden"))
 MANIFEST = json.loads((FOLDER / "manifest.json").read_text())
+# What we tell the user, and the authors' code does not, is no fault of a case.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:the prompt has:UserWarning"),
+    pytest.mark.filterwarnings("ignore:nothing is left of the mask:UserWarning"),
+    pytest.mark.filterwarnings("ignore:the handle .* has two targets:UserWarning"),
+]
 CASES = {f"{case['piece']}-{case['name']}": case for case in MANIFEST["cases"]}
 
 
@@ -74,7 +80,10 @@ def test_every_case_of_every_piece_is_run() -> None:
 @cases("text")
 def test_the_text_is_embedded_as_the_authors_do(name: str) -> None:
     params, arrays = load(name)
-    assert_close(model().embed(params["prompt"]), arrays["embeddings"], 1e-4)
+    embeddings = model().embed(params["prompt"])
+    assert embeddings.isfinite().all()
+    if not params.get("reference_raises"):
+        assert_close(embeddings, arrays["embeddings"], 1e-4)
 
 
 @cases("vae")
@@ -124,11 +133,12 @@ def test_features_noise_and_one_step_are_the_authors(name: str) -> None:
     previous, x0 = schedule.step(latent, output.prediction, t)
     assert_close(previous, arrays["x_prev"], 1e-4)
     assert_close(x0, arrays["pred_x0"], 1e-4)
-    if "feat3_interp" in arrays:
-        rows, columns = params["interp_res"]
-        full = FeatureMap((output.features[blocks.index(3)],), (rows, columns)).full()
-        stride = params["interp_channel_stride"]
-        assert_close(full[None, ::stride], arrays["feat3_interp"], 1e-4)
+    for block, feature in zip(blocks, output.features, strict=True):
+        if f"feat{block}_interp" in arrays:
+            rows, columns = params["interp_res"]
+            full = FeatureMap((feature,), (rows, columns)).full()
+            stride = params["interp_channel_stride"]
+            assert_close(full[None, ::stride], arrays[f"feat{block}_interp"], 1e-4)
 
 
 def conditioning(params: dict[str, Any], arrays: dict[str, np.ndarray]) -> Conditioning:
@@ -173,9 +183,10 @@ def test_the_drag_takes_the_authors_steps(name: str) -> None:
         assert steps
         return
     compare_drag(params, arrays, steps, latent)
-    compare_first_gradient(
-        params, arrays, predictor, schedule, instructions, settings, grid, latent
-    )
+    if steps:
+        compare_first_gradient(
+            params, arrays, predictor, schedule, instructions, settings, grid, latent
+        )
 
 
 def compare_drag(
@@ -328,10 +339,13 @@ def test_a_session_edits_a_picture_as_the_authors_tool_does(name: str) -> None:
     )
     if params["lora"]:
         session.use_lora(FOLDER / params["lora"])
-    mask = arrays["mask"] > 0
+    mask = arrays.get("mask", np.zeros((height, width))) > 0
     last = np.array([width, height]) - 1
+    # A last handle without a target makes the authors' tool crash, and is refused by ours with a
+    # clear message (test_instructions); what can be dragged is.
+    points = arrays["points_xy"][: len(arrays["points_xy"]) // 2 * 2]
     instructions = DragInstructions.from_points(
-        np.clip(arrays["points_xy"], 0, last),
+        np.clip(points, 0, last),
         size=(width, height),
         mask=mask if mask.any() else None,
     )

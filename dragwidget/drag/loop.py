@@ -358,6 +358,8 @@ def drag(
             picture's size.
         prior: needed with ``settings.prior_weight > 0``.
     """
+    if settings.prior_weight > 0 and prior is None:
+        raise ValueError("prior_weight > 0 needs a prior: pass GaussianPrior.of(clean latent, ...)")
     width, height = instructions.size
     grid = grid or settings.grid(height, width)
     cells = on_grid(instructions, grid, (latent.shape[2], latent.shape[3]))
