@@ -12,20 +12,13 @@ from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
-from tiny_models import make_unet, noise, pickled_trap
+from tiny_models import make_unet, noise, pickled_trap, random_lora
 
 from dragwidget.diffusion.lora import LoRA, enabled, load_lora, projections, save_lora
 from dragwidget.diffusion.reading import quiet
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 FILE = "pytorch_lora_weights.safetensors"
-
-
-def random_lora(unet, rank=4) -> LoRA:
-    initial = LoRA.initial(unet, rank, torch.Generator().manual_seed(1))
-    shapes = {path: matrix.shape for path, matrix in initial.up.items()}
-    up = {path: 0.5 * noise(*shape, seed=k) for k, (path, shape) in enumerate(shapes.items())}
-    return LoRA(initial.down, up)
 
 
 def prediction(unet):

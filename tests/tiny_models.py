@@ -13,6 +13,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from dragwidget.diffusion.lora import LoRA
 from dragwidget.diffusion.reading import quiet
 
 TOKENIZER = Path(__file__).parent / "golden" / "tiny-sd" / "tokenizer"
@@ -103,6 +104,14 @@ def write_model(
     shutil.rmtree(folder / "tokenizer")
     shutil.copytree(TOKENIZER, folder / "tokenizer")
     return folder
+
+
+def random_lora(unet: Any, rank: int = 4) -> LoRA:
+    """A LoRA that changes something."""
+    initial = LoRA.initial(unet, rank, torch.Generator().manual_seed(1))
+    shapes = {path: matrix.shape for path, matrix in initial.up.items()}
+    up = {path: 0.5 * noise(*shape, seed=k) for k, (path, shape) in enumerate(shapes.items())}
+    return LoRA(initial.down, up)
 
 
 def edit_json(file: Path, **changes: Any) -> None:
