@@ -62,6 +62,7 @@ def read_picture(
     *,
     multiple: int = 64,
     max_side: int = 512,
+    min_side: int = 1,
     max_pixels: int = MAX_PIXELS,
 ) -> SourceImage:
     """Read a picture and fit it to the model's grid.
@@ -73,6 +74,8 @@ def read_picture(
             Pillow image the frame it is at.
         multiple: both fitted sides are multiples of this; 64 pixels for Stable Diffusion.
         max_side: longest fitted side allowed, pixels.
+        min_side: a longer side below this is stretched to it, pixels: a model sees little in a
+            picture much smaller than those it was trained on.
         max_pixels: largest picture that is decoded, against files made to exhaust the memory.
 
     Raises:
@@ -92,26 +95,29 @@ def read_picture(
             "a picture must be a Pillow image, a path or a numpy array, "
             f"got {type(source).__name__}: convert it first"
         )
-    fitted = original.resize(fit(original.size, multiple, max_side), _RESAMPLING)
+    fitted = original.resize(fit(original.size, multiple, max_side, min_side), _RESAMPLING)
     return SourceImage(_read_only(original), _read_only(fitted))
 
 
-def fit(size: Size, multiple: int = 64, max_side: int = 512) -> Size:
+def fit(size: Size, multiple: int = 64, max_side: int = 512, min_side: int = 1) -> Size:
     """The fitted (width, height) for a picture of that size.
 
-    The longer side goes up to the next multiple, or to the last that ``max_side`` allows; the
-    shorter to the multiple that keeps the aspect nearest, and at least one. So the aspect is off by
-    half a multiple at most, but for pictures too narrow for that, which are stretched to one.
+    The longer side goes up to the next multiple of at least ``min_side``, or to the last that
+    ``max_side`` allows; the shorter to the multiple that keeps the aspect nearest, and at least
+    one. So the aspect is off by half a multiple at most, but for pictures too narrow for that,
+    which are stretched to one.
 
     >>> fit((500, 333)), fit((150, 201)), fit((4000, 3000)), fit((5000, 20)), fit((1, 1))
     ((512, 320), (192, 256), (512, 384), (512, 64), (64, 64))
+    >>> fit((150, 201), min_side=512)
+    (384, 512)
     """
     if multiple < 1 or max_side < multiple:
         raise ValueError(
             f"max_side must be at least one multiple, got max_side {max_side}, multiple {multiple}"
         )
     longest, shortest = max(size), min(size)
-    long = min(-(-longest // multiple), max_side // multiple) * multiple
+    long = min(-(-max(longest, min_side) // multiple), max_side // multiple) * multiple
     short = max(1, round(long * shortest / longest / multiple)) * multiple
     return (long, short) if size[0] >= size[1] else (short, long)
 

@@ -87,7 +87,8 @@ class DragSession:
             image: a Pillow image, a path, or an array (H, W, 3), uint8 or floats in 0..1.
             prompt: what it shows.
             max_side: longest side that the model works at, pixels; by default what it was
-                trained on. Results come back at the picture's own size.
+                trained on, and smaller pictures are stretched to that too. Results come back at
+                the picture's own size.
             multiple: both sides that the model works at are multiples of this, pixels; by default
                 what every level of its network divides evenly.
         """
@@ -95,6 +96,7 @@ class DragSession:
             image,
             multiple=multiple or self.model.picture_multiple,
             max_side=max_side or self.model.picture_side,
+            min_side=self.model.picture_side,
         )
         self._source = Source.of(picture, prompt)
         self._instructions = None
