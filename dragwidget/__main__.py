@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from dragwidget import __version__
 
@@ -72,25 +72,30 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+def _parser(words: list[str]) -> argparse.ArgumentParser:
     """The parser of everything, with the arguments of the one command that is called."""
     parser = _Parser(prog="dragwidget", description="Point-based image editing with diffusion.")
     parser.add_argument("--version", action="version", version=f"dragwidget {__version__}")
-    top = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    below = {}
-    for name, summary in GROUPS.items():
-        group = top.add_parser(name, help=summary, description=f"{summary.capitalize()}.")
-        below[name] = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    places = {"": _places(parser)}
     for name, command in COMMANDS.items():
-        *group_name, word = name.split()
-        place = below[group_name[0]] if group_name else top
-        own = place.add_parser(
-            word, help=command.summary, description=f"{command.summary.capitalize()}."
-        )
-        if list(words[: len(name.split())]) == name.split():
+        group, _, word = name.rpartition(" ")
+        if group not in places:
+            places[group] = _places(_add(places[""], group, GROUPS[group]))
+        own = _add(places[group], word, command.summary)
+        if words[: len(name.split())] == name.split():
             module = import_module(command.module)
             module.add_arguments(own)
             own.set_defaults(run=module.run)
+    return parser
+
+
+def _places(parser: argparse.ArgumentParser) -> Any:
+    return parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+
+def _add(places: Any, word: str, summary: str) -> argparse.ArgumentParser:
+    description = f"{summary[0].upper()}{summary[1:]}."
+    parser: argparse.ArgumentParser = places.add_parser(word, help=summary, description=description)
     return parser
 
 

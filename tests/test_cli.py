@@ -127,7 +127,8 @@ def test_the_log_holds_what_was_done(edit, folder, tiny):
         assert np.shape(step["handles_xy"]) == (2, 2)
         assert np.shape(step["distances"]) == np.shape(step["reached"]) == (2,)
     assert said["ended"] == "step limit"
-    assert said["output"] == str(folder / "fox.dragged.png")
+    assert said["picture"] == str(folder / "fox.png")
+    assert said["edited"] == str(folder / "fox.dragged.png")
 
 
 def test_the_log_serves_as_settings_of_the_same_edit_again(edit, folder):

@@ -14,8 +14,8 @@ from PIL import Image
 from dragwidget.bars import Bars
 from dragwidget.cli.inputs import (
     Changes,
-    Outputs,
-    outputs_of,
+    Files,
+    files_of,
     parse_pair,
     read_changes,
     read_instructions,
@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     )
     changes = [read_changes(args.settings) if args.settings else {}, _changes_of(args)]
     with_changes(Settings(), *changes)  # what is out of range is refused before the model is loaded
-    outputs = outputs_of(args)
+    files = files_of(args)
     with Bars(disable=None) as bars:
         recorder = Recorder(bars)
         session = _open(args, changes)
@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
         recorder.lap("model")
         session.monitor.progress = recorder
         with recorder.interruption:
-            return _edit(session, instructions, recorder, outputs)
+            return _edit(session, instructions, recorder, files)
 
 
 def _changes_of(args: argparse.Namespace) -> Changes:
@@ -141,7 +141,7 @@ def _open(args: argparse.Namespace, changes: list[Changes]) -> DragSession:
 
 
 def _edit(
-    session: DragSession, instructions: DragInstructions, recorder: Recorder, outputs: Outputs
+    session: DragSession, instructions: DragInstructions, recorder: Recorder, files: Files
 ) -> int:
     """Drag and write; after Ctrl-C what there is so far."""
     ended = "interrupted"
@@ -157,17 +157,17 @@ def _edit(
         except KeyboardInterrupt:
             ended, picture = "interrupted", session.preview()
         recorder.lap("render")
-        picture.save(outputs.picture)
-        if outputs.animation:
-            _write_animation(outputs.animation, session, picture, recorder)
+        picture.save(files.picture)
+        if files.animation:
+            _write_animation(files.animation, session, picture, recorder)
     except Exception:
         ended = "failed"
         raise
     finally:
-        if outputs.log:
-            write_log(outputs.log, session, recorder, ended, outputs)
+        if files.log:
+            write_log(files.log, session, recorder, ended, files)
     recorder.bars.close()
-    print(_summary(session, ended, outputs.picture))
+    print(_summary(session, ended, files.picture))
     return 130 if ended == "interrupted" else 0
 
 

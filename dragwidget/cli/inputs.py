@@ -23,8 +23,8 @@ from dragwidget.picture import read_picture
 from dragwidget.settings import Settings
 
 __all__ = [
-    "Outputs",
-    "outputs_of",
+    "Files",
+    "files_of",
     "parse_pair",
     "read_changes",
     "read_instructions",
@@ -130,20 +130,21 @@ def with_changes(settings: Settings, *changes: Changes) -> Settings:
 
 
 @dataclass(frozen=True)
-class Outputs:
-    """The files that an edit writes."""
+class Files:
+    """The picture that is edited, and what is written."""
 
+    source: Path
     picture: Path
     log: Path | None
     animation: Path | None
 
 
-def outputs_of(args: argparse.Namespace) -> Outputs:
+def files_of(args: argparse.Namespace) -> Files:
     """Where an edit writes; refused where that cannot be done or would cost something given."""
     picture = args.output or args.picture.with_name(f"{args.picture.stem}.dragged.png")
-    outputs = Outputs(picture, args.log, args.animation)
+    files = Files(args.picture, picture, args.log, args.animation)
     taken = [path for path in (args.picture, args.mask, args.instructions, args.settings) if path]
-    for path in (outputs.picture, outputs.log, outputs.animation):
+    for path in (files.picture, files.log, files.animation):
         if path is None:
             continue
         if any(_same(path, other) for other in taken):
@@ -158,9 +159,9 @@ def outputs_of(args: argparse.Namespace) -> Outputs:
     known = {end for end, kind in Image.registered_extensions().items() if kind in Image.SAVE}
     if picture.suffix.lower() not in known:
         raise ValueError(f"{picture} has no known picture ending: name it like {picture.stem}.png")
-    if outputs.animation and outputs.animation.suffix.lower() != ".gif":
-        raise ValueError(f"the animation is a GIF: name it like {outputs.animation.stem}.gif")
-    return outputs
+    if files.animation and files.animation.suffix.lower() != ".gif":
+        raise ValueError(f"the animation is a GIF: name it like {files.animation.stem}.gif")
+    return files
 
 
 def _same(path: Path, other: Path) -> bool:

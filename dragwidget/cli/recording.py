@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dragwidget import __version__
 from dragwidget.bars import Bars
-from dragwidget.cli.inputs import Outputs
+from dragwidget.cli.inputs import Files
 from dragwidget.stages import Progress
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Recorder:
 
 
 def write_log(
-    path: Path, session: DragSession, recorder: Recorder, ended: str, outputs: Outputs
+    path: Path, session: DragSession, recorder: Recorder, ended: str, files: Files
 ) -> None:
     """Write what was done in an edit, as JSON; ``ended`` is why the drag was over."""
     model, picture, instructions = session.model, session.source.picture, session.instructions
@@ -100,7 +100,8 @@ def write_log(
             **{name: version(name) for name in LIBRARIES},
         },
         "system": platform.platform(),
-        "output": str(outputs.picture),
+        "picture": str(files.source),
+        "edited": str(files.picture),
         "model": {
             "name": model.name,
             "fingerprint": model.fingerprint,
