@@ -8,9 +8,9 @@ import torch
 from torch.nn.functional import avg_pool2d
 
 from dragwidget.bench.metrics import PERFECT, psnr, share_done, worst_window
+from dragwidget.bench.proofs import measure, prove
 from dragwidget.bench.synthesis import fit_scene
-from dragwidget.demo.keypoints import POINTS, keypoints
-from dragwidget.demo.scenes import render
+from dragwidget.demo.keypoints import keypoints
 from dragwidget.demo.tasks import drag_task
 
 CASES = [("turn", 900_400), ("sun", 900_401), ("mouth", 900_402)]
@@ -24,39 +24,32 @@ def degraded(picture: torch.Tensor) -> torch.Tensor:
     return mixed.clamp(0, 1)
 
 
-def measured(task, picture):
-    """The share of the drag that the instrument finds, and its fit."""
-    fit = fit_scene(picture, task.source_scene)
-    columns = [POINTS.index(name) for name in task.points]
-    reached = fit.points.xy[0, columns].numpy()
-    given = task.instructions
-    return share_done(given.handles_xy, given.targets_xy, reached), reached, fit
+@pytest.mark.parametrize(("kind", "seed"), CASES)
+@pytest.mark.parametrize("through", [None, degraded])
+def test_on_the_true_target_it_finds_the_points_within_half_a_pixel(kind, seed, through):
+    proof = measure(drag_task(kind, seed), "target", through)
+    assert proof.error <= 0.5
+    assert proof.share >= 0.9
+    assert not proof.failed
 
 
 @pytest.mark.parametrize(("kind", "seed"), CASES)
-def test_on_the_true_target_it_finds_the_points_within_half_a_pixel(kind, seed):
-    task = drag_task(kind, seed)
-    for picture in (task.target, degraded(task.target)):
-        _, reached, fit = measured(task, picture)
-        error = np.linalg.norm(reached - task.instructions.targets_xy, axis=1)
-        assert error.max() <= 0.5
-        assert not fit.failed
-
-
-@pytest.mark.parametrize(("kind", "seed"), CASES)
-def test_on_the_source_it_reports_that_nothing_was_done(kind, seed):
-    task = drag_task(kind, seed)
-    assert abs(measured(task, task.source)[0]) <= 0.02
-    assert abs(measured(task, degraded(task.source))[0]) <= 0.05
+@pytest.mark.parametrize(("through", "limit"), [(None, 0.02), (degraded, 0.05)])
+def test_on_the_source_it_reports_that_nothing_was_done(kind, seed, through, limit):
+    assert abs(measure(drag_task(kind, seed), "source", through).share) <= limit
 
 
 @pytest.mark.parametrize(("kind", "seed"), CASES[:2])
 def test_on_a_half_way_picture_it_reports_half(kind, seed):
-    task = drag_task(kind, seed)
-    middle = (task.source_scene.vector() + task.target_scene.vector()) / 2
-    share, _, fit = measured(task, render(task.source_scene.with_vector(middle))[0])
-    assert share == pytest.approx(0.5, abs=0.06)  # parameters half way: points nearly so
-    assert fit.residual < 0.01
+    proof = measure(drag_task(kind, seed), "half")
+    assert proof.share == pytest.approx(0.5, abs=0.06)  # parameters half way: points nearly so
+    assert proof.share == pytest.approx(proof.true_share, abs=0.02)
+
+
+def test_proofs_come_three_to_a_task():
+    proofs = list(prove(900_405, 1, size=64))
+    assert [proof.picture for proof in proofs] == ["target", "source", "half"]
+    assert [round(proof.true_share, 1) for proof in proofs] == [1, 0, 0.5]
 
 
 def test_what_is_no_critter_any_more_fails():
