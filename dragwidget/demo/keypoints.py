@@ -111,7 +111,8 @@ def _clear_of_animal(scenes: Scenes, point: Tensor) -> Tensor:
     ear = (point[:, None] - nearest).norm(dim=-1) < across.norm(dim=-1) * 0.9
     body = (point - torch.stack([scenes.x, scenes.y + 1.5 * scenes.size], -1)).abs()
     on_body = (body < scenes.size[:, None] * body.new_tensor([0.8, 0.9])).all(-1)
-    return ~(_in_head(scenes, point[:, None])[:, 0] | ear.any(1) | on_body)
+    hidden: Tensor = _in_head(scenes, point[:, None])[:, 0] | ear.any(1) | on_body
+    return ~hidden
 
 
 def _above_ground(scenes: Scenes, point: Tensor) -> Tensor:

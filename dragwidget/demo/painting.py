@@ -235,7 +235,8 @@ class _Painter:
         def disc(x: float, y: float, rx: float, ry: float) -> Tensor:
             a, b = (u - u.new_tensor([0, 0, x])) / rx, (v - v.new_tensor([0, 0, y])) / ry
             hard = (pixels * across * rx * ry).sqrt() / (2 * EDGE)
-            return hard[..., None] * (constant(one) - quadratic(a, a) - quadratic(b, b))
+            inside: Tensor = hard[..., None] * (constant(one) - quadratic(a, a) - quadratic(b, b))
+            return inside
 
         # The lid is a parabola: it follows the upper outline when open, the lower when closed.
         lid = self.head.lid()[:, None] * one
