@@ -37,11 +37,15 @@ GROUPS = {
 
 COMMANDS = {  # by the words that call it; the first of two is a group
     "edit": Command("drag points of a picture to where they should be", "dragwidget.cli.edit"),
+    "doctor": Command("see whether everything works on this machine", "dragwidget.cli.doctor"),
     "demo picture": Command("draw a picture to try an edit on", "dragwidget.cli.demo_picture"),
     "demo train": Command("train the embedded model anew", "dragwidget.demo.train"),
     "bench scenes": Command(
         "score edits of the embedded model's world by the true answers",
         "dragwidget.bench.scenes_command",
+    ),
+    "bench proofs": Command(
+        "prove the instrument that scores them", "dragwidget.bench.proofs_command"
     ),
 }
 
