@@ -80,6 +80,16 @@ def test_a_longer_step_asks_for_a_longer_move():
     assert loss(0.5) < loss(1.0) < loss(2.0)
 
 
+def test_the_template_is_the_current_patch_or_the_original_one():
+    """They are the same until the first update."""
+    current, original = (
+        blob_run(steps=4, learning_rate=0.1, template=template)[0]
+        for template in ("current", "original")
+    )
+    assert current[0].loss == original[0].loss
+    assert current[3].loss != original[3].loss
+
+
 def test_the_blob_is_dragged_towards_its_target():
     steps, _ = blob_run(steps=40, learning_rate=0.1)
     assert steps[-1].distances[0] < steps[0].distances[0] - 2
@@ -279,6 +289,19 @@ def test_features_of_any_precision_are_dragged_in_single_precision(dtype):
     exact, _ = blob_run(LatentItself(), mask=LEFT, steps=4, learning_rate=0.05)
     assert steps[-1].latent.dtype == torch.float32
     assert steps[0].loss == pytest.approx(exact[0].loss, rel=0.02)
+
+
+def test_what_half_precision_is_scaled_by_is_divided_out_again():
+    settings = DragSettings()
+    problem = Problem(torch.tensor([[8.0, 11.0]]))
+    moments = []
+    for dtype in (torch.float16, torch.float32):
+        model = LatentItself(dtype)
+        at_start = evaluate(model, blob((8, 5)), SCHEDULE, T, (16, 16), settings, previous=False)
+        state = start(at_start, torch.tensor([[8.0, 5.0]]))
+        after, _, _ = advance(model, SCHEDULE, T, state, problem, at_start, settings)
+        moments.append(after.moments.first)
+    torch.testing.assert_close(*moments, rtol=1e-2, atol=1e-4)
 
 
 class TurnsBad(LatentItself):
