@@ -302,6 +302,19 @@ def test_a_demo_task_comes_with_instructions_for_its_picture(tmp_path, kind):
     assert instructions.mask is not None
 
 
+def test_the_doctor_looks_at_a_model_and_a_drag_step(tiny_folder, capsys):
+    assert main(["doctor", "--model", str(tiny_folder), "--device", "cpu"]) == 0
+    report = capsys.readouterr().out
+    assert f"{tiny_folder} loads" in report
+    assert report.endswith("all is well\n")
+
+
+def test_the_doctor_has_status_1_where_something_is_wrong(broken, capsys):
+    (broken / "unet" / "config.json").unlink()
+    assert main(["doctor", "--model", str(broken), "--device", "cpu"]) == 1
+    assert "not well: model" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_explains_itself(name, capsys):
     with pytest.raises(SystemExit) as stop:
