@@ -53,9 +53,9 @@ COMMANDS = {  # by the words that call it; the first of two is a group
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the command line says; return the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
-    args = _parser(words).parse_args(words or ["--help"])
     with _plain_messages():
         try:
+            args = _parser(words).parse_args(words or ["--help"])
             return int(args.run(args))
         except KeyboardInterrupt as interruption:
             return _tell(" ".join(["interrupted", *map(str, interruption.args)]), 130)
