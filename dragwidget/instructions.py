@@ -25,6 +25,8 @@ __all__ = [
     "DragInstructions",
     "GridInstructions",
     "PointPair",
+    "check_prompt",
+    "check_size",
     "from_grid",
     "mask_to_latent",
     "on_grid",
@@ -79,12 +81,12 @@ class DragInstructions:
     prompt: str = ""
 
     def __post_init__(self) -> None:
-        size = _check_size(self.size)
+        size = check_size(self.size)
         object.__setattr__(self, "size", size)
         object.__setattr__(self, "pairs", _check_pairs(self.pairs, size))
         if self.mask is not None:
             object.__setattr__(self, "mask", _check_mask(self.mask, size))
-        _check_prompt(self.prompt)
+        check_prompt(self.prompt)
 
     @classmethod
     def from_points(
@@ -246,7 +248,8 @@ def _pair(item: Any) -> PointPair:
     return PointPair(item[0], item[1])
 
 
-def _check_size(size: Any) -> Size:
+def check_size(size: Any) -> Size:
+    """(width, height) as two ints; raise TypeError or ValueError where it is no such thing."""
     if not (
         isinstance(size, Sequence)
         and len(size) == 2
@@ -315,7 +318,8 @@ def _check_mask(mask: Any, size: Size) -> BoolArray:
     return allowed
 
 
-def _check_prompt(prompt: Any) -> None:
+def check_prompt(prompt: Any) -> None:
+    """Raise TypeError or ValueError where this is no text."""
     if not isinstance(prompt, str):
         raise TypeError(f"the prompt must be a string, got {_short(prompt)}")
     try:

@@ -7,7 +7,6 @@ stage it made. A model may recommend other values (``DiffusionModel.recommended`
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
@@ -15,14 +14,14 @@ from typing import Any, Literal
 __all__ = ["DragSettings", "InversionSettings", "LoRASettings", "RenderSettings", "Settings"]
 
 
-def _number(
+def check_number(
     record: object, name: str, low: float, high: float, *, low_included: bool = True
 ) -> None:
     """Refuse ``record.name`` outside ``[low, high]`` (or ``(low, high]``), naming the field."""
     value = getattr(record, name)
     wants_integer = _field_type(record, name).startswith("int")
     right_type = isinstance(value, int if wants_integer else (int, float))
-    if isinstance(value, bool) or not right_type or not math.isfinite(value):
+    if isinstance(value, bool) or not right_type:
         kind = "a whole number" if wants_integer else "a number"
         raise TypeError(f"{type(record).__name__}.{name} must be {kind}, got {value!r}")
     if not (low <= value <= high) or (value == low and not low_included):
@@ -34,6 +33,17 @@ def _number(
 
 def _field_type(record: object, name: str) -> str:
     return next(str(f.type) for f in fields(record) if f.name == name)  # type: ignore[arg-type]
+
+
+def _flag(record: object, name: str) -> None:
+    value = getattr(record, name)
+    if not isinstance(value, bool):
+        raise TypeError(f"{type(record).__name__}.{name} must be True or False, got {value!r}")
+
+
+def _check_mapping(what: str, values: object) -> None:
+    if not isinstance(values, Mapping):
+        raise TypeError(f"{what} must be names with values, got {values!r}")
 
 
 def _choice(record: object, name: str, choices: tuple[str, ...]) -> None:
@@ -57,8 +67,8 @@ class InversionSettings:
     strength: float = 0.7
 
     def __post_init__(self) -> None:
-        _number(self, "steps", 1, 1000)
-        _number(self, "strength", 0, 1, low_included=False)
+        check_number(self, "steps", 1, 1000)
+        check_number(self, "strength", 0, 1, low_included=False)
 
     @property
     def count(self) -> int:
@@ -90,12 +100,13 @@ class LoRASettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _number(self, "rank", 1, 256)
-        _number(self, "steps", 0, 100_000)
-        _number(self, "learning_rate", 0, 1, low_included=False)
-        _number(self, "batch_size", 1, 64)
-        _number(self, "weight_decay", 0, 1)
-        _number(self, "seed", 0, 2**63 - 1)
+        check_number(self, "rank", 1, 256)
+        check_number(self, "steps", 0, 100_000)
+        check_number(self, "learning_rate", 0, 1, low_included=False)
+        check_number(self, "batch_size", 1, 64)
+        check_number(self, "weight_decay", 0, 1)
+        _flag(self, "random_crop")
+        check_number(self, "seed", 0, 2**63 - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,18 +151,18 @@ class DragSettings:
     feature_scale: float = 0.5
 
     def __post_init__(self) -> None:
-        _number(self, "steps", 1, 100_000)
-        _number(self, "learning_rate", 0, 10, low_included=False)
-        _number(self, "motion_radius", 0, 64)
-        _number(self, "tracking_radius", 0, 64)
-        _number(self, "step_length", 0, 64, low_included=False)
-        _number(self, "region_weight", 0, 1e6)
-        _number(self, "prior_weight", 0, 1e6)
-        _number(self, "stop_distance", 0, 1000, low_included=False)
-        _number(self, "patience", 0, 100_000)
+        check_number(self, "steps", 1, 100_000)
+        check_number(self, "learning_rate", 0, 10, low_included=False)
+        check_number(self, "motion_radius", 0, 64)
+        check_number(self, "tracking_radius", 0, 64)
+        check_number(self, "step_length", 0, 64, low_included=False)
+        check_number(self, "region_weight", 0, 1e6)
+        check_number(self, "prior_weight", 0, 1e6)
+        check_number(self, "stop_distance", 0, 1000, low_included=False)
+        check_number(self, "patience", 0, 100_000)
         _choice(self, "template", ("current", "original"))
         _choice(self, "start", ("inverted", "warped"))
-        _number(self, "feature_scale", 0, 1, low_included=False)
+        check_number(self, "feature_scale", 0, 1, low_included=False)
         object.__setattr__(self, "feature_blocks", _blocks(self.feature_blocks))
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
@@ -188,8 +199,15 @@ class RenderSettings:
     keep_frozen: bool = False
 
     def __post_init__(self) -> None:
-        _number(self, "start_step", 0, 1000)
-        _number(self, "start_layer", 0, 1000)
+        _flag(self, "mutual_self_attention")
+        check_number(self, "start_step", 0, 1000)
+        check_number(self, "start_layer", 0, 1000)
+        _flag(self, "keep_frozen")
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether a render looks at the source picture's own pass at all."""
+        return self.mutual_self_attention or self.keep_frozen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,6 +219,14 @@ class Settings:
     drag: DragSettings = DragSettings()
     render: RenderSettings = RenderSettings()
 
+    def __post_init__(self) -> None:
+        for stage in fields(self):
+            value, wanted = getattr(self, stage.name), type(stage.default)
+            if not isinstance(value, wanted):
+                raise TypeError(
+                    f"Settings.{stage.name} must be {wanted.__name__}, got {type(value).__name__}"
+                )
+
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Plain data, ready for JSON; ``from_dict`` undoes it."""
         return asdict(self)
@@ -210,14 +236,17 @@ class Settings:
         """From plain data; what is left out keeps its default.
 
         Raises:
+            TypeError: a value of the wrong kind.
             ValueError: an unknown stage or field, named, or a value out of range.
         """
         stages: dict[str, Any] = {f.name: type(f.default) for f in fields(cls)}
+        _check_mapping("settings", data)
         unknown = sorted(set(data) - set(stages))
         if unknown:
             raise ValueError(f"unknown settings {unknown}; there are {sorted(stages)}")
         made = {}
         for name, values in data.items():
+            _check_mapping(f"{name} settings", values)
             known = {f.name for f in fields(stages[name])}
             unknown = sorted(set(values) - known)
             if unknown:
