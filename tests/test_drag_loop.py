@@ -314,16 +314,12 @@ class TurnsBad(LatentItself):
         return output
 
 
-def test_a_loss_that_is_not_finite_is_refused():
+def test_a_step_whose_features_are_not_finite_is_refused():
     instructions = ask(((5, 8), (11, 8)), size=(16, 16))
     settings = DragSettings(feature_scale=1.0, steps=5)
     walk = drag(TurnsBad(), blob((8, 5)), instructions, SCHEDULE, T, settings)
-    first = next(walk)
-    kept = first.latent.clone()
-    with pytest.raises(ArithmeticError, match=r"drag step 2 was refused.*not finite"):
+    with pytest.raises(ArithmeticError, match=r"drag step 1 was refused: its features are not fin"):
         next(walk)
-    assert torch.equal(first.latent, kept)
-    assert kept.isfinite().all()
 
 
 def test_a_refused_step_changes_nothing():

@@ -111,12 +111,8 @@ def record_reference(
     Raises:
         ValueError: ``settings.start_layer`` is past the last layer of this model.
     """
+    predictor.model.check_layers(settings)
     total = len(self_attention_layers(predictor.model.unet))
-    if settings.mutual_self_attention and settings.start_layer > total:
-        raise ValueError(
-            f"RenderSettings.start_layer is {settings.start_layer}, but this model has {total} "
-            f"self-attention layers: take one of 0 to {total - 1}, {total} for none of them"
-        )
     layers = tuple(range(settings.start_layer, total)) if settings.mutual_self_attention else ()
     branch = ReferenceBranch(layers, latents=[inverted])
     for latent in denoise(_recording(predictor, branch), inverted, schedule, count):
@@ -126,7 +122,8 @@ def record_reference(
 
 def _recording(predictor: Predictor, branch: ReferenceBranch) -> Predict:
     def predict(latent: Tensor, timestep: int) -> Tensor:
-        with _processors(predictor.model.unet, branch.layers, _Record) as processors:
+        model = predictor.model
+        with model.lock, _processors(model.unet, branch.layers, _Record) as processors:
             prediction = predictor.predict(latent, timestep)
         branch.states.append(tuple(processor.seen for processor in processors))
         return prediction
@@ -139,7 +136,7 @@ def render_latents(
     edited: Tensor,
     schedule: Schedule,
     count: int,
-    branch: ReferenceBranch,
+    branch: ReferenceBranch | None,
     settings: RenderSettings,
     frozen: Tensor | None = None,
 ) -> Iterator[Tensor]:
@@ -147,18 +144,23 @@ def render_latents(
 
     Args:
         edited: (1, c, h, w), at the timestep of the inversion.
-        branch: complete, of the same schedule and count.
+        branch: complete, of the same schedule and count; ``None`` where the settings need none.
         frozen: 1 where ``settings.keep_frozen`` puts the source's own latent back, (h, w).
     """
     latent = edited
     for index, timestep in enumerate(schedule.timesteps[schedule.steps - count :]):
+        layers: tuple[int, ...] = ()
+        states: tuple[Tensor, ...] = ()
+        if branch is not None and index >= settings.start_step:
+            layers, states = branch.layers, branch.states[index]
+        model = predictor.model
         with torch.no_grad():
-            states = branch.states[index] if index >= settings.start_step else ()
-            with _processors(predictor.model.unet, branch.layers[: len(states)], _LookAt) as look:
+            with model.lock, _processors(model.unet, layers, _LookAt) as look:
                 for processor, state in zip(look, states, strict=True):
                     processor.reference = state
                 prediction = predictor.predict(latent, timestep)
             latent, _ = schedule.step(latent, prediction, timestep)
             if settings.keep_frozen and frozen is not None:
+                assert branch is not None
                 latent = torch.where(frozen > 0, branch.latents[index + 1], latent)
         yield latent

@@ -139,7 +139,7 @@ def _loss(model: DiffusionModel, embeddings: Tensor, batch: LoRABatch, lora: LoR
     if model.prediction_type == "v_prediction":
         target = a.sqrt() * batch.noise - (1 - a).sqrt() * batch.latents
     text = embeddings.expand(len(noised), -1, -1).to(model.device, model.dtype)
-    with enabled(model.unet, lora):
+    with model.lock, enabled(model.unet, lora):
         predicted = model.unet(
             noised.to(model.device, model.dtype),
             batch.timesteps.to(model.device),

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,9 @@ class LoRA:
             up[path] = torch.zeros(layer.out_features, rank)
         return cls(down, up)
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """Of the weights, to tell one LoRA from another."""
+        """Of the weights, to tell one LoRA from another; made once, as they are not changed."""
         digest = hashlib.sha256()
         for path, down in sorted(self.down.items()):
             for matrix in (down, self.up[path]):

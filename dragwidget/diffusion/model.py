@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from dragwidget.diffusion.lora import LoRA, enabled
 from dragwidget.drag.ddim import PredictionType, Schedule
 from dragwidget.drag.loop import ModelOutput
-from dragwidget.settings import Settings
+from dragwidget.settings import RenderSettings, Settings
 
 __all__ = ["Conditioning", "DiffusionModel", "Predictor"]
 
@@ -83,6 +84,9 @@ class DiffusionModel:
         self.alphas_cumprod = alphas_cumprod.float().cpu()
         self.prediction_type: PredictionType = prediction_type
         self.steps_offset = steps_offset
+        # Held during every pass that has hooks in the network, so that no other thread's pass, say
+        # of a preview, goes through them.
+        self.lock = threading.RLock()
         self.name = name
         self.fingerprint = fingerprint or name
         self.recommended = recommended or Settings()
@@ -110,6 +114,11 @@ class DiffusionModel:
         return 1 + len(self.unet.up_blocks)
 
     @property
+    def self_attention_count(self) -> int:
+        """Self-attention layers of the UNet."""
+        return sum(name.endswith(".attn1") for name, _ in self.unet.named_modules())
+
+    @property
     def picture_side(self) -> int:
         size = self.unet.config["sample_size"]
         return int(max(size) if isinstance(size, (list, tuple)) else size) * self.vae_factor
@@ -124,11 +133,27 @@ class DiffusionModel:
         """Raise unless these settings fit this model."""
         if not isinstance(settings, Settings):
             raise TypeError(f"settings must be Settings, got {type(settings).__name__}")
+        if settings.inversion.steps > len(self.alphas_cumprod):
+            raise ValueError(
+                f"this model has {len(self.alphas_cumprod)} noise levels, got "
+                f"{settings.inversion.steps} DDIM steps: set InversionSettings.steps"
+            )
         highest = self.feature_block_count - 1
         if max(settings.drag.feature_blocks) > highest:
             raise ValueError(
                 f"this model's feature blocks are 0 (mid) to {highest}, got "
                 f"{settings.drag.feature_blocks}: set DragSettings.feature_blocks"
+            )
+        self.check_layers(settings.render)
+
+    def check_layers(self, settings: RenderSettings) -> None:
+        """Raise ValueError where the render starts at a layer that this model does not have."""
+        total = self.self_attention_count
+        if settings.mutual_self_attention and settings.start_layer > total:
+            raise ValueError(
+                f"RenderSettings.start_layer is {settings.start_layer}, but this model has {total} "
+                f"self-attention layers: take one of 0 to {total - 1}, {total} for none of them "
+                f"({self.recommended.render.start_layer} is recommended)"
             )
 
     def schedule(self, steps: int) -> Schedule:
@@ -238,6 +263,7 @@ class Predictor:
             batch = torch.cat([batch, batch])
         prediction = None
         with (
+            self.model.lock,
             enabled(unet, self._lora),
             _block_outputs(unet, blocks, stop=not predict) as seen,
             suppress(_PassDone),

@@ -11,7 +11,7 @@ gradient of the next one (``Evaluation``).
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -157,7 +157,7 @@ class DragStep:
     targets_xy: npt.NDArray[np.float64]
     distances: npt.NDArray[np.float64]
     reached: npt.NDArray[np.bool_]
-    latent: Tensor
+    latent: Tensor = field(repr=False)
 
 
 def evaluate(
@@ -169,10 +169,16 @@ def evaluate(
     settings: DragSettings,
     *,
     previous: bool,
+    graph: bool = True,
 ) -> Evaluation:
-    """One pass at ``latent``; ``previous`` asks for the part behind the last feature block too."""
-    leaf = latent.detach().clone().requires_grad_()
-    with torch.enable_grad():
+    """One pass at ``latent``.
+
+    Args:
+        previous: also what lies behind the last feature block.
+        graph: keep what a gradient needs, which is most of the memory of a pass.
+    """
+    leaf = latent.detach().clone().requires_grad_(graph)
+    with torch.set_grad_enabled(graph):
         output = model(leaf, timestep, blocks=settings.feature_blocks, predict=previous)
         ahead = x0 = None
         if output.prediction is not None and previous:
@@ -241,7 +247,8 @@ def advance(
         The next state, its evaluation, and the terms of the loss that were gone down.
 
     Raises:
-        ArithmeticError: the loss or its gradient is not finite; nothing was changed.
+        ArithmeticError: the loss, its gradient or the features after it are not finite; nothing
+            was changed.
     """
     values: dict[str, float] = {}
     if settings.start == "warped" and state.index == 0:
@@ -262,6 +269,8 @@ def advance(
         settings,
         previous=problem.reference is not None,
     )
+    if not all(block.isfinite().all() for block in ahead.features.blocks):
+        raise _refusal(state, "its features are", evaluation)
     handles = track_points(ahead.features, expected, state.anchors, radius=settings.tracking_radius)
     moved = not torch.equal(handles, state.handles)
     after = replace(
@@ -287,13 +296,16 @@ def _descend(
         gradient = gradient / scale
     values = {name: float(term.detach()) for name, term in terms.items()}
     if not (total.isfinite() and gradient.isfinite().all()):
-        raise ArithmeticError(
-            f"drag step {state.index + 1} was refused: its loss or gradient is not finite "
-            f"({values}); try a smaller learning rate, or float32 in place of "
-            f"{evaluation.features.blocks[0].dtype}"
-        )
+        raise _refusal(state, f"its loss or gradient ({values}) is", evaluation)
     latent, moments = adam_step(state.latent, gradient, state.moments, settings.learning_rate)
     return latent, moments, values
+
+
+def _refusal(state: DragState, what: str, evaluation: Evaluation) -> ArithmeticError:
+    return ArithmeticError(
+        f"drag step {state.index + 1} was refused: {what} not finite; try a smaller learning "
+        f"rate, or float32 in place of {evaluation.features.blocks[0].dtype}"
+    )
 
 
 def _bend(state: DragState, problem: Problem, evaluation: Evaluation) -> Tensor:
