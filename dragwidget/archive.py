@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import secrets
 import zipfile
+import zlib
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,9 +30,10 @@ from dragwidget.drag.loop import DragStep
 from dragwidget.drag.optimizer import Moments
 from dragwidget.dragging import Dragging
 from dragwidget.history import Node
-from dragwidget.instructions import DragInstructions
+from dragwidget.instructions import DragInstructions, PointPair
+from dragwidget.making import TrainedLoRA
 from dragwidget.picture import SourceImage
-from dragwidget.settings import Settings
+from dragwidget.settings import DragSettings, Settings
 from dragwidget.source import Generation, Source, inversion_from
 
 if TYPE_CHECKING:
@@ -44,71 +46,118 @@ JSON_NAME, TENSORS_NAME = "session.json", "tensors.safetensors"
 MAX_BYTES = 8 * 2**30  # of either part, unpacked
 """Raise it, in this module, for histories of tens of thousands of steps."""
 
+# What reading a file that is no such archive, or a damaged one, may raise beside ValueError.
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    SafetensorError,
+    EOFError,
+    zlib.error,
+    RuntimeError,
+    OverflowError,
+)
+
 Tensors = dict[str, Tensor]
 
 
 def save(session: DragSession, path: str | os.PathLike[str]) -> None:
     """Write a session to ``path``; a file that is there is replaced only by a whole one."""
-    source, drawn = session.source, session.instructions
+    source, drawn, model = session.source, session.instructions, session.model
+    edits = session.edits
+    trained = [made for made in session.stages.loras if made.source.digest == source.digest]
+    # Each LoRA once, by what it is: several edits may have been made with one.
+    all_loras = [source.lora, *(made.lora for made in trained)]
+    all_loras += [edit.inversion.lora for edit in edits]
+    loras = {lora.digest: lora for lora in all_loras if lora is not None}
     tensors = {
         "original": torch.from_numpy(source.picture.original.copy()),
         "pixels": torch.from_numpy(source.picture.pixels.copy()),
     }
-    tensors |= {f"trajectory.{k}": latent for k, latent in enumerate(source.trajectory)}
+    if source.trajectory:
+        tensors["trajectory"] = torch.cat(source.trajectory)
+    for digest, lora in loras.items():
+        tensors |= {f"lora.{digest}.down.{name}": matrix for name, matrix in lora.down.items()}
+        tensors |= {f"lora.{digest}.up.{name}": matrix for name, matrix in lora.up.items()}
     content = {
         "format": FORMAT,
         "version": VERSION,
-        "model": {"name": session.model.name, "fingerprint": session.model.fingerprint},
+        "model": {
+            "name": model.name,
+            "fingerprint": model.fingerprint,
+            "dtype": str(model.dtype).removeprefix("torch."),
+        },
         "prompt": source.prompt,
-        "lora_given": None if source.lora is None else source.lora.digest,
+        "lora": _digest(source.lora),
         "generation": None if source.generation is None else asdict(source.generation),
         "settings": session.settings.to_dict(),
         "instructions": None if drawn is None else drawn.to_json(),
-        "edits": [_write_edit(edit, f"edit.{k}.", tensors) for k, edit in enumerate(session.edits)],
+        "ended": session.ended,
+        "loras": list(loras),
+        "trained": [
+            {
+                "prompt": made.source.prompt,
+                "settings": made.settings.to_dict(),
+                "lora": made.lora.digest,
+            }
+            for made in trained
+        ],
+        "edits": [_write_edit(edit, f"edit.{k}.", tensors) for k, edit in enumerate(edits)],
     }
-    packed = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    target = Path(path)
-    with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
-        try:
+    _write(Path(path), content, tensors)
+
+
+def _write(path: Path, content: dict[str, Any], tensors: Tensors) -> None:
+    packed = {key: t.detach().to("cpu", copy=True).contiguous() for key, t in tensors.items()}
+    if sum(tensor.nbytes for tensor in packed.values()) > MAX_BYTES:
+        raise ValueError(f"the session is larger than {MAX_BYTES} bytes: no file is written")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent} to save in: make it first")
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.unfinished")
+    try:
+        with unfinished.open("xb") as file:
             with zipfile.ZipFile(file, "w") as archive:
                 archive.writestr(JSON_NAME, json.dumps(content))
                 archive.writestr(TENSORS_NAME, write_tensors(packed))
             file.flush()
             os.fsync(file.fileno())
-            os.replace(file.name, target)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+        os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def _digest(lora: LoRA | None) -> str | None:
+    return None if lora is None else lora.digest
 
 
 def _write_edit(edit: Dragging, name: str, tensors: Tensors) -> dict[str, Any]:
-    inversion = edit.inversion
-    tensors |= {f"{name}latent.{k}": latent for k, latent in enumerate(inversion.latents)}
-    if inversion.lora is not None:
-        tensors |= {f"{name}down.{path}": matrix for path, matrix in inversion.lora.down.items()}
-        tensors |= {f"{name}up.{path}": matrix for path, matrix in inversion.lora.up.items()}
-    for node in edit.history.nodes[1:]:
+    inversion, history = edit.inversion, edit.history
+    if inversion.source.generation is None:
+        tensors[f"{name}latents"] = torch.cat(inversion.latents)
+    for node in history.nodes[1:]:
         tensors[f"{name}node.{node.number}"] = torch.cat(
             [node.latent, node.moments.first, node.moments.second]
         )
     return {
         "prompt": inversion.source.prompt,
-        "lora_was_given": inversion.source.lora is not None,
         "settings": inversion.settings.to_dict(),
-        "latents": len(inversion.latents),
-        "nodes": [_write_node(node) for node in edit.history.nodes[1:]],
-        "current": edit.history.current.number,
+        "lora": _digest(inversion.lora),
+        "lora_was_given": inversion.source.lora is not None,
+        "nodes": [_write_node(node) for node in history.nodes[1:]],
+        "current": history.current.index,
+        "tip": history.tip.number,
     }
 
 
 def _write_node(node: Node) -> dict[str, Any]:
-    step = node.step
+    step, settings = node.step, node.settings
     assert step is not None
+    assert settings is not None
     return {
         "parent": node.parent,
         "count": node.moments.count,
         "still": node.still,
-        "drawn": node.drawn,
+        "pairs": [(pair.handle, pair.target) for pair in node.pairs],
+        "settings": asdict(settings),
         "born": node.born,
         "handles": node.handles,
         "index": step.index,
@@ -129,35 +178,54 @@ def load(
             as ``load_model`` takes them.
 
     Raises:
-        FileNotFoundError: no such file.
+        FileNotFoundError: no such file, or no such model.
         ValueError: not a session's file, a damaged one, or of another model.
     """
-    from dragwidget.session import DragSession
-
     content, tensors = _read(Path(path))
     try:
-        name, fingerprint = content["model"]["name"], content["model"]["fingerprint"]
-        model = model or load_model(name, **options)
-        if model.fingerprint != fingerprint:
-            raise ValueError(
-                f"it was made with the model {name!r}, whose weights are not those of "
-                f"{model.name!r}: pass that model"
-            )
-        session = DragSession(model)
-        session.settings = Settings.from_dict(content["settings"])
-        source = _read_source(content, tensors)
-        edits = [
-            _read_edit(edit, f"edit.{k}.", tensors, source, model)
-            for k, edit in enumerate(content["edits"])
-        ]
-        # A LoRA that was given lies with the edits that were made with it.
-        for given in (edit.inversion.source.lora for edit in edits):
-            if given is not None and given.digest == content["lora_given"]:
-                source = replace(source, lora=given)
-        drawn = content["instructions"]
-        session.restore(source, edits, None if drawn is None else DragInstructions.from_json(drawn))
-    except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
-        raise ValueError(f"{path} is not a session that can be opened: {error}") from error
+        made_with = content["model"]
+        name, fingerprint = str(made_with["name"]), made_with["fingerprint"]
+        options = {"dtype": str(made_with["dtype"]), **options}
+    except (KeyError, TypeError) as error:
+        raise _damaged(path, error) from error
+    model = model or load_model(name, **options)
+    if model.fingerprint != fingerprint:
+        raise ValueError(
+            f"{path} was made with the model {name!r} ({options['dtype']}), whose weights are not "
+            f"those of {model.name!r} ({str(model.dtype).removeprefix('torch.')}): pass that model"
+        )
+    try:
+        return _restored(content, tensors, model)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: str | os.PathLike[str], error: Exception) -> ValueError:
+    what = f"it lacks {error}" if isinstance(error, KeyError) else error
+    return ValueError(f"{path} is not a session that can be opened: {what}")
+
+
+def _restored(content: dict[str, Any], tensors: Tensors, model: DiffusionModel) -> DragSession:
+    from dragwidget.session import DragSession
+
+    tensors = {key: tensor.to(model.device) for key, tensor in tensors.items()}
+    loras = {digest: _read_lora(digest, tensors, model) for digest in content["loras"]}
+    source = _read_source(content, tensors)
+    session = DragSession(model)
+    session.settings = Settings.from_dict(content["settings"])
+    for made in content["trained"]:
+        settings = Settings.from_dict(made["settings"])
+        bare = replace(source, prompt=made["prompt"])
+        session.stages.keep_lora(TrainedLoRA(loras[made["lora"]], bare, settings))
+    for k, data in enumerate(content["edits"]):
+        lora = None if data["lora"] is None else loras[data["lora"]]
+        given = lora if data["lora_was_given"] else None
+        described = replace(source, prompt=data["prompt"], lora=given)
+        session.stages.keep_edit(_read_edit(data, f"edit.{k}.", tensors, described, lora, model))
+    given = None if content["lora"] is None else loras[content["lora"]]
+    drawn = content["instructions"]
+    instructions = None if drawn is None else DragInstructions.from_json(drawn)
+    session.restore(replace(source, lora=given), instructions, content["ended"])
     return session
 
 
@@ -170,59 +238,76 @@ def _read(path: Path) -> tuple[dict[str, Any], Tensors]:
                 if part.file_size > MAX_BYTES:
                     raise ValueError(f"its {part.filename} is larger than {MAX_BYTES} bytes")
             content = json.loads(archive.read(JSON_NAME))
-            tensors = read_tensors(archive.read(TENSORS_NAME))
-    except (zipfile.BadZipFile, SafetensorError, ValueError, EOFError) as error:
-        raise ValueError(f"{path} is not a session that can be opened: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{path} is not a session that dragwidget saved")
-    if content.get("version") != VERSION:
-        raise ValueError(
-            f"{path} is of version {content.get('version')}, this dragwidget reads version "
-            f"{VERSION}: upgrade dragwidget"
-        )
-    return content, tensors
+            if not isinstance(content, dict) or content.get("format") != FORMAT:
+                raise ValueError("it was not saved by dragwidget")
+            if content.get("version") != VERSION:
+                raise ValueError(
+                    f"it is of version {content.get('version')}, this dragwidget reads version "
+                    f"{VERSION}: upgrade dragwidget"
+                )
+            return content, read_tensors(archive.read(TENSORS_NAME))
+    except (*_UNREADABLE, ValueError) as error:
+        raise _damaged(path, error) from error
 
 
 def _read_source(content: dict[str, Any], tensors: Tensors) -> Source:
-    original, pixels = tensors["original"].numpy(), tensors["pixels"].numpy()
+    original, pixels = tensors["original"].cpu().numpy(), tensors["pixels"].cpu().numpy()
     for array in (original, pixels):
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
             raise ValueError(f"its picture is {array.dtype} of shape {array.shape}")
         array.setflags(write=False)
     generation = content["generation"]
+    trajectory: tuple[Tensor, ...] = ()
     if generation is not None:
         generation = Generation(**{**generation, "size": tuple(generation["size"])})
-    count = 0 if generation is None else generation.steps + 1
-    trajectory = tuple(tensors[f"trajectory.{k}"] for k in range(count))
+        trajectory = _single(tensors["trajectory"])
+        if len(trajectory) != generation.steps + 1:
+            raise ValueError(f"it has {len(trajectory)} latents of {generation.steps} steps")
     return Source.of(SourceImage(original, pixels), content["prompt"], generation, trajectory)
 
 
-def _read_edit(
-    data: dict[str, Any], name: str, tensors: Tensors, source: Source, model: DiffusionModel
-) -> Dragging:
-    latents = tuple(tensors[f"{name}latent.{k}"].to(model.device) for k in range(data["latents"]))
+def _single(batch: Tensor) -> tuple[Tensor, ...]:
+    return tuple(batch[k : k + 1] for k in range(len(batch)))
+
+
+def _read_lora(digest: str, tensors: Tensors, model: DiffusionModel) -> LoRA:
     down, up = (
         {key[len(start) :]: matrix for key, matrix in tensors.items() if key.startswith(start)}
-        for start in (f"{name}down.", f"{name}up.")
+        for start in (f"lora.{digest}.down.", f"lora.{digest}.up.")
     )
-    lora = LoRA(down, up) if down else None
-    if lora is not None:
-        lora.check(model.unet)
+    lora = LoRA(down, up)
+    lora.check(model.unet)
+    return lora
+
+
+def _read_edit(
+    data: dict[str, Any],
+    name: str,
+    tensors: Tensors,
+    source: Source,
+    lora: LoRA | None,
+    model: DiffusionModel,
+) -> Dragging:
     settings = Settings.from_dict(data["settings"])
-    given = lora if data["lora_was_given"] else None
-    source = replace(source, prompt=data["prompt"], lora=given)
+    latents = source.known_way(settings) or _single(tensors[f"{name}latents"])
+    if len(latents) != source.inversion(settings).count + 1:
+        raise ValueError(f"it has {len(latents)} latents of an inversion with {settings.inversion}")
     edit = Dragging(inversion_from(latents, model, source, settings, lora))
+    history = edit.history
     for number, node in enumerate(data["nodes"], start=1):
-        packed = tensors[f"{name}node.{number}"].to(model.device)
-        edit.history.nodes.append(_read_node(number, node, packed))
-    edit.history.go_to(data["current"])
+        packed = tensors[f"{name}node.{number}"]
+        if packed.shape != (3, *latents[0].shape[1:]):
+            raise ValueError(f"step {number} of its history is of shape {tuple(packed.shape)}")
+        history.nodes.append(_read_node(number, node, packed))
+    history.go_to(data["tip"])
+    history.rewind(data["current"])
     return edit
 
 
 def _read_node(number: int, data: dict[str, Any], packed: Tensor) -> Node:
-    if not 0 <= data["parent"] < number:
-        raise ValueError(f"step {number} of its history comes from step {data['parent']}")
-    latent, first, second = packed[0:1], packed[1:2], packed[2:3]
+    if not all(0 <= earlier < number for earlier in (data["parent"], *data["born"])):
+        raise ValueError(f"step {number} of its history does not come from earlier ones")
+    latent, first, second = _single(packed)
     handles, targets = np.array(data["handles"]), np.array(data["targets"])
     step = DragStep(
         index=data["index"],
@@ -240,7 +325,8 @@ def _read_node(number: int, data: dict[str, Any], packed: Tensor) -> Node:
         latent=latent,
         moments=Moments(first, second, data["count"]),
         still=data["still"],
-        drawn=tuple((x, y) for x, y in data["drawn"]),
+        pairs=tuple(PointPair(handle, target) for handle, target in data["pairs"]),
+        settings=DragSettings(**data["settings"]),
         born=tuple(data["born"]),
         handles=tuple((x, y) for x, y in data["handles"]),
         step=step,

@@ -6,7 +6,7 @@ change between two steps, and handles keep their identity while they do.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ from dragwidget.frames import XY, Size
 from dragwidget.history import History, Node
 from dragwidget.instructions import DragInstructions, on_grid, to_grid
 from dragwidget.settings import DragSettings
-from dragwidget.source import Inversion
+from dragwidget.source import Inversion, finite
 
 __all__ = ["Dragging"]
 
@@ -40,10 +40,12 @@ class Dragging:
     Attributes:
         inversion: where it starts.
         history: every step that was taken.
+        before_pass: called before every pass of the network; it may raise to stop the work.
     """
 
     def __init__(self, inversion: Inversion) -> None:
         self.inversion = inversion
+        self.before_pass: Callable[[], None] = lambda: None
         latent = inversion.latents[-1]
         self.history = History(Node(0, 0, latent, Moments.zeros(latent)))
         # The last pass with its graph, for the next step; and, without graphs, the passes at nodes
@@ -58,14 +60,24 @@ class Dragging:
         return self.inversion.source.picture.size
 
     def ended(self, instructions: DragInstructions, settings: DragSettings) -> Ended | None:
-        """Whether, and why, there is nothing left to do."""
-        state, problem, *_ = self._situation(instructions, settings)
-        return ended(state, problem, settings)
+        """Whether, and why, there is nothing left to do. It takes no pass of the network."""
+        node, grid = self.history.current, self._grid(settings)
+        handles, _ = self._handles(node, instructions)
+        targets = torch.from_numpy(to_grid(instructions.targets_xy, self._size, grid))
+        state = DragState(
+            latent=node.latent,
+            handles=torch.from_numpy(to_grid(handles, self._size, grid)),
+            anchors=(),
+            moments=node.moments,
+            still=self._still(node, instructions, settings),
+        )
+        return ended(state, Problem(targets), settings)
 
     def advance(self, instructions: DragInstructions, settings: DragSettings) -> DragStep:
         """One step from the current node; the history grows by it, or is as it was on an error."""
         state, problem, evaluation, born = self._situation(instructions, settings)
         node = self.history.current
+        self.before_pass()
         self._live = None  # its graph is used up by the step, whether that succeeds or not
         state, ahead, terms = advance(
             self.inversion.predictor,
@@ -84,7 +96,8 @@ class Dragging:
             latent=state.latent,
             moments=state.moments,
             still=state.still,
-            drawn=tuple(pair.handle for pair in instructions.pairs),
+            pairs=instructions.pairs,
+            settings=settings,
             born=born,
             handles=tuple((float(x), float(y)) for x, y in step.handles_xy),
             step=step,
@@ -109,7 +122,9 @@ class Dragging:
             return torch.zeros_like(node.latent)
         self._match_features(settings)
         start = self._look(self.history.nodes[0], settings, previous=True)
-        here = self._from_live(node, previous=True) or self._pass(node, settings, previous=True)
+        here = self._from_live(node, previous=True) or self._pass(
+            node, settings, previous=True, graph=False
+        )
         assert here.x0 is not None
         assert start.x0 is not None
         return here.x0.detach() - start.x0
@@ -127,6 +142,8 @@ class Dragging:
         handles, born = self._handles(node, instructions)
         drawn = torch.from_numpy(cells.handles_rc)
         nodes = self.history.nodes
+        # Before the anchors, some of which may lie there: they need less of that pass.
+        start = self._look(nodes[0], settings, previous=True) if region else None
         state = DragState(
             latent=node.latent,
             handles=torch.from_numpy(to_grid(handles, self._size, grid)),
@@ -136,29 +153,33 @@ class Dragging:
             ),
             moments=node.moments,
             index=node.index,
-            still=node.still,
+            still=self._still(node, instructions, settings),
         )
         problem = Problem(
             targets=torch.from_numpy(cells.targets_rc),
             frozen=None if cells.mask is None else frozen_cells(cells.mask, node.latent),
+            reference=None if start is None else start.previous,
             prior=self._prior() if settings.prior_weight > 0 else None,
         )
-        if region:
-            start = self._look(nodes[0], settings, previous=True)
-            problem = replace(problem, reference=start.previous)
         return state, problem, evaluation, born
 
     def _handles(
         self, node: Node, instructions: DragInstructions
     ) -> tuple[list[XY], tuple[int, ...]]:
         """Where each handle is now, and the node on whose picture it was drawn."""
-        known = {drawn: k for k, drawn in enumerate(node.drawn)}
+        known = {pair.handle: k for k, pair in enumerate(node.pairs)}
         handles, born = [], []
         for pair in instructions.pairs:
             k = known.get(pair.handle)
             handles.append(pair.handle if k is None else node.handles[k])
             born.append(node.number if k is None else node.born[k])
         return handles, tuple(born)
+
+    @staticmethod
+    def _still(node: Node, instructions: DragInstructions, settings: DragSettings) -> int:
+        """Steps in which no handle moved, since what is asked for was last changed."""
+        same = node.pairs == instructions.pairs and node.settings == settings
+        return node.still if same else 0
 
     def _prior(self) -> GaussianPrior:
         alpha = self.inversion.schedule.alpha(self.inversion.timestep)
@@ -172,16 +193,20 @@ class Dragging:
         """The pass at the current node with its graph: the last step's, where it will do."""
         evaluation = self._from_live(node, previous=previous)
         if evaluation is None:
-            evaluation = self._pass(node, settings, previous=previous)
+            self._live = None  # one graph at a time: they are what fills a device's memory
+            evaluation = self._pass(node, settings, previous=previous, graph=True)
             self._live = (node, evaluation)
+            if node.number in self._seen:
+                # The same kernels for what is compared: other rounding would be told as movement.
+                self._seen[node.number] = evaluation.detach()
         return evaluation
 
     def _look(self, node: Node, settings: DragSettings, *, previous: bool = False) -> Evaluation:
         """The pass at a node that handles were drawn on, without its graph; made once."""
         seen = self._seen.get(node.number)
         if seen is None or (previous and seen.previous is None):
-            seen = self._from_live(node, previous=previous)
-            seen = (seen or self._pass(node, settings, previous=previous)).detach()
+            live = self._from_live(node, previous=previous)
+            seen = (live or self._pass(node, settings, previous=previous, graph=False)).detach()
             self._seen[node.number] = seen
         return seen
 
@@ -191,8 +216,11 @@ class Dragging:
             return None
         return evaluation if evaluation.previous is not None or not previous else None
 
-    def _pass(self, node: Node, settings: DragSettings, *, previous: bool) -> Evaluation:
-        return evaluate(
+    def _pass(
+        self, node: Node, settings: DragSettings, *, previous: bool, graph: bool
+    ) -> Evaluation:
+        self.before_pass()
+        evaluation = evaluate(
             self.inversion.predictor,
             node.latent,
             self.inversion.schedule,
@@ -200,7 +228,11 @@ class Dragging:
             self._grid(settings),
             settings,
             previous=previous,
+            graph=graph,
         )
+        for block in evaluation.features.blocks:
+            finite(block, "a feature map")
+        return evaluation
 
     def _match_features(self, settings: DragSettings) -> None:
         """Forget passes that were made with other feature settings."""

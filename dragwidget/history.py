@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dragwidget.frames import XY
+from dragwidget.instructions import PointPair
+from dragwidget.settings import DragSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,8 +29,9 @@ class Node:
         latent: (1, c, h, w) float32.
         moments: of Adam.
         still: steps since a handle last moved.
-        drawn: the handle points as they were drawn, (x, y) image pixels, (N).
-        born: for each of them, the node on whose picture it was drawn.
+        pairs: what was asked for in the step that led here, in image pixels, (N).
+        settings: of that step; ``None`` for the start.
+        born: for each pair, the node on whose picture its handle was drawn.
         handles: where they are now, (x, y) image pixels, (N).
         step: what the user saw of it; ``None`` for the start.
     """
@@ -38,7 +41,8 @@ class Node:
     latent: Tensor
     moments: Moments
     still: int = 0
-    drawn: tuple[XY, ...] = ()
+    pairs: tuple[PointPair, ...] = ()
+    settings: DragSettings | None = None
     born: tuple[int, ...] = ()
     handles: tuple[XY, ...] = ()
     step: DragStep | None = None
@@ -55,11 +59,16 @@ class History(Sequence["DragStep"]):
     Attributes:
         nodes: every step ever taken, in the order they were taken; the first is the start.
         current: the node where the edit stands.
+        tip: the end of the present branch; ``rewind`` goes back and forth between start and tip.
     """
 
     def __init__(self, start: Node) -> None:
         self.nodes: list[Node] = [start]
         self.current = start
+        self.tip = start
+
+    def __repr__(self) -> str:
+        return f"<History: at step {len(self)} of {self.tip.index}, branches: {len(self.tips)}>"
 
     def __len__(self) -> int:
         return self.current.index
@@ -89,7 +98,7 @@ class History(Sequence["DragStep"]):
         assert node.number == len(self.nodes)
         assert node.parent == self.current.number
         self.nodes.append(node)
-        self.current = node
+        self.current = self.tip = node
 
     def rewind(self, index: int) -> Node:
         """Stand ``index`` steps from the start on the present branch; nothing is thrown away.
@@ -106,7 +115,7 @@ class History(Sequence["DragStep"]):
         Raises:
             ValueError: there is no such step.
         """
-        path = self.path()
+        path = self.path(self.tip)
         if not 0 <= index < len(path):
             raise ValueError(
                 f"there is no step {index}: this branch has steps 0 (the start) to {len(path) - 1}"
@@ -114,7 +123,7 @@ class History(Sequence["DragStep"]):
         return path[index]
 
     def go_to(self, number: int) -> Node:
-        """Stand at any node, on whichever branch it is.
+        """Stand at any node; if need be, the newest branch that leads through it is then present.
 
         Raises:
             ValueError: there is no such node.
@@ -123,4 +132,6 @@ class History(Sequence["DragStep"]):
             last = len(self.nodes) - 1
             raise ValueError(f"there is no node {number}: this history has 0 to {last}")
         self.current = self.nodes[number]
+        if self.current not in self.path(self.tip):
+            self.tip = next(tip for tip in self.tips[::-1] if self.current in self.path(tip))
         return self.current

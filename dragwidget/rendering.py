@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dragwidget.diffusion.attention import ReferenceBranch, record_reference, render_latents
 from dragwidget.settings import RenderSettings
-from dragwidget.source import Inversion
+from dragwidget.source import Inversion, finite
 from dragwidget.stages import Progress
 
 __all__ = ["referencing", "rendering"]
@@ -22,6 +22,7 @@ def referencing(
         inversion.predictor, inversion.latents[-1], inversion.schedule, inversion.count, settings
     )
     for index, branch in enumerate(steps, start=1):
+        finite(branch.latents[-1], "a latent of the source's own pass")
         yield Progress("reference", index, inversion.count)
     return branch
 
@@ -29,11 +30,11 @@ def referencing(
 def rendering(
     inversion: Inversion,
     edited: Tensor,
-    branch: ReferenceBranch,
+    branch: ReferenceBranch | None,
     settings: RenderSettings,
     frozen: Tensor | None,
 ) -> Generator[Progress, None, Tensor]:
-    """Denoise an edited latent (1, c, h, w) to a clean one."""
+    """Denoise an edited latent (1, c, h, w) to a clean one; ``branch`` where settings need it."""
     steps = render_latents(
         inversion.predictor,
         edited,
@@ -44,5 +45,6 @@ def rendering(
         frozen,
     )
     for index, latent in enumerate(steps, start=1):
+        finite(latent, "a latent of the render")
         yield Progress("render", index, inversion.count)
     return latent

@@ -2,7 +2,7 @@
 
     picture -> LoRA -> inversion -> drag -> render
 
-Each arrow is a stage that is made on demand, once, and kept with what made it (``stages``). Moving
+Each arrow is a stage that is made on demand, once, and kept with what made it (``making``). Moving
 a point costs one pass of the network; another prompt makes LoRA and inversion stale.
 
 Work that takes long comes in two forms: a plain verb runs it (``prepare``, ``render``), its -ing
@@ -13,37 +13,41 @@ form is a generator of ``Progress`` for whoever drives it step by step (``prepar
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy.typing as npt
 from PIL import Image
 
-from dragwidget.diffusion.attention import ReferenceBranch
-from dragwidget.diffusion.finetuning import noised_batches, train_lora
 from dragwidget.diffusion.loading import load_model
 from dragwidget.diffusion.lora import LoRA, load_lora
 from dragwidget.diffusion.model import DiffusionModel
 from dragwidget.drag.loop import DragStep, Ended
 from dragwidget.dragging import Dragging
-from dragwidget.history import History, Node
+from dragwidget.history import History
 from dragwidget.instructions import DragInstructions
+from dragwidget.making import Asked, Stages
 from dragwidget.picture import read_picture
-from dragwidget.rendering import referencing, rendering
 from dragwidget.settings import DragSettings, Settings
-from dragwidget.source import Generation, Inversion, Source, generating, inverting
-from dragwidget.stages import Cancelled, Monitor, Progress, Shelf, StageStatus
+from dragwidget.source import Generation, Inversion, Source, generating
+from dragwidget.stages import Cancelled, Monitor, Progress, StageStatus
 
 __all__ = ["Cancelled", "DragSession"]
+
+T = TypeVar("T")
 
 
 class DragSession:
     """An edit of one picture.
 
+    A call that fails leaves the session as it was before; only stages that were finished and drag
+    steps that were taken are kept.
+
     Attributes:
-        monitor: reports progress after every pass of the network, and cancels.
-        ended: why the last drag was over, or ``None`` while it can go on.
+        monitor: reports progress, and cancels.
+        stages: what was made so far, and makes the rest.
+        ended: why the last drag was over; ``None`` while it can go on.
     """
 
     def __init__(
@@ -51,14 +55,9 @@ class DragSession:
     ) -> None:
         self.model = model
         self.monitor = Monitor(progress)
+        self.stages = Stages(model, self.monitor.check)
         self.ended: Ended | None = None
-        self._settings = model.recommended
-        self._source: Source | None = None
-        self._instructions: DragInstructions | None = None
-        self._loras: Shelf[LoRA] = Shelf(4)
-        # What was dragged is the user's own work, and small: an inversion and its history stay.
-        self._edits: Shelf[Dragging] = Shelf(1000)
-        self._references: Shelf[ReferenceBranch] = Shelf(1)
+        self._asked = Asked(model.recommended)
 
     @classmethod
     def from_pretrained(
@@ -92,15 +91,17 @@ class DragSession:
             multiple: both sides that the model works at are multiples of this, pixels; by default
                 what every level of its network divides evenly.
         """
-        picture = read_picture(
-            image,
-            multiple=multiple or self.model.picture_multiple,
-            max_side=max_side or self.model.picture_side,
-            min_side=self.model.picture_side,
-        )
-        self._source = Source.of(picture, prompt)
-        self._instructions = None
-        self.ended = None
+        if multiple is None:
+            multiple = self.model.picture_multiple
+        if multiple < 1 or multiple % self.model.vae_factor:
+            raise ValueError(
+                f"multiple must be {self.model.vae_factor}, the pixels of one latent cell of this "
+                f"model, or a multiple of it, got {multiple}"
+            )
+        side = self.model.picture_side
+        max_side = side if max_side is None else max_side
+        picture = read_picture(image, multiple=multiple, max_side=max_side, min_side=side)
+        self._choose(Source.of(picture, prompt))
 
     def generate(
         self,
@@ -116,30 +117,24 @@ class DragSession:
             guidance_scale: of classifier-free guidance; the drag and the render use it too.
             size: (width, height), pixels; by default what the model was trained on, square.
         """
-        self.monitor.start()
-        side = self.model.picture_side
-        generation = Generation(
-            prompt,
-            negative_prompt,
-            guidance_scale,
-            seed,
-            size or (side, side),
-            self.settings.inversion.steps,
-        )
-        source = self.monitor.run(generating(self.model, generation))
-        self._source, self._instructions, self.ended = source, None, None
+        size = (self.model.picture_side,) * 2 if size is None else size
+        steps = self.settings.inversion.steps
+        generation = Generation(prompt, negative_prompt, guidance_scale, seed, size, steps)
+        self._choose(self._run(generating(self.model, generation)))
         return self.image
+
+    def _choose(self, source: Source) -> None:
+        self._asked = Asked(self.settings, source)
+        self.ended = None
 
     @property
     def source(self) -> Source:
         """The picture being edited, and where it comes from."""
-        if self._source is None:
-            raise RuntimeError("there is no picture yet: set_image() or generate() first")
-        return self._source
+        return self._asked.source
 
     @property
     def image(self) -> Image.Image:
-        """The picture as it was given."""
+        """The picture as it was given, upright and RGB."""
         return Image.fromarray(self.source.picture.original)
 
     @property
@@ -149,91 +144,67 @@ class DragSession:
 
     @prompt.setter
     def prompt(self, prompt: str) -> None:
-        self._source = replace(self.source, prompt=prompt)
+        self._asked = replace(self._asked, picture=replace(self.source, prompt=prompt))
 
     @property
     def settings(self) -> Settings:
         """How every stage works; the model's recommendation until it is set."""
-        return self._settings
+        return self._asked.settings
 
     @settings.setter
     def settings(self, settings: Settings) -> None:
         self.model.check(settings)
-        self._settings = settings
+        self._asked = replace(self._asked, settings=settings)
 
     @property
     def instructions(self) -> DragInstructions | None:
         """What the user drew. Setting it during a drag steers the next step."""
-        return self._instructions
+        return self._asked.instructions
 
     @instructions.setter
     def instructions(self, instructions: DragInstructions) -> None:
-        self.source.check(instructions)
-        if instructions.prompt and instructions.prompt != self.prompt:
-            self.prompt = instructions.prompt
-        self._instructions = instructions
+        self._asked = self._asked.drawn(instructions)
 
     def use_lora(self, lora: LoRA | str | os.PathLike[str] | None) -> None:
         """Use a LoRA that was trained before, as weights or a file; ``None``: train one again."""
-        if lora is not None and not isinstance(lora, LoRA):
+        source = self.source
+        if isinstance(lora, LoRA):
+            lora.check(self.model.unet)
+        elif lora is not None:
             lora = load_lora(lora, self.model.unet)
-        self._source = replace(self.source, lora=lora)
+        self._asked = replace(self._asked, picture=replace(source, lora=lora))
 
     # Stages
 
     @property
     def status(self) -> dict[str, StageStatus]:
         """For each stage, whether it can be used as it is, and if not, why."""
-        source, settings = self.source, self.settings
-        off = source.why_no_lora(settings)
-        lora = StageStatus("off", off) if off else self._loras.status(source.lora_key(settings))
-        return {
-            "lora": lora if source.lora is None else StageStatus("fresh", "the one that was given"),
-            "inversion": self._edits.status(source.inversion_key(settings)),
-            "reference": self._references.status(source.reference_key(settings)),
-        }
+        return self.stages.status(self.source, self.settings)
 
     def prepare(self) -> None:
         """Make LoRA and inversion now, where they are not fresh; otherwise on demand."""
-        self.monitor.start()
-        self.monitor.run(self.preparing())
+        self.invert()
 
     def preparing(self) -> Generator[Progress, None, Inversion]:
         """Make LoRA and inversion where they are not fresh."""
-        lora = yield from self.training_lora()
-        source, settings = self.source, self.settings
-        key = source.inversion_key(settings)
-        edit = self._edits.get(key)
-        if edit is None:
-            inversion = yield from inverting(self.model, source, settings, lora)
-            edit = self._edits.put(key, Dragging(inversion))
+        edit = yield from self.stages.preparing(self.source, self.settings)
         return edit.inversion
 
     def train_lora(self) -> LoRA | None:
         """Train the LoRA now, if it is wanted and not fresh; ``save_lora`` keeps it in a file."""
-        self.monitor.start()
-        return self.monitor.run(self.training_lora())
+        return self._run(self.training_lora())
 
     def training_lora(self) -> Generator[Progress, None, LoRA | None]:
         """Train the LoRA, if it is wanted and not fresh."""
-        if self.source.lora is not None or self.source.why_no_lora(self.settings):
-            return self.source.lora
-        key, settings = self.source.lora_key(self.settings), self.settings.lora
-        if (made := self._loras.get(key)) is not None:
-            return made
-        batches = noised_batches(self.model, self.source.picture.pixels, settings)
-        embeddings = self.model.embed(self.prompt)
-        lora = None
-        for step in train_lora(self.model, embeddings, batches, settings):
-            lora = step.lora
-            yield Progress("lora", step.index, settings.steps, step.loss)
-        assert lora is not None
-        return self._loras.put(key, lora)
+        return self.stages.training(self.source, self.settings)
 
     def invert(self) -> Inversion:
         """Invert the picture now, with its LoRA, if that is not fresh."""
+        return self._run(self.preparing())
+
+    def _run(self, work: Generator[Progress, None, T]) -> T:
         self.monitor.start()
-        return self.monitor.run(self.preparing())
+        return self.monitor.run(work)
 
     # The drag
 
@@ -246,43 +217,67 @@ class DragSession:
         """Go on from the current latent, step by step; what is not given stays as it was.
 
         A pair whose handle was drawn before goes on from where its handle is now; a new handle
-        means the place in the picture as it is now. Between two steps ``instructions`` may be set
-        anew.
+        means the place in the picture as it is now. Between two steps, instructions and drag
+        settings may be set anew; another picture, prompt, LoRA or inversion needs a new drag.
 
         Args:
             steps: at most so many; by default ``settings.steps``.
 
         Raises:
-            RuntimeError: there is no picture, or nothing was drawn on it.
-            ValueError: instructions for a picture of another size.
+            RuntimeError: there is no picture, nothing was drawn on it, or it is another by now.
+            ValueError: instructions for a picture of another size; no number of steps.
         """
+        if steps is not None and (not isinstance(steps, int) or steps < 1):
+            raise ValueError(f"steps must be a whole number from 1 up, got {steps!r}")
+        before = asked = self._asked
         if instructions is not None:
-            self.instructions = instructions
-        if self._instructions is None:
-            raise RuntimeError("nothing to drag: pass DragInstructions with at least one pair")
+            asked = asked.drawn(instructions)
         if settings is not None:
-            self.settings = replace(self.settings, drag=settings)
-        if steps is not None and steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
+            asked = replace(asked, settings=replace(asked.settings, drag=settings))
+            self.model.check(asked.settings)
+        preparing = self.stages.preparing(asked.source, asked.settings)
+        if asked.instructions is None:
+            raise RuntimeError("nothing to drag: pass DragInstructions with at least one pair")
+        self._asked = asked
         self.monitor.start()
-        return self._drag(steps)
+        return self._drag(preparing, steps or asked.settings.drag.steps, asked, before)
 
-    def _drag(self, steps: int | None) -> Generator[DragStep, None, Ended]:
-        self.monitor.run(self.preparing())
-        edit = self._edit()
-        total = steps or self.settings.drag.steps
-        self.ended = None
-        for index in range(1, total + 1):
-            assert self._instructions is not None
-            self.ended = edit.ended(self._instructions, self.settings.drag)
-            if self.ended:
-                return self.ended
-            step = edit.advance(self._instructions, self.settings.drag)
-            self.monitor.report(Progress("drag", index, total, step.loss))
-            yield step
-        assert self._instructions is not None
-        self.ended = edit.ended(self._instructions, self.settings.drag) or "step limit"
-        return self.ended
+    def _drag(
+        self,
+        preparing: Generator[Progress, None, Dragging],
+        total: int,
+        asked: Asked,
+        before: Asked,
+    ) -> Generator[DragStep, None, Ended]:
+        """At most ``total`` steps; where not even one is taken, ``before`` is asked for again."""
+        index = 0
+        try:
+            edit = self.monitor.run(preparing)
+            while index < total:
+                instructions, settings = self._wanted(edit)
+                if ended := edit.ended(instructions, settings):
+                    self.ended = ended
+                    return ended
+                step = edit.advance(instructions, settings)
+                self.ended, index = None, index + 1
+                self.monitor.report(Progress("drag", index, total, step.loss))
+                yield step
+            self.ended = edit.ended(*self._wanted(edit)) or "step limit"
+            return self.ended
+        except BaseException:
+            if index == 0 and self._asked is asked:
+                self._asked = before
+            raise
+
+    def _wanted(self, edit: Dragging) -> tuple[DragInstructions, DragSettings]:
+        """What the next step of a drag is to do; it may have been set anew since the last."""
+        asked = self._asked
+        if asked.instructions is None or self.stages.edit(asked.source, asked.settings) is not edit:
+            raise RuntimeError(
+                "this drag cannot go on: the picture, its prompt, its LoRA or its inversion was "
+                "changed meanwhile; drag() again"
+            )
+        return asked.instructions, asked.settings.drag
 
     def step(self, n: int = 1) -> DragStep | None:
         """Drag ``n`` steps on; return the last, or ``None`` where there was nothing left to do."""
@@ -298,67 +293,58 @@ class DragSession:
     @property
     def edits(self) -> list[Dragging]:
         """All edits of this picture: one for each prompt and settings it was inverted with."""
-        return [edit for edit in self._edits if edit.inversion.source.digest == self.source.digest]
+        digest = self.source.digest
+        return [edit for edit in self.stages.edits if edit.inversion.source.digest == digest]
 
     @property
     def history(self) -> History:
-        """The steps so far, and every branch; empty before the picture was inverted."""
-        return self._edit().history
+        """The steps so far, and every branch.
+
+        Raises:
+            RuntimeError: the picture is not inverted yet, or not as it is asked for now.
+        """
+        edit = self.stages.edit(self.source, self.settings)
+        if edit is None:
+            raise RuntimeError("the picture is not inverted yet: prepare() or drag() first")
+        return edit.history
 
     def rewind(self, k: int) -> None:
-        """Go back (or forth) to step ``k`` of this branch; 0 is the start."""
+        """Go back, or forth again, to step ``k`` of this branch; 0 is the start."""
         self.history.rewind(k)
         self.ended = None
 
     def reset(self) -> None:
         """Go back to the start; what was dragged stays in the history."""
-        self.history.go_to(0)
-        self.ended = None
+        self.rewind(0)
 
     # Pictures
 
     def render(self, step: int | None = None) -> Image.Image:
         """The picture as it is now, or at step ``step`` of this branch, at its own size: exact."""
-        self.monitor.start()
-        return self.monitor.run(self.rendering(step))
+        return self._run(self.rendering(step))
 
     def rendering(self, step: int | None = None) -> Generator[Progress, None, Image.Image]:
         """Denoise the latent beside the source picture's own pass, which is made once."""
-        inversion = yield from self.preparing()
-        node, settings = self._node(step), self.settings
-        key = self.source.reference_key(settings)
-        branch = self._references.get(key)
-        if branch is None:
-            branch = self._references.put(key, (yield from referencing(inversion, settings.render)))
-        frozen = None
-        if settings.render.keep_frozen and self._instructions is not None:
-            frozen = self._edit().frozen(self._instructions, settings.drag)
-        latent = yield from rendering(inversion, node.latent, branch, settings.render, frozen)
-        return self.source.picture_of(self.model.decode(latent))
+        return self.stages.rendering(self._asked, step)
 
     def preview(self, step: int | None = None) -> Image.Image:
         """The picture as it is now, or at a step of this branch: quick and approximate.
 
-        The source, changed by how the network's first guess at the clean latent has changed: at
-        most one pass of the network in place of one for each denoising step.
+        The source, changed by how the network's first guess at the clean latent has changed: one
+        pass of the network, and one more the first time, in place of one for each denoising step.
         """
-        self.monitor.start()
-        inversion = self.monitor.run(self.preparing())
-        change = self._edit().change(self._node(step), self.settings.drag)
-        return self.source.picture_of(self.model.decode(inversion.latents[0] + change))
+        return self._run(self.stages.previewing(self._asked, step))
 
     # Running and keeping
 
     def restore(
-        self, source: Source, edits: Sequence[Dragging], instructions: DragInstructions | None
+        self, source: Source, instructions: DragInstructions | None, ended: Ended | None
     ) -> None:
-        """Take over a picture with its edits, such as an archive holds."""
-        self._source, self._instructions, self.ended = source, instructions, None
-        for edit in edits:
-            made = edit.inversion
-            self._edits.put(made.source.inversion_key(made.settings), edit)
-            if made.lora is not None and made.source.lora is None:
-                self._loras.put(made.source.lora_key(made.settings), made.lora)
+        """Go on with a picture from an archive, and what was drawn on it."""
+        if instructions is not None:
+            source.check(instructions)
+        self._asked = Asked(self.settings, source, instructions)
+        self.ended = ended
 
     def cancel(self) -> None:
         """Stop what is running, from another thread: it raises ``Cancelled`` after this pass."""
@@ -372,23 +358,16 @@ class DragSession:
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str], model: DiffusionModel | None = None, **options: Any
+        cls,
+        path: str | os.PathLike[str],
+        model: DiffusionModel | None = None,
+        *,
+        progress: Callable[[Progress], None] | None = None,
+        **options: Any,
     ) -> DragSession:
         """A session from what ``save`` wrote, on the model named there or on ``model``."""
         from dragwidget import archive
 
-        return archive.load(path, model, **options)
-
-    def _edit(self) -> Dragging:
-        """The drag on the present inversion; an earlier one comes back with its history."""
-        edit = self._edits.get(self.source.inversion_key(self.settings))
-        if edit is None:
-            raise RuntimeError("the picture is not inverted yet: prepare() or drag() first")
-        for other in self._edits:
-            if other is not edit:
-                other.release()
-        return edit
-
-    def _node(self, step: int | None) -> Node:
-        history = self.history
-        return history.current if step is None else history.at(step)
+        session = archive.load(path, model, **options)
+        session.monitor.progress = progress
+        return session

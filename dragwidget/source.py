@@ -15,9 +15,10 @@ from torch import Tensor
 from dragwidget.diffusion.lora import LoRA
 from dragwidget.diffusion.model import Conditioning, DiffusionModel, Predictor
 from dragwidget.drag.ddim import Schedule, denoise, invert
-from dragwidget.instructions import DragInstructions
+from dragwidget.frames import Size
+from dragwidget.instructions import DragInstructions, check_prompt, check_size
 from dragwidget.picture import SourceImage
-from dragwidget.settings import Settings
+from dragwidget.settings import InversionSettings, Settings, check_number
 from dragwidget.stages import Key, Progress
 
 __all__ = ["Generation", "Inversion", "Source", "generating", "inverting"]
@@ -28,7 +29,7 @@ class Generation:
     """How a picture was generated.
 
     Attributes:
-        guidance_scale: of classifier-free guidance; at most 1 means none.
+        guidance_scale: of classifier-free guidance, 0 to 1000; at most 1 means none.
         seed: of the noise.
         size: (width, height), pixels.
         steps: DDIM steps.
@@ -38,8 +39,15 @@ class Generation:
     negative_prompt: str
     guidance_scale: float
     seed: int
-    size: tuple[int, int]
+    size: Size
     steps: int
+
+    def __post_init__(self) -> None:
+        check_prompt(self.prompt)
+        check_prompt(self.negative_prompt)
+        check_number(self, "guidance_scale", 0, 1000)
+        check_number(self, "seed", 0, 2**63 - 1)
+        object.__setattr__(self, "size", check_size(self.size))
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +66,9 @@ class Source:
     generation: Generation | None = None
     trajectory: tuple[Tensor, ...] = ()
     lora: LoRA | None = None
+
+    def __post_init__(self) -> None:
+        check_prompt(self.prompt)
 
     @classmethod
     def of(
@@ -90,6 +101,16 @@ class Source:
         """A decoded picture (1, 3, h, w) in [0, 1] at the size of the one that was given."""
         return self.picture.restore(to_pixels(decoded))
 
+    def inversion(self, settings: Settings) -> InversionSettings:
+        """Those that hold for this picture: a generated one keeps the steps it was made with."""
+        if self.generation is None:
+            return settings.inversion
+        return replace(settings.inversion, steps=self.generation.steps)
+
+    def known_way(self, settings: Settings) -> tuple[Tensor, ...]:
+        """Of a generated picture: its latents from clean to where it is edited, (count + 1)."""
+        return self.trajectory[::-1][: self.inversion(settings).count + 1]
+
     # What makes each stage of an edit of it, exactly
 
     def why_no_lora(self, settings: Settings) -> str:
@@ -109,7 +130,7 @@ class Source:
         )
 
     def inversion_key(self, settings: Settings) -> Key:
-        return (*self.lora_key(settings), ("inversion settings", settings.inversion))
+        return (*self.lora_key(settings), ("inversion settings", self.inversion(settings)))
 
     def reference_key(self, settings: Settings) -> Key:
         render = settings.render
@@ -119,7 +140,8 @@ class Source:
 
 def to_pixels(decoded: Tensor) -> npt.NDArray[np.uint8]:
     """(1, 3, H, W) in [0, 1] -> (H, W, 3) uint8."""
-    return (decoded[0].permute(1, 2, 0).cpu().numpy() * 255).astype(np.uint8)
+    image = finite(decoded, "the decoded picture")[0].permute(1, 2, 0)
+    return (image.cpu().numpy() * 255).astype(np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,30 +175,33 @@ class Inversion:
         return self.schedule.timesteps[self.schedule.steps - self.count]
 
 
-def conditioning(model: DiffusionModel, source: Source) -> Conditioning:
-    """The text of a source; only a generated one is guided."""
-    prompt = model.embed(source.prompt)
-    if source.generation is None or source.generation.guidance_scale <= 1:
-        return Conditioning(prompt)
-    negative = model.embed(source.generation.negative_prompt)
-    return Conditioning(prompt, negative, source.generation.guidance_scale)
+def conditioning(
+    model: DiffusionModel, prompt: str, generation: Generation | None = None
+) -> Conditioning:
+    """What a prompt asks of the network; only a generated picture is guided."""
+    text = model.embed(prompt)
+    if generation is None or generation.guidance_scale <= 1:
+        return Conditioning(text)
+    negative = model.embed(generation.negative_prompt)
+    return Conditioning(text, negative, generation.guidance_scale)
 
 
 def inverting(
     model: DiffusionModel, source: Source, settings: Settings, lora: LoRA | None
 ) -> Generator[Progress, None, Inversion]:
-    """Invert a picture; of a generated one the way is known."""
-    clean = (
-        model.encode(source.picture.pixels) if source.generation is None else source.trajectory[-1]
-    )
+    """Invert a picture; of a generated one the way is known.
+
+    Raises:
+        ArithmeticError: the network overflowed.
+    """
+    if way := source.known_way(settings):
+        return inversion_from(way, model, source, settings, lora)
+    count = settings.inversion.count
+    clean = model.encode(source.picture.pixels)
     inversion = inversion_from((clean,), model, source, settings, lora)
-    schedule, count = inversion.schedule, settings.inversion.count
-    if source.generation is not None:
-        count = replace(settings.inversion, steps=source.generation.steps).count
-        return replace(inversion, latents=source.trajectory[::-1][: count + 1])
     latents = [clean]
-    for latent in invert(inversion.predictor.predict, clean, schedule, count):
-        latents.append(latent)
+    for latent in invert(inversion.predictor.predict, clean, inversion.schedule, count):
+        latents.append(finite(latent, "a latent of the inversion"))
         yield Progress("inversion", len(latents) - 1, count)
     return replace(inversion, latents=tuple(latents))
 
@@ -189,14 +214,28 @@ def inversion_from(
     lora: LoRA | None,
 ) -> Inversion:
     """An inversion whose latents are known."""
-    generation = source.generation
-    steps = settings.inversion.steps if generation is None else generation.steps
-    predictor = model.predictor(conditioning(model, source), lora)
-    return Inversion(latents, predictor, model.schedule(steps), source, settings, lora)
+    predictor = model.predictor(conditioning(model, source.prompt, source.generation), lora)
+    schedule = model.schedule(source.inversion(settings).steps)
+    return Inversion(latents, predictor, schedule, source, settings, lora)
+
+
+def finite(tensor: Tensor, what: str) -> Tensor:
+    """The tensor; raise ArithmeticError where it holds NaN or infinity."""
+    if not tensor.isfinite().all():
+        raise ArithmeticError(
+            f"{what} is not finite: the network overflowed. Load the model with dtype='float32'; "
+            "a LoRA that was given may hold extreme values"
+        )
+    return tensor
 
 
 def generating(model: DiffusionModel, generation: Generation) -> Generator[Progress, None, Source]:
-    """Sample a picture from text, keeping every latent on the way."""
+    """Sample a picture from text, keeping every latent on the way.
+
+    Raises:
+        ValueError: a size that the model cannot make.
+        ArithmeticError: the network overflowed.
+    """
     width, height = generation.size
     factor = model.vae_factor
     if width < factor or height < factor or width % factor or height % factor:
@@ -207,14 +246,10 @@ def generating(model: DiffusionModel, generation: Generation) -> Generator[Progr
         (1, model.latent_channels, height // factor, width // factor),
         generator=torch.Generator().manual_seed(generation.seed),
     ).to(model.device)
-    text = Conditioning(model.embed(generation.prompt))
-    if generation.guidance_scale > 1:
-        negative = model.embed(generation.negative_prompt)
-        text = Conditioning(text.prompt, negative, generation.guidance_scale)
-    predict = model.predictor(text).predict
+    predict = model.predictor(conditioning(model, generation.prompt, generation)).predict
     latents = [noise]
     for latent in denoise(predict, noise, model.schedule(generation.steps), generation.steps):
-        latents.append(latent)
+        latents.append(finite(latent, "a latent of the generation"))
         yield Progress("generation", len(latents) - 1, generation.steps)
     pixels = to_pixels(model.decode(latents[-1]))
     pixels.setflags(write=False)

@@ -50,10 +50,16 @@ class Monitor:
         self._cancel.clear()
 
     def cancel(self) -> None:
-        """Let the work raise ``Cancelled`` at its next report."""
+        """Let the work raise ``Cancelled`` before its next pass of the network."""
         self._cancel.set()
 
+    def check(self) -> None:
+        """Raise ``Cancelled`` where that was asked for."""
+        if self._cancel.is_set():
+            raise Cancelled("cancelled")
+
     def report(self, progress: Progress) -> None:
+        """Pass on how far the work has come; raise ``Cancelled`` where that was asked for."""
         if self.progress is not None:
             self.progress(progress)
         if self._cancel.is_set():
@@ -95,7 +101,7 @@ class Shelf(Generic[T]):
         self._made: dict[Key, T] = {}
 
     def __iter__(self) -> Iterator[T]:
-        return iter(self._made.values())
+        return iter(list(self._made.values()))  # another thread may put one there meanwhile
 
     def get(self, key: Key) -> T | None:
         """The version that was made by exactly this, if it is kept."""
@@ -108,11 +114,19 @@ class Shelf(Generic[T]):
         return value
 
     def status(self, key: Key) -> StageStatus:
-        """Whether there is a version made by this; if not, what has changed since the last."""
+        """Whether there is a version made by this; if not, what has changed since the nearest one.
+
+        Of versions from which equally much has changed, the one made last counts.
+        """
         if key in self._made:
             return StageStatus("fresh")
         if not self._made:
             return StageStatus("missing", "not made yet")
-        now, then = dict(key), dict(list(self._made)[-1])
-        changed = [name for name in {**now, **then} if now.get(name) != then.get(name)]
+        changed = min((_changed(then, key) for then in reversed(list(self._made))), key=len)
         return StageStatus("stale", f"{' and '.join(changed)} changed since it was made")
+
+
+def _changed(then: Key, now: Key) -> list[str]:
+    """The names of what is not the same in both."""
+    old, new = dict(then), dict(now)
+    return [name for name in {**new, **old} if new.get(name) != old.get(name)]

@@ -21,7 +21,7 @@ PACKAGE = Path(dragwidget.__file__).parent
 DATA = {"frames", "instructions_json", "instructions", "dragbench", "picture", "settings"}
 SESSION = DATA | {
     "drag", "diffusion",
-    "stages", "history", "source", "dragging", "rendering", "session", "archive", "store",
+    "stages", "history", "source", "dragging", "rendering", "making", "session", "archive", "store",
 }  # fmt: skip
 STANDS_ON = {
     "frames": set(),
@@ -37,6 +37,7 @@ STANDS_ON = {
     "source": DATA | {"drag", "diffusion", "stages"},
     "dragging": DATA | {"drag", "diffusion", "stages", "history", "source"},
     "rendering": DATA | {"drag", "diffusion", "stages", "source"},
+    "making": DATA | {"drag", "diffusion", "stages", "history", "source", "dragging", "rendering"},
     "session": SESSION,
     "archive": SESSION,
     "store": SESSION,

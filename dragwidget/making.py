@@ -1,0 +1,168 @@
+"""The stages of an edit, made: each on demand, once, and kept with what made it.
+
+Whoever drives this may be asked for something else while a stage is being made, by another thread
+or between two reports. So everything is told what to make a stage of, and reads it nowhere else:
+what is kept was made by exactly its key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
+
+from PIL import Image
+
+from dragwidget.diffusion.attention import ReferenceBranch
+from dragwidget.diffusion.finetuning import noised_batches, train_lora
+from dragwidget.diffusion.lora import LoRA
+from dragwidget.diffusion.model import DiffusionModel
+from dragwidget.dragging import Dragging
+from dragwidget.history import Node
+from dragwidget.instructions import DragInstructions
+from dragwidget.rendering import referencing, rendering
+from dragwidget.settings import Settings
+from dragwidget.source import Source, conditioning, inverting
+from dragwidget.stages import Progress, Shelf, StageStatus
+
+__all__ = ["Asked", "Stages", "TrainedLoRA"]
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What a session is asked for; replaced as a whole, so that no thread ever sees half of it."""
+
+    settings: Settings
+    picture: Source | None = None
+    instructions: DragInstructions | None = None
+
+    @property
+    def source(self) -> Source:
+        """The picture, which there must be."""
+        if self.picture is None:
+            raise RuntimeError("there is no picture yet: set_image() or generate() first")
+        return self.picture
+
+    def drawn(self, instructions: DragInstructions) -> Asked:
+        """The same with these instructions, and with their prompt if they have one."""
+        self.source.check(instructions)
+        prompt = instructions.prompt or self.source.prompt
+        picture = replace(self.source, prompt=prompt)
+        return replace(self, picture=picture, instructions=instructions)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedLoRA:
+    """A LoRA, and what it was trained on and with."""
+
+    lora: LoRA
+    source: Source
+    settings: Settings
+
+
+class Stages:
+    """The stages of a session's edits.
+
+    Args:
+        check: called between any two passes of the network that report no progress, such as those
+            of one drag step; it may raise to stop the work.
+
+    Attributes:
+        loras: the ones that were trained last.
+        edits: inversions, with all that was dragged on them.
+        references: the source picture's own pass, of the last render.
+    """
+
+    def __init__(self, model: DiffusionModel, check: Callable[[], None]) -> None:
+        self.model = model
+        self.loras: Shelf[TrainedLoRA] = Shelf(4)
+        # What was dragged is the user's own work, and small: an inversion and its history stay.
+        self.edits: Shelf[Dragging] = Shelf(1000)
+        self.references: Shelf[ReferenceBranch] = Shelf(1)
+        self._check = check
+
+    def status(self, source: Source, settings: Settings) -> dict[str, StageStatus]:
+        """For each stage, whether it can be used as it is, and if not, why."""
+        lora = self.loras.status(source.lora_key(settings))
+        if off := source.why_no_lora(settings):
+            lora = StageStatus("off", off)
+        if source.lora is not None:
+            lora = StageStatus("fresh", "the one that was given")
+        reference = self.references.status(source.reference_key(settings))
+        if not settings.render.needs_reference:
+            reference = StageStatus("off", "the render looks at nothing of the source")
+        inversion = self.edits.status(source.inversion_key(settings))
+        return {"lora": lora, "inversion": inversion, "reference": reference}
+
+    def edit(self, source: Source, settings: Settings) -> Dragging | None:
+        """The drag on this inversion, if it was made; an earlier one comes with its history."""
+        return self.edits.get(source.inversion_key(settings))
+
+    def keep_edit(self, edit: Dragging) -> Dragging:
+        """Put an edit where what made its inversion will find it."""
+        inversion = edit.inversion
+        return self.edits.put(inversion.source.inversion_key(inversion.settings), edit)
+
+    def keep_lora(self, trained: TrainedLoRA) -> TrainedLoRA:
+        """Put a LoRA where what it was trained on and with will find it."""
+        return self.loras.put(trained.source.lora_key(trained.settings), trained)
+
+    def training(
+        self, source: Source, settings: Settings
+    ) -> Generator[Progress, None, LoRA | None]:
+        """Train the LoRA, if it is wanted and not there."""
+        if source.lora is not None or source.why_no_lora(settings):
+            return source.lora
+        made = self.loras.get(source.lora_key(settings))
+        if made is None:
+            batches = noised_batches(self.model, source.picture.pixels, settings.lora)
+            text = conditioning(self.model, source.prompt).prompt
+            for step in train_lora(self.model, text, batches, settings.lora):
+                yield Progress("lora", step.index, settings.lora.steps, step.loss)
+            made = self.keep_lora(TrainedLoRA(step.lora, source, settings))
+        return made.lora
+
+    def preparing(self, source: Source, settings: Settings) -> Generator[Progress, None, Dragging]:
+        """Make LoRA and inversion where they are not there."""
+        edit = self.edit(source, settings)
+        for other in self.edits:
+            if other is not edit:
+                other.release()
+        if edit is None:
+            lora = yield from self.training(source, settings)
+            inversion = yield from inverting(self.model, source, settings, lora)
+            edit = self.keep_edit(Dragging(inversion))
+        edit.before_pass = self._check
+        return edit
+
+    def rendering(self, asked: Asked, step: int | None) -> Generator[Progress, None, Image.Image]:
+        """Denoise a latent beside the source picture's own pass, which is made once."""
+        edit, node = yield from self._at(asked, step)
+        render, frozen = asked.settings.render, None
+        if render.keep_frozen and asked.instructions is not None:
+            frozen = edit.frozen(asked.instructions, asked.settings.drag)
+        branch = None
+        if render.needs_reference:
+            key = asked.source.reference_key(asked.settings)
+            branch = self.references.get(key)
+            if branch is None:
+                branch = yield from referencing(edit.inversion, render)
+                self.references.put(key, branch)
+        latent = yield from rendering(edit.inversion, node.latent, branch, render, frozen)
+        return asked.source.picture_of(self.model.decode(latent))
+
+    def previewing(self, asked: Asked, step: int | None) -> Generator[Progress, None, Image.Image]:
+        """Change the picture by how the network's first guess at the clean latent has changed."""
+        edit, node = yield from self._at(asked, step)
+        latent = edit.inversion.latents[0] + edit.change(node, asked.settings.drag)
+        self._check()
+        return asked.source.picture_of(self.model.decode(latent))
+
+    def _at(
+        self, asked: Asked, step: int | None
+    ) -> Generator[Progress, None, tuple[Dragging, Node]]:
+        """The edit, prepared, and where it is to be seen: at ``step``, or where it stands."""
+        if step and self.edit(asked.source, asked.settings) is None:
+            raise ValueError(f"there is no step {step}: nothing was dragged yet")
+        edit = yield from self.preparing(asked.source, asked.settings)
+        history = edit.history
+        return edit, history.current if step is None else history.at(step)
