@@ -12,7 +12,9 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
+import dragwidget.demo
 from dragwidget.demo.architecture import Networks, Preset, Stage
+from dragwidget.demo.export import SIZE_LIMIT
 from dragwidget.demo.feed import Bank, pictures
 from dragwidget.demo.helpers import SharedGradients
 from dragwidget.demo.muon import orthogonalize
@@ -20,6 +22,7 @@ from dragwidget.demo.scenes import captions, sample_scenes
 from dragwidget.demo.tokenizer import MAX_TOKENS, write_tokenizer
 from dragwidget.demo.train import train
 
+CRITTERS = Path(dragwidget.demo.__file__).parent / "critters"
 CPU = torch.device("cpu")
 STAGE = Stage(steps=12, minutes=None, batch=2, learning_rate=1e-3, warmup=2)
 TINY = Preset(
@@ -64,6 +67,17 @@ def test_model_folder_loads_and_is_small(folder: Path) -> None:
     assert (folder / "samples.png").exists()
     assert (folder / "unet.png").exists()
     assert "loss" in (folder / "unet.csv").read_text()
+
+
+def test_shipped_model_is_whole_small_and_signed() -> None:
+    files = [f for f in CRITTERS.rglob("*") if f.is_file()]
+    assert sum(f.stat().st_size for f in files) < SIZE_LIMIT
+    assert not [f.name for f in files if f.suffix in {".bin", ".pt", ".pkl"}]
+    for name in ("unet", "vae", "text_encoder"):
+        (weights,) = (CRITTERS / name).glob("*.safetensors")
+        tensors = load_file(weights).values()
+        assert all(t.dtype == torch.float16 and t.isfinite().all() for t in tensors)
+    assert "dragwidget demo train" in (CRITTERS / "README.md").read_text("utf-8")
 
 
 def test_resumed_run_has_the_same_bits(folder: Path, tmp_path: Path) -> None:

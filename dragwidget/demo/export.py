@@ -52,6 +52,8 @@ def write_model(
     pipeline.save_pretrained(temporary, safe_serialization=True)
     shutil.rmtree(temporary / "tokenizer")
     shutil.copytree(tokenizer_folder, temporary / "tokenizer")
+    for file in temporary.rglob("*.safetensors"):
+        file.chmod(0o644)  # some writers make them private, which an installed package must not be
     text = json.dumps({"recommended": RECOMMENDED}, indent=2) + "\n"
     (temporary / "dragwidget.json").write_text(text)
     size = sum(f.stat().st_size for f in temporary.rglob("*"))
