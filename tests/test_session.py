@@ -280,6 +280,18 @@ def test_a_drag_on_another_prompt_waits_until_one_comes_back_to_it(tiny):
     assert same(latents(session), kept)
 
 
+def test_an_edit_that_is_put_aside_lets_go_of_its_graph(tiny):
+    session = session_on(tiny)
+    session.instructions = ask()
+    session.step(2)
+    session.prompt = "a dog"
+    session.prepare()
+    session.prompt = "a cat"
+    with Passes(tiny) as passes:
+        session.step()
+    assert passes.count == 3  # here and at the start again, and behind the step
+
+
 @pytest.mark.parametrize("lora_steps", [0, 2])
 def test_the_same_seed_gives_the_same_bits(tiny, lora_steps):
     runs = [session_on(tiny, lora_steps=lora_steps) for _ in range(2)]

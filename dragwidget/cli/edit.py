@@ -174,7 +174,8 @@ def _edit(
 def _drag(session: DragSession, instructions: DragInstructions) -> str:
     """Drag to the end, or to Ctrl-C; return why it ended."""
     try:
-        for _ in session.drag(instructions):
+        session.instructions = instructions  # set for good: the log of a failure tells them too
+        for _ in session.drag():
             pass
     except KeyboardInterrupt:
         return "interrupted"
