@@ -25,9 +25,10 @@ from dragwidget.demo.architecture import (
 from dragwidget.demo.scenes import TRAINING_SEEDS, captions, sample_scenes
 
 SIZE_LIMIT = 25_000_000  # bytes of the whole folder
-# What the session starts from with this model: of the decoder's blocks the middle one serves best,
-# and self-attention is mutual in all of the decoder.
-RECOMMENDED = {"drag": {"feature_blocks": [2]}, "render": {"start_layer": 3}}
+# What the session starts from with this model: no LoRA, for it knows its own pictures and a first
+# edit should be quick; of the decoder's blocks the middle one serves best; self-attention is mutual
+# in all of the decoder.
+RECOMMENDED = {"lora": {"steps": 0}, "drag": {"feature_blocks": [2]}, "render": {"start_layer": 3}}
 
 
 def write_model(
