@@ -135,14 +135,17 @@ def test_only_the_pass_that_a_step_goes_down_keeps_a_graph(tiny):
     graphs = []
     with Passes(tiny, lambda _: graphs.append(torch.is_grad_enabled())):
         session.prepare()
-        session.preview()
         assert not any(graphs)
         list(session.drag(ask(), steps=2))
+        del graphs[:]
         session.render()
-        session.instructions = ask(mask=left_half())
+        session.preview(1)
+        assert not any(graphs)
+        session.instructions = ask(FAR, ((40, 30), (10, 30)), mask=left_half())
+        session.rewind(1)
         del graphs[:]
         session.step()
-    assert graphs == [True, False, True]  # here, at the start, and behind the step
+    assert graphs == [True, True]  # here, and behind the step; the start was seen by the preview
 
 
 # ---------------------------------------------------------------- going on, back and elsewhere
