@@ -14,6 +14,7 @@ from torch.nn.functional import avg_pool2d
 
 __all__ = ["warp_latent"]
 
+REACH = 2.5  # how far a pair's pull reaches, in lengths of its drag (a standard deviation)
 FADE = 1 / 16  # how wide the fading is, in shares of the latent's longer side
 
 
@@ -34,8 +35,11 @@ def warp_latent(
     height, width = latent.shape[2:]
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     cells = torch.stack([rows, columns], dim=-1).to(torch.float32)  # (h, w, 2)
-    nearness = 1 / ((cells[:, :, None] - targets).square().sum(-1) + 1)  # (h, w, N)
-    field = (nearness[..., None] * (targets - handles)).sum(2) / nearness.sum(2, keepdim=True)
+    moves = targets - handles
+    square = (cells[:, :, None] - targets).square().sum(-1)  # (h, w, N)
+    nearness = 1 / (square + 1)
+    reach = torch.exp(-square / (2 * (REACH * moves.norm(dim=-1)).square() + 1))
+    field = ((nearness * reach)[..., None] * moves).sum(2) / nearness.sum(2, keepdim=True)
     if frozen is not None:
         field = field * _fading(1 - frozen.float().cpu())[..., None]
     source = (cells - field).round().long()
