@@ -126,6 +126,8 @@ class DragSession:
     def _choose(self, source: Source) -> None:
         self._asked = Asked(self.settings, source)
         self.ended = None
+        for edit in self.edits:  # of the same picture, chosen before: a new choice is a new start
+            edit.history.go_to(0)
 
     @property
     def source(self) -> Source:
