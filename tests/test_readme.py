@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from dragwidget.__main__ import COMMANDS
+from dragwidget.__main__ import COMMANDS, main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -38,3 +40,16 @@ def test_every_command_is_listed():
 @pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)#]+)\)", README))
 def test_a_link_leads_somewhere(link):
     assert (ROOT / link).exists()
+
+
+def test_the_python_of_the_readme_edits_the_picture_that_its_first_command_draws(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(re.findall(r"dragwidget (demo picture .*?) &&", SET_UP[0])[0].split()) == 0
+    code = re.findall(r"```python\n(.*?)```", README, re.S)[0]
+    exec(code, {})
+    with Image.open("edited.png") as edited, Image.open("fox.png") as source:
+        assert edited.size == source.size
+        change = np.asarray(edited).astype(int) - np.asarray(source)
+    assert np.abs(change).max() > 64
