@@ -233,6 +233,15 @@ def test_an_interrupted_render_gives_way_to_a_preview(edit, folder, press, momen
     assert pixels(folder / "fox.dragged.png").shape == (48, 64, 3)
 
 
+@pytest.fixture
+def _ctrl_c_interrupts():
+    """Also where the tests run in the background of a shell, which lets them ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_ctrl_c_interrupts")
 def test_ctrl_c_waits_for_a_good_moment_once():
     with Interruption() as interruption:
         signal.raise_signal(signal.SIGINT)

@@ -158,7 +158,7 @@ def test_a_file_that_is_no_picture_is_refused_and_changes_nothing(
     assert state(session) == before
 
 
-def test_another_picture_puts_aside_what_was_drawn_and_coming_back_finds_the_steps(tiny):
+def test_a_picture_chosen_again_starts_anew_and_its_steps_are_still_there(tiny):
     session = session_on(tiny)
     session.instructions = ask()
     session.step(2)
@@ -167,6 +167,8 @@ def test_another_picture_puts_aside_what_was_drawn_and_coming_back_finds_the_ste
     assert session.instructions is None
     assert session.edits == []
     session.set_image(picture(), "a cat")
+    assert list(session.history) == []
+    session.rewind(2)
     assert list(session.history) == steps
 
 
