@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 import dragwidget.demo
 from dragwidget.demo.architecture import Networks, Preset, Stage
 from dragwidget.demo.export import SIZE_LIMIT
-from dragwidget.demo.feed import Bank, pictures
+from dragwidget.demo.feed import Bank, pictures, shortened
 from dragwidget.demo.helpers import SharedGradients
 from dragwidget.demo.muon import orthogonalize
 from dragwidget.demo.scenes import captions, sample_scenes
@@ -156,3 +156,16 @@ def test_pictures_hold_scribbles_now_and_then() -> None:
     assert [i for i, t in enumerate(texts) if t == "a scribble"] == [9, 19]
     assert drawn.shape == (20, 3, 32, 32)
     assert drawn.abs().max() <= 1
+
+
+def test_half_the_captions_lose_phrases_and_none_gains_or_loses_all() -> None:
+    seeds = range(400)
+    whole = captions(sample_scenes(seeds))
+    short = shortened(whole, seeds)
+    changed = sum(a != b for a, b in zip(whole, short, strict=True)) / len(seeds)
+    assert 0.4 < changed < 0.6
+    for before, after in zip(whole, short, strict=True):
+        assert after
+        rest = iter(before.split(", "))
+        assert all(phrase in rest for phrase in after.split(", "))  # in their order
+    assert shortened(whole[7:8], [7]) == short[7:8]

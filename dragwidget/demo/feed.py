@@ -7,10 +7,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from dragwidget.demo.random_numbers import uniform
 from dragwidget.demo.scenes import TRAINING_SEEDS, captions, render, sample_scenes, scribbles
 
 SCRIBBLE_CAPTION = "a scribble"
 VALIDATION_SEEDS = range(TRAINING_SEEDS - 1024, TRAINING_SEEDS)  # below them: training
+# People write "a fox, evening", and not all that there is to see: half the captions lose phrases.
+_SHORTENED, _KEPT, _PHRASES, _STREAM = 0.5, 0.5, 16, 11
 
 
 def is_scribble(seed: int, every: int) -> bool:
@@ -21,7 +24,7 @@ def is_scribble(seed: int, every: int) -> bool:
 def pictures(
     seeds: Sequence[int], size: int, *, scribble_every: int, device: torch.device
 ) -> tuple[Tensor, list[str]]:
-    """(B, 3, size, size) float32 in [-1, 1], and their captions."""
+    """(B, 3, size, size) float32 in [-1, 1], and their captions, some of them shortened."""
     wrapped = [seed % VALIDATION_SEEDS.start for seed in seeds]
     outside = [i for i, s in enumerate(wrapped) if is_scribble(s, scribble_every)]
     inside = sorted(set(range(len(wrapped))) - set(outside))
@@ -31,11 +34,25 @@ def pictures(
         if inside:
             scenes = sample_scenes([wrapped[i] for i in inside])
             drawn[inside] = render(scenes.to(device), size)
-            for i, text in zip(inside, captions(scenes), strict=True):
+            texts_inside = shortened(captions(scenes), [wrapped[i] for i in inside])
+            for i, text in zip(inside, texts_inside, strict=True):
                 texts[i] = text
         if outside:
             drawn[outside] = scribbles([wrapped[i] for i in outside], size).to(device)
     return drawn * 2 - 1, texts
+
+
+def shortened(texts: Sequence[str], seeds: Sequence[int]) -> list[str]:
+    """Half of the captions without half of their phrases; what is left keeps its order."""
+    numbers = uniform(seeds, _PHRASES, stream=_STREAM)
+    short = []
+    for text, row in zip(texts, numbers, strict=True):
+        phrases = text.split(", ")
+        if row[0] < _SHORTENED:
+            drawn = zip(phrases, row[1:], strict=False)
+            phrases = [p for p, number in drawn if number < _KEPT] or phrases[:1]
+        short.append(", ".join(phrases))
+    return short
 
 
 class Bank:

@@ -108,4 +108,6 @@ def _helper(taken: set[int], work: Callable[..., None], index: int, *arguments: 
     if taken and free:
         os.sched_setaffinity(0, free)
     torch.set_num_threads(1)
+    if hasattr(os, "nice"):
+        os.nice(10)  # what else runs on its core goes first
     work(index, *arguments)
