@@ -13,14 +13,14 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
 import dragwidget.demo
-from dragwidget.demo.architecture import Networks, Preset, Stage
-from dragwidget.demo.export import SIZE_LIMIT
-from dragwidget.demo.feed import Bank, pictures, shortened
-from dragwidget.demo.helpers import SharedGradients
-from dragwidget.demo.muon import orthogonalize
 from dragwidget.demo.scenes import captions, sample_scenes
-from dragwidget.demo.tokenizer import MAX_TOKENS, write_tokenizer
 from dragwidget.demo.train import train
+from dragwidget.demo.training.architecture import Networks, Preset, Stage
+from dragwidget.demo.training.export import SIZE_LIMIT
+from dragwidget.demo.training.feed import Bank, pictures, shortened
+from dragwidget.demo.training.helpers import SharedGradients
+from dragwidget.demo.training.muon import orthogonalize
+from dragwidget.demo.training.tokenizer import MAX_TOKENS, write_tokenizer
 
 CRITTERS = Path(dragwidget.demo.__file__).parent / "critters"
 CPU = torch.device("cpu")

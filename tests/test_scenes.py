@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool2d
 
-from dragwidget.demo.keypoints import POINTS, keypoints
 from dragwidget.demo.scenes import (
     CONTINUOUS,
     KINDS,
@@ -20,6 +19,7 @@ from dragwidget.demo.scenes import (
     sample_scenes,
     scribbles,
 )
+from dragwidget.demo.world.keypoints import POINTS, keypoints
 
 SEEDS = list(range(900_200, 900_212))
 

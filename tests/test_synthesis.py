@@ -10,8 +10,8 @@ from torch.nn.functional import avg_pool2d
 from dragwidget.bench.metrics import PERFECT, psnr, share_done, worst_window
 from dragwidget.bench.proofs import measure, prove
 from dragwidget.bench.synthesis import fit_scene
-from dragwidget.demo.keypoints import keypoints
 from dragwidget.demo.tasks import drag_task
+from dragwidget.demo.world.keypoints import keypoints
 
 CASES = [("turn", 900_400), ("sun", 900_401), ("mouth", 900_402)]
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from dragwidget.demo.keypoints import POINTS, keypoints
-from dragwidget.demo.masks import THRESHOLD
 from dragwidget.demo.scenes import captions
 from dragwidget.demo.tasks import TASK_KINDS, drag_task, sample_tasks
+from dragwidget.demo.world.keypoints import POINTS, keypoints
+from dragwidget.demo.world.masks import THRESHOLD
 
 SEED = 900_300
 

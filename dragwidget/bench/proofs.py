@@ -16,10 +16,10 @@ from torch import Tensor
 
 from dragwidget.bench.metrics import share_done
 from dragwidget.bench.synthesis import fit_scene
-from dragwidget.demo.keypoints import POINTS, keypoints
-from dragwidget.demo.parameters import Scenes
 from dragwidget.demo.scenes import render
 from dragwidget.demo.tasks import DragTask, sample_tasks
+from dragwidget.demo.world.keypoints import POINTS, keypoints
+from dragwidget.demo.world.parameters import Scenes
 
 PICTURES = ("target", "source", "half")
 

@@ -23,8 +23,8 @@ from torch import Tensor
 from dragwidget.bench.metrics import PERFECT, psnr, share_done
 from dragwidget.bench.synthesis import fit_scene
 from dragwidget.bench.warp import warp
-from dragwidget.demo.keypoints import POINTS
 from dragwidget.demo.tasks import DragTask, drag_task
+from dragwidget.demo.world.keypoints import POINTS
 from dragwidget.diffusion.loading import load_model
 from dragwidget.diffusion.model import DiffusionModel
 from dragwidget.session import DragSession

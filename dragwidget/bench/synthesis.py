@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from dragwidget.bench.metrics import worst_window
-from dragwidget.demo.keypoints import Keypoints, keypoints
-from dragwidget.demo.parameters import CONTINUOUS, RANGES, Scenes
-from dragwidget.demo.random_numbers import uniform
 from dragwidget.demo.scenes import render
+from dragwidget.demo.world.keypoints import Keypoints, keypoints
+from dragwidget.demo.world.parameters import CONTINUOUS, RANGES, Scenes
+from dragwidget.demo.world.random_numbers import uniform
 
 # Above this `worst_window` between the picture and its explanation, it is no critter any more. Set
 # before any edit was seen, on pictures of 12 tasks (lowest, middle, highest): autoencoder round

@@ -18,12 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dragwidget.demo.anatomy import head_of
-from dragwidget.demo.landscape import slope_height
-from dragwidget.demo.painting import render
-from dragwidget.demo.parameters import CONTINUOUS, KINDS, RANGES, TIMES, Scenes
-from dragwidget.demo.random_numbers import uniform
-from dragwidget.demo.scribbles import scribbles
+from dragwidget.demo.world.anatomy import head_of
+from dragwidget.demo.world.landscape import slope_height
+from dragwidget.demo.world.painting import render
+from dragwidget.demo.world.parameters import CONTINUOUS, KINDS, RANGES, TIMES, Scenes
+from dragwidget.demo.world.random_numbers import uniform
+from dragwidget.demo.world.scribbles import scribbles
 
 __all__ = [
     "CONTINUOUS",

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dragwidget.demo.keypoints import POINTS, Keypoints, keypoints
-from dragwidget.demo.masks import mask_of_change
-from dragwidget.demo.parameters import RANGES, Scenes
-from dragwidget.demo.random_numbers import uniform
 from dragwidget.demo.scenes import captions, clearance, render, sample_scenes
+from dragwidget.demo.world.keypoints import POINTS, Keypoints, keypoints
+from dragwidget.demo.world.masks import mask_of_change
+from dragwidget.demo.world.parameters import RANGES, Scenes
+from dragwidget.demo.world.random_numbers import uniform
 from dragwidget.instructions import DragInstructions, PointPair
 
 __all__ = ["TASK_KINDS", "DragTask", "Keypoints", "drag_task", "keypoints", "sample_tasks"]

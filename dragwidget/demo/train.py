@@ -17,10 +17,10 @@ from pathlib import Path
 
 import torch
 
-from dragwidget.demo.architecture import PICTURE_SIZE, PRESETS, Model, Preset
-from dragwidget.demo.autoencoder_stage import measure, settle, train_autoencoder
-from dragwidget.demo.loop import Training
-from dragwidget.demo.unet_stage import train_unet
+from dragwidget.demo.training.architecture import PICTURE_SIZE, PRESETS, Model, Preset
+from dragwidget.demo.training.autoencoder_stage import measure, settle, train_autoencoder
+from dragwidget.demo.training.loop import Training
+from dragwidget.demo.training.unet_stage import train_unet
 
 logger = logging.getLogger(__name__)
 

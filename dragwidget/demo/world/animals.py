@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from dragwidget.demo.parameters import KINDS
+from dragwidget.demo.world.parameters import KINDS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dragwidget.demo import anatomy
-from dragwidget.demo.anatomy import Head, Spot, head_of
-from dragwidget.demo.animals import rgb
-from dragwidget.demo.drawing import (
+from dragwidget.demo.world import anatomy
+from dragwidget.demo.world.anatomy import Head, Spot, head_of
+from dragwidget.demo.world.animals import rgb
+from dragwidget.demo.world.drawing import (
     EDGE,
     Layer,
     Shape,
@@ -21,8 +21,8 @@ from dragwidget.demo.drawing import (
     quadratic,
     upright,
 )
-from dragwidget.demo.landscape import landscape, light_of
-from dragwidget.demo.parameters import Scenes
+from dragwidget.demo.world.landscape import landscape, light_of
+from dragwidget.demo.world.parameters import Scenes
 
 BLUSH, MOUTH, TONGUE = rgb("#ff7f7a"), rgb("#7d2f3c"), rgb("#f2818a")
 INK, WHITE, SHADE = rgb("#33283a"), rgb("#fffdf8"), rgb("#4a2f4f")

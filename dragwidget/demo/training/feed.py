@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from dragwidget.demo.random_numbers import uniform
 from dragwidget.demo.scenes import TRAINING_SEEDS, captions, render, sample_scenes, scribbles
+from dragwidget.demo.world.random_numbers import uniform
 
 SCRIBBLE_CAPTION = "a scribble"
 VALIDATION_SEEDS = range(TRAINING_SEEDS - 1024, TRAINING_SEEDS)  # below them: training

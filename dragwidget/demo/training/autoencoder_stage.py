@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dragwidget.demo.architecture import Model, Preset, autocast, build_autoencoder
-from dragwidget.demo.feed import VALIDATION_SEEDS, pictures
-from dragwidget.demo.loop import Training
+from dragwidget.demo.training.architecture import Model, Preset, autocast, build_autoencoder
+from dragwidget.demo.training.feed import VALIDATION_SEEDS, pictures
+from dragwidget.demo.training.loop import Training
 
 # The posterior's deviation is a constant rather than learned: the decoder is trained under exactly
 # this noise, in units of raw latents (whose deviation is about 1), so it forgives small changes.

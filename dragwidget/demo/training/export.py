@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from dragwidget.demo.architecture import (
+from dragwidget.demo.scenes import TRAINING_SEEDS, captions, sample_scenes
+from dragwidget.demo.training.architecture import (
     Model,
     Networks,
     Preset,
@@ -22,7 +23,6 @@ from dragwidget.demo.architecture import (
     build_text_encoder,
     build_unet,
 )
-from dragwidget.demo.scenes import TRAINING_SEEDS, captions, sample_scenes
 
 SIZE_LIMIT = 25_000_000  # bytes of the whole folder
 # What the session starts from with this model: no LoRA, for it knows its own pictures and a first

@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from dragwidget.demo.tokenizer import MAX_TOKENS
+from dragwidget.demo.training.tokenizer import MAX_TOKENS
 
 # What diffusers and transformers make: their types hide the methods of the module within.
 Model = Any

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dragwidget.demo.animals import looks
-from dragwidget.demo.parameters import Scenes
+from dragwidget.demo.world.animals import looks
+from dragwidget.demo.world.parameters import Scenes
 
 HEAD_DEPTH = 0.92  # half the head from front to back
 FLATTENED = 0.55

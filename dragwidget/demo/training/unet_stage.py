@@ -12,7 +12,8 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from dragwidget.demo.architecture import (
+from dragwidget.demo.scenes import captions, sample_scenes
+from dragwidget.demo.training.architecture import (
     Model,
     Preset,
     autocast,
@@ -20,13 +21,12 @@ from dragwidget.demo.architecture import (
     build_text_encoder,
     build_unet,
 )
-from dragwidget.demo.autoencoder_stage import validation_pictures
-from dragwidget.demo.export import write_model, write_samples
-from dragwidget.demo.feed import SCRIBBLE_CAPTION, VALIDATION_SEEDS, Bank, pictures
-from dragwidget.demo.helpers import SharedGradients, helping
-from dragwidget.demo.loop import Training
-from dragwidget.demo.scenes import captions, sample_scenes
-from dragwidget.demo.tokenizer import write_tokenizer
+from dragwidget.demo.training.autoencoder_stage import validation_pictures
+from dragwidget.demo.training.export import write_model, write_samples
+from dragwidget.demo.training.feed import SCRIBBLE_CAPTION, VALIDATION_SEEDS, Bank, pictures
+from dragwidget.demo.training.helpers import SharedGradients, helping
+from dragwidget.demo.training.loop import Training
+from dragwidget.demo.training.tokenizer import write_tokenizer
 
 MIN_SNR_GAMMA = 5.0  # Hang et al., arXiv 2303.09556
 _SCRIBBLE_EVERY = 20

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dragwidget.demo.drawing import EDGE, Layer, constant, frame, lift, paint, quadratic
-from dragwidget.demo.random_numbers import uniform
+from dragwidget.demo.world.drawing import EDGE, Layer, constant, frame, lift, paint, quadratic
+from dragwidget.demo.world.random_numbers import uniform
 
 _SHAPES = 18  # a picture; about half of them are too faint to see
 

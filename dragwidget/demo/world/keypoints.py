@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dragwidget.demo.anatomy import head_of
-from dragwidget.demo.landscape import HORIZON, slope_height
-from dragwidget.demo.parameters import Scenes
+from dragwidget.demo.world.anatomy import head_of
+from dragwidget.demo.world.landscape import HORIZON, slope_height
+from dragwidget.demo.world.parameters import Scenes
 
 POINTS = (
     "nose",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dragwidget.demo.animals import rgb
-from dragwidget.demo.drawing import (
+from dragwidget.demo.world.animals import rgb
+from dragwidget.demo.world.drawing import (
     EDGE,
     Layer,
     Ridge,
@@ -16,7 +16,7 @@ from dragwidget.demo.drawing import (
     pixel_centres,
     upright,
 )
-from dragwidget.demo.parameters import TIMES, Scenes
+from dragwidget.demo.world.parameters import TIMES, Scenes
 
 HORIZON = 0.70  # where the mountains stand, units of the picture
 SNOW = 0.30  # of the mountain's height, at the middle

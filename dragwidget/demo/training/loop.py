@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dragwidget.demo.architecture import Stage
-from dragwidget.demo.helpers import SharedGradients
-from dragwidget.demo.muon import make_optimizers
+from dragwidget.demo.training.architecture import Stage
+from dragwidget.demo.training.helpers import SharedGradients
+from dragwidget.demo.training.muon import make_optimizers
 
 _LOG_EVERY = 10  # steps; a line of the curve is a mean over them
 

@@ -1,0 +1,1 @@
+"""What the pictures of Critters are drawn from, in torch and differentiable."""
