@@ -30,7 +30,7 @@ from dragwidget.drag.loop import DragStep
 from dragwidget.drag.optimizer import Moments
 from dragwidget.dragging import Dragging
 from dragwidget.history import Node
-from dragwidget.instructions import DragInstructions, PointPair
+from dragwidget.instructions import DragInstructions
 from dragwidget.making import TrainedLoRA
 from dragwidget.picture import SourceImage
 from dragwidget.settings import DragSettings, Settings
@@ -137,18 +137,22 @@ def _write_edit(edit: Dragging, name: str, tensors: Tensors) -> dict[str, Any]:
         tensors[f"{name}node.{node.number}"] = torch.cat(
             [node.latent, node.moments.first, node.moments.second]
         )
+    # Each once, not with every step: a mask is as large as the picture.
+    drawn = {id(n.instructions): n.instructions for n in history.nodes if n.instructions}
+    places = {key: place for place, key in enumerate(drawn)}
     return {
         "prompt": inversion.source.prompt,
         "settings": inversion.settings.to_dict(),
+        "drawn": [instructions.to_json() for instructions in drawn.values()],
         "lora": _digest(inversion.lora),
         "lora_was_given": inversion.source.lora is not None,
-        "nodes": [_write_node(node) for node in history.nodes[1:]],
+        "nodes": [_write_node(node, places) for node in history.nodes[1:]],
         "current": history.current.index,
         "tip": history.tip.number,
     }
 
 
-def _write_node(node: Node) -> dict[str, Any]:
+def _write_node(node: Node, places: dict[int, int]) -> dict[str, Any]:
     step, settings = node.step, node.settings
     assert step is not None
     assert settings is not None
@@ -156,7 +160,7 @@ def _write_node(node: Node) -> dict[str, Any]:
         "parent": node.parent,
         "count": node.moments.count,
         "still": node.still,
-        "pairs": [(pair.handle, pair.target) for pair in node.pairs],
+        "drawn": places[id(node.instructions)],
         "settings": asdict(settings),
         "born": node.born,
         "handles": node.handles,
@@ -294,17 +298,24 @@ def _read_edit(
         raise ValueError(f"it has {len(latents)} latents of an inversion with {settings.inversion}")
     edit = Dragging(inversion_from(latents, model, source, settings, lora))
     history = edit.history
+    drawn = [DragInstructions.from_json(text) for text in data["drawn"]]
+    for instructions in drawn:
+        source.check(instructions)
     for number, node in enumerate(data["nodes"], start=1):
         packed = tensors[f"{name}node.{number}"]
         if packed.shape != (3, *latents[0].shape[1:]):
             raise ValueError(f"step {number} of its history is of shape {tuple(packed.shape)}")
-        history.nodes.append(_read_node(number, node, packed))
+        history.nodes.append(_read_node(number, node, packed, drawn))
     history.go_to(data["tip"])
     history.rewind(data["current"])
     return edit
 
 
-def _read_node(number: int, data: dict[str, Any], packed: Tensor) -> Node:
+def _read_node(
+    number: int, data: dict[str, Any], packed: Tensor, drawn: list[DragInstructions]
+) -> Node:
+    if not 0 <= data["drawn"] < len(drawn):
+        raise ValueError(f"step {number} of its history was not drawn")
     if not all(0 <= earlier < number for earlier in (data["parent"], *data["born"])):
         raise ValueError(f"step {number} of its history does not come from earlier ones")
     latent, first, second = _single(packed)
@@ -325,7 +336,7 @@ def _read_node(number: int, data: dict[str, Any], packed: Tensor) -> Node:
         latent=latent,
         moments=Moments(first, second, data["count"]),
         still=data["still"],
-        pairs=tuple(PointPair(handle, target) for handle, target in data["pairs"]),
+        instructions=drawn[data["drawn"]],
         settings=DragSettings(**data["settings"]),
         born=tuple(data["born"]),
         handles=tuple((x, y) for x, y in data["handles"]),

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
+from dragwidget.drag.evaluation import Evaluation, evaluate
+from dragwidget.drag.features import FeatureMap
 from dragwidget.drag.loop import (
     DragState,
     DragStep,
     Ended,
-    Evaluation,
     Problem,
     advance,
     describe,
     ended,
-    evaluate,
     frozen_cells,
 )
 from dragwidget.drag.optimizer import Moments
@@ -96,7 +99,7 @@ class Dragging:
             latent=state.latent,
             moments=state.moments,
             still=state.still,
-            pairs=instructions.pairs,
+            instructions=instructions,
             settings=settings,
             born=born,
             handles=tuple((float(x), float(y)) for x, y in step.handles_xy),
@@ -129,6 +132,25 @@ class Dragging:
         assert start.x0 is not None
         return here.x0.detach() - start.x0
 
+    def similarity(self, xy: XY, settings: DragSettings) -> list[npt.NDArray[np.float32]]:
+        """How like the features under a point are those elsewhere, on the picture as it is now.
+
+        Args:
+            xy: the point, image pixels.
+            settings: their ``feature_blocks`` are looked at, in one pass.
+
+        Returns:
+            For each block the cosine, -1..1, (rows, columns) of the feature grid.
+        """
+        grid = self._grid(settings)
+        features = self._pass(self.history.current, settings, previous=False, graph=False).features
+        row, column = to_grid(np.array([xy]), self._size, grid)[0].astype(int)
+        found = []
+        for block in features.blocks:
+            directions = normalize(FeatureMap((block,), grid).full(), dim=0)
+            found.append(torch.einsum("c,cij->ij", directions[:, row, column], directions))
+        return [cosine.clamp(-1, 1).cpu().numpy() for cosine in found]
+
     def _situation(
         self, instructions: DragInstructions, settings: DragSettings
     ) -> tuple[DragState, Problem, Evaluation, tuple[int, ...]]:
@@ -153,6 +175,7 @@ class Dragging:
             ),
             moments=node.moments,
             index=node.index,
+            bend=any(pair not in node.pairs for pair in instructions.pairs),
             still=self._still(node, instructions, settings),
         )
         problem = Problem(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dragwidget.frames import XY
-from dragwidget.instructions import PointPair
+from dragwidget.instructions import DragInstructions, PointPair
 from dragwidget.settings import DragSettings
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Node:
         latent: (1, c, h, w) float32.
         moments: of Adam.
         still: steps since a handle last moved.
-        pairs: what was asked for in the step that led here, in image pixels, (N).
+        instructions: what was asked for in the step that led here, N pairs; ``None`` for the start.
         settings: of that step; ``None`` for the start.
         born: for each pair, the node on whose picture its handle was drawn.
         handles: where they are now, (x, y) image pixels, (N).
@@ -41,11 +41,16 @@ class Node:
     latent: Tensor
     moments: Moments
     still: int = 0
-    pairs: tuple[PointPair, ...] = ()
+    instructions: DragInstructions | None = None
     settings: DragSettings | None = None
     born: tuple[int, ...] = ()
     handles: tuple[XY, ...] = ()
     step: DragStep | None = None
+
+    @property
+    def pairs(self) -> tuple[PointPair, ...]:
+        """Handles and targets of the step that led here, image pixels; none at the start."""
+        return () if self.instructions is None else self.instructions.pairs
 
     @property
     def index(self) -> int:

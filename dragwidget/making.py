@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from dragwidget.diffusion.attention import ReferenceBranch
@@ -17,6 +19,7 @@ from dragwidget.diffusion.finetuning import noised_batches, train_lora
 from dragwidget.diffusion.lora import LoRA
 from dragwidget.diffusion.model import DiffusionModel
 from dragwidget.dragging import Dragging
+from dragwidget.frames import XY
 from dragwidget.history import Node
 from dragwidget.instructions import DragInstructions
 from dragwidget.rendering import referencing, rendering
@@ -156,6 +159,18 @@ class Stages:
         latent = edit.inversion.latents[0] + edit.change(node, asked.settings.drag)
         self._check()
         return asked.source.picture_of(self.model.decode(latent))
+
+    def similarity(self, asked: Asked, xy: XY) -> dict[int, npt.NDArray[np.float32]]:
+        """How like the features under a point are those elsewhere, for every block."""
+        edit = self.edit(asked.source, asked.settings)
+        if edit is None:
+            raise RuntimeError("the picture is not inverted yet: prepare() or drag() first")
+        width, height = asked.source.picture.size
+        if not (0 <= xy[0] < width and 0 <= xy[1] < height):
+            raise ValueError(f"the point {xy} is outside the picture of {width} x {height}")
+        blocks = tuple(range(self.model.feature_block_count))
+        settings = replace(asked.settings.drag, feature_blocks=blocks)
+        return dict(zip(blocks, edit.similarity(xy, settings), strict=True))
 
     def _at(
         self, asked: Asked, step: int | None

@@ -17,6 +17,7 @@ from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import Any, TypeVar
 
+import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
@@ -25,6 +26,7 @@ from dragwidget.diffusion.lora import LoRA, load_lora
 from dragwidget.diffusion.model import DiffusionModel
 from dragwidget.drag.loop import DragStep, Ended
 from dragwidget.dragging import Dragging
+from dragwidget.frames import XY
 from dragwidget.history import History
 from dragwidget.instructions import DragInstructions
 from dragwidget.making import Asked, Stages
@@ -336,6 +338,14 @@ class DragSession:
         pass of the network, and one more the first time, in place of one for each denoising step.
         """
         return self._run(self.stages.previewing(self._asked, step))
+
+    def similarity(self, xy: XY) -> dict[int, npt.NDArray[np.float32]]:
+        """What motion supervision sees: how alike the features under ``xy`` and elsewhere are.
+
+        Returns, for every feature block from the mid block (0) up, the cosine, -1..1, of each cell
+        of the feature grid, on the picture as it is now. ``xy`` is in image pixels.
+        """
+        return self.stages.similarity(self._asked, xy)
 
     # Running and keeping
 

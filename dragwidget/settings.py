@@ -130,7 +130,7 @@ class DragSettings:
             (GoodDrag, section 4.2).
         start: where the latent starts: ``"inverted"``, as it is (the paper), or ``"warped"``, bent
             in the first step so that handles lie on their targets (after FastDrag, arXiv
-            2405.15769).
+            2405.15769), and again whenever a target is new.
         feature_blocks: which decoder features are compared: 0 is the mid block, i is
             ``up_blocks[i - 1]``. 3 is the paper's choice (figure 8).
         feature_scale: cells of the feature grid per image pixel, in (0, 1].

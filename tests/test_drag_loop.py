@@ -12,7 +12,8 @@ from analytic_models import LatentItself, RolledPicture, blob
 from tiny_models import make_scheduler
 
 from dragwidget.drag import GaussianPrior, ModelOutput, Schedule, drag
-from dragwidget.drag.loop import Problem, advance, evaluate, start
+from dragwidget.drag.evaluation import evaluate
+from dragwidget.drag.loop import Problem, advance, start
 from dragwidget.instructions import DragInstructions
 from dragwidget.settings import DragSettings
 

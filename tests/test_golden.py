@@ -23,8 +23,9 @@ from dragwidget.diffusion.loading import load_model
 from dragwidget.diffusion.lora import LoRA, load_lora, projections
 from dragwidget.diffusion.model import Conditioning, DiffusionModel
 from dragwidget.drag import denoise, drag, invert
+from dragwidget.drag.evaluation import evaluate
 from dragwidget.drag.features import FeatureMap
-from dragwidget.drag.loop import Problem, evaluate, frozen_cells, losses, start
+from dragwidget.drag.loop import Problem, frozen_cells, losses, start
 from dragwidget.instructions import DragInstructions, on_grid, to_grid
 from dragwidget.session import DragSession
 from dragwidget.settings import (

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dragwidget.diffusion.lora import LoRA, enabled
 from dragwidget.drag.ddim import PredictionType, Schedule
-from dragwidget.drag.loop import ModelOutput
+from dragwidget.drag.evaluation import ModelOutput
 from dragwidget.settings import RenderSettings, Settings
 
 __all__ = ["Conditioning", "DiffusionModel", "Predictor"]

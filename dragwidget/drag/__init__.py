@@ -5,8 +5,9 @@ can be dragged.
 """
 
 from dragwidget.drag.ddim import Schedule, denoise, invert
+from dragwidget.drag.evaluation import DragModel, ModelOutput
 from dragwidget.drag.features import FeatureMap
-from dragwidget.drag.loop import DragModel, DragState, DragStep, Ended, ModelOutput, drag
+from dragwidget.drag.loop import DragState, DragStep, Ended, drag
 from dragwidget.drag.supervision import GaussianPrior, motion_supervision, region_loss
 from dragwidget.drag.tracking import track_points
 

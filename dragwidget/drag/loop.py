@@ -10,9 +10,9 @@ gradient of the next one (``Evaluation``).
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from dragwidget.drag.ddim import Schedule
-from dragwidget.drag.features import FeatureMap
+from dragwidget.drag.evaluation import DragModel, Evaluation, evaluate
 from dragwidget.drag.optimizer import Moments, adam_step, loss_scale
 from dragwidget.drag.supervision import Anchor, GaussianPrior, motion_supervision, region_loss
 from dragwidget.drag.tracking import distances, track_points
@@ -29,71 +29,17 @@ from dragwidget.instructions import DragInstructions, from_grid, on_grid
 from dragwidget.settings import DragSettings
 
 __all__ = [
-    "DragModel",
     "DragState",
     "DragStep",
     "Ended",
-    "Evaluation",
-    "ModelOutput",
     "Problem",
     "advance",
     "drag",
-    "evaluate",
     "start",
 ]
 
 Ended = Literal["reached", "step limit", "not moving"]
 """Why a drag is over; one that was stopped from outside has no reason of its own."""
-
-
-@dataclass(frozen=True, eq=False)
-class ModelOutput:
-    """What one pass of the network gives.
-
-    Attributes:
-        prediction: noise or velocity, (1, c, h, w) float32; ``None`` if it was not asked for.
-        features: the maps of the blocks asked for, in that order, each (1, C_i, h_i, w_i).
-    """
-
-    prediction: Tensor | None
-    features: tuple[Tensor, ...] = ()
-
-
-class DragModel(Protocol):
-    """All that the method needs of a diffusion model: one pass, differentiable in the latent."""
-
-    def __call__(
-        self, latent: Tensor, timestep: int, *, blocks: Sequence[int] = (), predict: bool = True
-    ) -> ModelOutput:
-        """Run the network on ``latent`` (1, c, h, w) float32 at ``timestep``.
-
-        With ``predict=False`` the pass may end after the last of ``blocks``.
-        """
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class Evaluation:
-    """One pass of the network at a latent, with the graph that the next update needs.
-
-    Attributes:
-        latent: the leaf of the graph, (1, c, h, w).
-        features: on the feature grid, with gradient.
-        previous: the latent one DDIM step nearer to the picture, with gradient, or ``None`` where
-            no mask asked for it.
-        x0: the clean latent as the network guesses it from here, likewise.
-    """
-
-    latent: Tensor
-    features: FeatureMap
-    previous: Tensor | None = None
-    x0: Tensor | None = None
-
-    def detach(self) -> Evaluation:
-        """The same values without the graph."""
-        previous = None if self.previous is None else self.previous.detach()
-        x0 = None if self.x0 is None else self.x0.detach()
-        return Evaluation(self.latent.detach(), self.features.detach(), previous, x0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +52,8 @@ class DragState:
         anchors: what each handle is, (N).
         moments: of Adam.
         index: updates since the start.
+        bend: a target is new since the last update; with ``start == "warped"`` the next one bends
+            the latent.
         still: updates since a handle last moved.
     """
 
@@ -115,6 +63,7 @@ class DragState:
     moments: Moments
     index: int = 0
     still: int = 0
+    bend: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,32 +107,6 @@ class DragStep:
     distances: npt.NDArray[np.float64]
     reached: npt.NDArray[np.bool_]
     latent: Tensor = field(repr=False)
-
-
-def evaluate(
-    model: DragModel,
-    latent: Tensor,
-    schedule: Schedule,
-    timestep: int,
-    grid: tuple[int, int],
-    settings: DragSettings,
-    *,
-    previous: bool,
-    graph: bool = True,
-) -> Evaluation:
-    """One pass at ``latent``.
-
-    Args:
-        previous: also what lies behind the last feature block.
-        graph: keep what a gradient needs, which is most of the memory of a pass.
-    """
-    leaf = latent.detach().clone().requires_grad_(graph)
-    with torch.set_grad_enabled(graph):
-        output = model(leaf, timestep, blocks=settings.feature_blocks, predict=previous)
-        ahead = x0 = None
-        if output.prediction is not None and previous:
-            ahead, x0 = schedule.step(leaf, output.prediction, timestep)
-    return Evaluation(leaf, FeatureMap(output.features, grid), ahead, x0)
 
 
 def start(evaluation: Evaluation, handles: Tensor) -> DragState:
@@ -238,7 +161,8 @@ def advance(
 ) -> tuple[DragState, Evaluation, dict[str, float]]:
     """One drag step: change the latent, then look where the handles went.
 
-    The latent goes down the gradient; with ``settings.start == "warped"`` the first step bends it.
+    The latent goes down the gradient; with ``settings.start == "warped"`` the first step, and the
+    first with a new target, bends it.
 
     Args:
         evaluation: of ``state.latent``; its graph is used up.
@@ -251,7 +175,7 @@ def advance(
             was changed.
     """
     values: dict[str, float] = {}
-    if settings.start == "warped" and state.index == 0:
+    if settings.start == "warped" and state.bend:
         latent, moments, expected = (
             _bend(state, problem, evaluation),
             state.moments,
@@ -280,6 +204,7 @@ def advance(
         moments=moments,
         index=state.index + 1,
         still=0 if moved else state.still + 1,
+        bend=False,
     )
     return after, ahead, values
 
