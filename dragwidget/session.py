@@ -337,7 +337,11 @@ class DragSession:
         The source, changed by how the network's first guess at the clean latent has changed: one
         pass of the network, and one more the first time, in place of one for each denoising step.
         """
-        return self._run(self.stages.previewing(self._asked, step))
+        return self._run(self.previewing(step))
+
+    def previewing(self, step: int | None = None) -> Generator[Progress, None, Image.Image]:
+        """The same, without forgetting that other work was cancelled."""
+        return self.stages.previewing(self._asked, step)
 
     def similarity(self, xy: XY) -> dict[int, npt.NDArray[np.float32]]:
         """What motion supervision sees: how alike the features under ``xy`` and elsewhere are.
