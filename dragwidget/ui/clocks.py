@@ -1,0 +1,216 @@
+"""Three ways to clock work in a notebook: a worker thread, ticks from the page, or at once.
+
+A clock does not know what the work is: it is handed ``drive``, which does what there is to do, and
+``go``, which it is told when there is something. Clocks hold ``drive`` weakly, so that a runner
+that nobody holds is collected, and its thread with it.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from importlib.util import find_spec
+from time import monotonic
+from typing import Any, Literal, Protocol
+
+__all__ = ["Clock", "ClockName", "PlayClock", "SyncClock", "ThreadClock", "clock_here"]
+
+ClockName = Literal["thread", "play", "sync"]
+Drive = Callable[[float | None], None]
+"""Does what there is to do, until nothing is left or until a time (``time.monotonic``)."""
+
+TICK_BUDGET = 0.05  # seconds of work in one tick; a click is served between two ticks
+TICK_INTERVAL = 25  # milliseconds from one tick to the next, in the browser
+
+log = logging.getLogger(__name__)
+
+
+def clock_here() -> ClockName:
+    """The clock that suits where this runs.
+
+    Colab shows no update that a thread sends, so the page has to clock the work there. A kernel
+    gets a worker thread, which leaves it free to serve clicks. Anything else has nobody who could
+    click: work is done at once.
+    """
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    if getattr(shell, "kernel", None) is None:
+        return "sync"
+    return "play" if _importable("google.colab") else "thread"
+
+
+def _importable(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except (ImportError, ValueError):  # its parent is missing, or was put there by hand
+        return False
+
+
+class Clock(Protocol):
+    """When the work is done, and on which thread.
+
+    Attributes:
+        name: as in ``Runner(clock=...)``.
+        runs_in_wait: whether ``wait()`` has to do the work itself, because nobody else would.
+    """
+
+    name: ClockName
+    runs_in_wait: bool
+
+    def context(self) -> contextvars.Context | None:
+        """The context that work started now has to run in; ``None`` for the caller's own."""
+
+    def go(self, state: str) -> None:
+        """There may be something to do, as the state has changed."""
+
+    def show(self, state: str) -> None:
+        """Tick, or rest, as fits the state."""
+
+    def close(self, timeout: float) -> bool:
+        """Release everything; whether that was done within ``timeout`` seconds."""
+
+
+def _weak(drive: Drive) -> Callable[[], Drive | None]:
+    return weakref.WeakMethod(drive) if hasattr(drive, "__self__") else lambda: drive
+
+
+class SyncClock:
+    """Does the work at once, on the thread that asks for it."""
+
+    name: ClockName = "sync"
+    runs_in_wait = True
+
+    def __init__(self, drive: Drive) -> None:
+        self._drive = _weak(drive)
+
+    def context(self) -> contextvars.Context | None:
+        return None
+
+    def go(self, state: str) -> None:
+        if state in ("running", "stopping") and (drive := self._drive()):
+            drive(None)
+
+    def show(self, state: str) -> None:
+        pass
+
+    def close(self, timeout: float) -> bool:  # noqa: ARG002 - there is nothing to wait for
+        return True
+
+
+class ThreadClock:
+    """Does the work on one daemon thread, which is started by the first work and kept.
+
+    The same thread for all work: torch keeps a pool of helpers for every thread that ever
+    computed.
+    """
+
+    name: ClockName = "thread"
+    runs_in_wait = False
+
+    def __init__(self, drive: Drive) -> None:
+        self._drive = _weak(drive)
+        self._wake = threading.Event()
+        self._ending = False
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def context(self) -> contextvars.Context | None:
+        # what the work prints belongs to the cell that started it; some kernels need it to send
+        return contextvars.copy_context()
+
+    def go(self, state: str) -> None:  # noqa: ARG002 - the worker looks for itself
+        with self._lock:
+            if self._thread is None and not self._ending:
+                self._thread = threading.Thread(target=self._run, name="dragwidget", daemon=True)
+                self._thread.start()
+        self._wake.set()
+
+    def show(self, state: str) -> None:
+        pass
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            last = self._ending  # read before driving: what was asked for before it is still done
+            drive = self._drive()
+            if drive is None:
+                return
+            try:
+                drive(None)
+            except BaseException:  # it is kept by the runner; the thread has to live on
+                log.exception("the worker was interrupted")
+            del drive  # or the runner could never be collected
+            if last:
+                return
+
+    def end(self) -> None:
+        """Let the thread end when its work is done."""
+        self._ending = True
+        self._wake.set()
+
+    def close(self, timeout: float) -> bool:
+        self.end()
+        thread = self._thread
+        if thread is None:
+            return True
+        if thread is not threading.current_thread():
+            thread.join(max(0.0, timeout))
+        return not thread.is_alive()
+
+
+class PlayClock:
+    """Does the work in ticks that the page sends, each for a short time, on the main thread.
+
+    The front end keeps at most one tick on its way, so that a click waits for one tick, not for a
+    queue of them.
+
+    Attributes:
+        play: an ``ipywidgets.Play``; ticks come only while it is on the page.
+    """
+
+    name: ClockName = "play"
+    runs_in_wait = True
+
+    def __init__(self, drive: Drive, on_button: Callable[[bool], None]) -> None:
+        from ipywidgets import Play
+
+        self._drive = _weak(drive)
+        self._on_button = weakref.WeakMethod(on_button)
+        self.play: Any = Play(min=0, max=2**31 - 1, interval=TICK_INTERVAL)
+        # ipywidgets 8 made the trait public
+        self._playing = "playing" if self.play.has_trait("playing") else "_playing"
+        self._shown = False
+        self.play.observe(self._tick, "value")
+        self.play.observe(self._button, self._playing)
+
+    def context(self) -> contextvars.Context | None:
+        return None
+
+    def go(self, state: str) -> None:
+        if state == "stopping" and (drive := self._drive()):
+            drive(None)  # now: while paused, no tick would come
+
+    def show(self, state: str) -> None:
+        self._shown = state in ("running", "stopping")
+        setattr(self.play, self._playing, self._shown)
+
+    def _tick(self, change: Any) -> None:  # noqa: ARG002 - how often it ticked does not matter
+        drive = self._drive()
+        if drive is not None and getattr(self.play, self._playing):
+            drive(monotonic() + TICK_BUDGET)
+
+    def _button(self, change: Any) -> None:
+        """The buttons of ``play`` itself pause and resume."""
+        button = self._on_button()
+        if button is not None and change["new"] != self._shown:  # it was not our own write
+            button(change["new"])
+
+    def close(self, timeout: float) -> bool:  # noqa: ARG002 - there is nothing to wait for
+        self.play.unobserve_all()
+        self.play.close()
+        return True

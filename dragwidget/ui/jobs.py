@@ -1,0 +1,69 @@
+"""``Job``: one piece of work that a runner takes item by item."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator
+from contextvars import Context
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Job", "Over", "let_go"]
+
+
+class Over(Exception):  # noqa: N818 - what happened, not a fault
+    """The work came to its end; ``args[0]`` is its result."""
+
+
+@dataclass(eq=False)
+class Job:
+    """Work, made when its first item is taken, on the thread that takes it.
+
+    Attributes:
+        make: makes the iterator.
+        name: for people.
+        cancel: ends an item that takes long, from another thread.
+        context: what it runs in; ``None`` for the caller's own.
+    """
+
+    make: Callable[[], Iterator[Any]]
+    name: str
+    cancel: Callable[[], None] | None
+    context: Context | None
+    _items: Iterator[Any] | None = None
+
+    def run(self, work: Callable[[Job], None]) -> None:
+        """Call ``work`` with this, in its context."""
+        if self.context is None:
+            work(self)
+        else:
+            self.context.run(work, self)
+
+    def take(self) -> Any:
+        """The next item.
+
+        Raises:
+            Over: there is none.
+        """
+        if self._items is None:
+            self._items = iter(self.make())
+        items = self._items
+        try:
+            return next(items)
+        except StopIteration as end:
+            raise Over(end.value) from None
+
+    def close(self) -> None:
+        """Close the iterator, so that what it holds is released on this thread."""
+        items, self._items = self._items, None
+        if items is not None and hasattr(items, "close"):
+            items.close()
+
+
+def let_go(error: BaseException | None) -> None:
+    """Release what an exception holds through its frames: the tensors of a step are large."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
