@@ -25,7 +25,7 @@ def make_runner():
     yield make
     for runner in runners:
         assert runner.close(SOON)
-    del runners, make
+    runners.clear()
     for thread in set(threading.enumerate()) - before:
         gc.collect()  # it ends when its runner is gone
         thread.join(SOON)

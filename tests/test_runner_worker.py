@@ -8,10 +8,9 @@ import threading
 
 import pytest
 import runner_tools
-from runner_tools import CLOCKS, SOON, Gate, Recorder, counting, gated
-
 from hypothesis import given
 from hypothesis import strategies as st
+from runner_tools import CLOCKS, SOON, Gate, Recorder, counting, gated
 
 from dragwidget.stages import Cancelled
 from dragwidget.ui.runner import Runner
