@@ -1,0 +1,143 @@
+"""HTML that the widgets share: status, badges, errors, and the one style sheet.
+
+Colours are those of the notebook's theme; what a colour says, a word or a symbol says too.
+
+Class names to automate and style by (each on the element that it names):
+
+===============================  ==================================================
+``dragwidget-canvas``            the picture with all that is drawn on it
+``dragwidget-tool-<name>``       a tool: points, brush, eraser, lasso, rectangle, pan
+``dragwidget-undo``, ``-redo``   the buttons of the canvas
+``dragwidget-prepare``           make LoRA and inversion
+``dragwidget-run``, ``-step``,   drive the drag
+``-stop``, ``-reset``
+``dragwidget-render``            make the exact picture
+``dragwidget-status``            what is going on, as text
+``dragwidget-error``             what went wrong; empty otherwise
+``dragwidget-history``           the steps taken
+``dragwidget-settings``          all settings
+===============================  ==================================================
+"""
+
+from __future__ import annotations
+
+import html
+import traceback
+from typing import Literal
+
+__all__ = ["FAINT", "FONT", "INK", "STYLE", "badge", "error_line", "escape", "status_line"]
+
+INK = "var(--jp-ui-font-color1, currentColor)"
+FAINT = "var(--jp-ui-font-color2, currentColor)"
+FONT = "var(--jp-ui-font-family, system-ui, sans-serif)"
+_GOOD = "var(--jp-success-color1, #388e3c)"
+_CARE = "var(--jp-warn-color1, #c77700)"
+_BAD = "var(--jp-error-color1, #d32f2f)"
+
+LONGEST_TRACEBACK = 20_000  # characters; the end of one says most
+
+BadgeState = Literal["fresh", "stale", "missing", "off"]
+_BADGES = {  # symbol, word
+    "fresh": ("✓", "ready"),
+    "stale": ("↻", "stale"),
+    "missing": ("○", "not made"),
+    "off": ("◌", "off"),
+}
+
+STYLE = f"""<style>
+.dragwidget-status, .dragwidget-error, .dragwidget-badge {{
+  color: {INK}; font-family: {FONT}; font-size: var(--jp-ui-font-size1, 13px); line-height: 20px;
+}}
+.dragwidget-status, .dragwidget-error {{ min-height: 20px; overflow-wrap: anywhere; }}
+.dragwidget-status {{ font-variant-numeric: tabular-nums; }}
+.dragwidget-faint {{ color: {FAINT}; }}
+.dragwidget-error-text {{ border-left: 3px solid {_BAD}; padding-left: 8px; }}
+.dragwidget-error summary {{ cursor: pointer; }}
+.dragwidget-error pre {{
+  font-family: var(--jp-code-font-family, monospace); font-size: 12px; line-height: 1.35;
+  margin: 4px 0 0; max-height: 240px; overflow: auto; white-space: pre-wrap; color: inherit;
+}}
+.dragwidget-badge {{ display: flex; gap: 6px; align-items: baseline; }}
+.dragwidget-badge-symbol {{ flex: none; width: 1em; text-align: center; font-weight: 700; }}
+.dragwidget-badge-name {{ flex: none; min-width: 5.5em; }}
+.dragwidget-badge-word {{ flex: none; font-weight: 600; }}
+.dragwidget-badge-why {{
+  color: {FAINT}; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; min-width: 0;
+}}
+.dragwidget-badge-fresh .dragwidget-badge-symbol {{ color: {_GOOD}; }}
+.dragwidget-badge-stale .dragwidget-badge-symbol {{ color: {_CARE}; }}
+.dragwidget-settings {{ --jp-widgets-container-padding: 6px; }}
+.dragwidget-settings .widget-toggle-button.mod-active {{
+  box-shadow: inset 0 -3px 0 currentColor; font-weight: 700;
+}}
+.dragwidget-settings .widget-label {{ text-align: left; }}
+.dragwidget-settings .widget-checkbox .widget-label-basic {{ padding: 0; }}
+.dragwidget-settings-field.widget-box {{ overflow: visible; align-items: center; }}
+.dragwidget-settings-back.jupyter-button {{ padding: 0; }}
+.dragwidget-unit {{
+  color: {FAINT}; font-family: {FONT}; font-size: 11px; line-height: 28px; white-space: nowrap;
+}}
+.dragwidget-help {{ color: {INK}; font-family: {FONT}; font-size: 12px; line-height: 1.45; }}
+.dragwidget-help summary {{ cursor: pointer; color: {FAINT}; }}
+.dragwidget-help dl {{ margin: 6px 0 0; }}
+.dragwidget-help dt {{ font-weight: 600; }}
+.dragwidget-help dd {{ margin: 0 0 6px; }}
+.dragwidget-plot {{ display: block; max-width: 100%; height: auto; }}
+</style>"""
+"""To be put on the page once, as the value of an ``HTML`` widget."""
+
+
+def escape(text: object) -> str:
+    """Text that can stand anywhere in HTML, attributes in quotes included."""
+    return html.escape(str(text), quote=True)
+
+
+def status_line(text: str, *, faint: str = "") -> str:
+    """What is going on; screen readers read it when it changes.
+
+    Args:
+        faint: what is less important, after it.
+    """
+    more = f' <span class="dragwidget-faint">{escape(faint)}</span>' if faint else ""
+    return (
+        '<div class="dragwidget-status" role="status" aria-live="polite">'
+        f"{escape(text)}{more}</div>"
+    )
+
+
+def badge(name: str, state: BadgeState, why: str = "") -> str:
+    """Whether a stage can be used as it is, by symbol and word."""
+    symbol, word = _BADGES[state]
+    reason = f'<span class="dragwidget-badge-why">{escape(why)}</span>' if why else ""
+    return (
+        f'<div class="dragwidget-badge dragwidget-badge-{state}" title="{escape(why)}">'
+        f'<span class="dragwidget-badge-symbol" aria-hidden="true">{symbol}</span>'
+        f'<span class="dragwidget-badge-name">{escape(name)}</span>'
+        f'<span class="dragwidget-badge-word">{word}</span>{reason}</div>'
+    )
+
+
+def error_line(error: BaseException | str | None, *, hint: str = "") -> str:
+    """What went wrong in one line, its traceback folded; of the same height where nothing did.
+
+    Args:
+        hint: what to do about it.
+    """
+    if error is None or error == "":
+        return '<div class="dragwidget-error" role="alert"></div>'
+    if isinstance(error, str):
+        text, details = error, ""
+    else:
+        text = str(error).strip() or type(error).__name__
+        details = "".join(traceback.format_exception(error))[-LONGEST_TRACEBACK:]
+    first, _, rest = text.partition("\n")
+    line = f"<strong>⚠</strong> {escape(first)}"
+    if hint:
+        line += f" {escape(hint)}"
+    details = details or rest
+    if details:
+        line = f"<details><summary>{line}</summary><pre>{escape(details)}</pre></details>"
+    return (
+        '<div class="dragwidget-error" role="alert">'
+        f'<div class="dragwidget-error-text">{line}</div></div>'
+    )
