@@ -35,11 +35,9 @@ class Operation(Protocol):
         """Change the mask in place."""
 
 
-def apply(operation: Operation, mask: BoolArray | None, shape: tuple[int, int]) -> BoolArray:
-    """The mask (H, W) after an operation, as a new array."""
-    after = np.full(shape, operation.starts_full) if mask is None else mask.copy()
-    operation.paint(after)
-    return after
+def started(operation: Operation, mask: BoolArray | None, shape: tuple[int, int]) -> BoolArray:
+    """The mask (H, W) that an operation is to paint on: the same, or a new one where it is none."""
+    return np.full(shape, operation.starts_full) if mask is None else mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +143,7 @@ class PackedMask:
             return None
         flat = np.frombuffer(zlib.decompress(self.bits), dtype=np.uint8)
         count = self.shape[0] * self.shape[1]
-        return np.unpackbits(flat, count=count).reshape(self.shape).astype(bool)
+        return np.unpackbits(flat, count=count).view(bool).reshape(self.shape)
 
     @property
     def nbytes(self) -> int:

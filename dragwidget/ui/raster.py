@@ -190,8 +190,8 @@ def dilate(mask: BoolArray, radius: float) -> BoolArray:
     # Per distance in rows the disc is so many columns wide: widened step by step, laid up and down.
     wide = source.copy()
     half = 0
-    for rise in range(reach, -1, -1):
-        wanted = int(math.sqrt(radius * radius - rise * rise))
+    for rise in range(min(reach, len(source) - 1), -1, -1):
+        wanted = min(int(math.sqrt(radius * radius - rise * rise)), source.shape[1])
         while half < wanted:
             wider = wide.copy()
             wider[:, 1:] |= wide[:, :-1]

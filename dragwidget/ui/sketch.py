@@ -24,7 +24,7 @@ from dragwidget.ui.operations import (
     PackedMask,
     Rectangle,
     Stroke,
-    apply,
+    started,
 )
 
 Pairs = tuple[PointPair, ...]
@@ -187,7 +187,9 @@ class Sketch:
             self._add(_Level(pairs), self.mask)
 
     def _paint(self, operation: Operation) -> None:
-        mask = apply(operation, self.mask, self.shape)
+        before = None if self.mask is None else self.mask.copy()
+        mask = started(operation, before, self.shape)
+        operation.paint(mask)
         if not _same(mask, self.mask):
             kept = PackedMask.of(mask, self.shape) if self._is_due(operation) else None
             self._add(_Level(self.pairs, operation, kept), mask)
@@ -268,7 +270,8 @@ class Sketch:
         mask = kept.unpack()
         for level in self._levels[start:done]:
             if level.operation is not None:
-                mask = apply(level.operation, mask, self.shape)
+                mask = started(level.operation, mask, self.shape)
+                level.operation.paint(mask)
         return mask
 
     def _become(self, pairs: Pairs, mask: BoolArray | None, changed: bool) -> None:
