@@ -88,7 +88,9 @@ class SettingsPanel(widgets.VBox):
         self.message = widgets.HTML(
             error_line(None), layout=widgets.Layout(margin="0", min_height="22px", width="100%")
         )
-        top = widgets.HBox([self.preset, self.reset_button], layout=widgets.Layout(width="100%"))
+        top = widgets.HBox(
+            [self.preset, self.reset_button], layout=widgets.Layout(width="100%", margin="0 0 4px")
+        )
         super().__init__(
             [widgets.HTML(STYLE, layout=_NO_SPACE), top, self.tabs, self.message],
             layout=widgets.Layout(width="100%", min_width="0"),

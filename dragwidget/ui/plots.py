@@ -22,6 +22,8 @@ MAX_POINTS = 200  # of one line: more cannot be told apart
 
 _TOP, _BOTTOM, _LEFT = 24, 18, 40  # pixels for title, steps, values
 _LABEL_HEIGHT = 13
+_HUGE = 1e300
+_DIGITS = 7  # of a value, and what is between it and its name and unit
 _CHARACTER = 6.2  # pixels, of the labels, at most on average
 
 
@@ -63,10 +65,7 @@ def line_plot(
         unit: after every value.
         first: number of the first step.
     """
-    usable = {
-        name: [v if math.isfinite(v) and (v > 0 or not log) else math.nan for v in values]
-        for name, values in series.items()
-    }
+    usable = {name: [_usable(v, log) for v in values] for name, values in series.items()}
     lines = {name: decimate(values) for name, values in usable.items()}
     lines = {name: points for name, points in lines.items() if points}
     steps = max((len(values) for values in series.values()), default=0)
@@ -78,13 +77,15 @@ def line_plot(
     ends = {name: number(_last(usable[name]), unit) for name in lines}
     many = len(lines) > 1
     labels = {name: f"{name}  {end}" if many else end for name, end in ends.items()}
-    right = min(width * 0.45, 12 + _CHARACTER * max(map(len, labels.values())))
+    # room for the longest value, so that nothing moves when digits come or go
+    longest = max(max(map(len, labels.values())), max(map(len, lines)) * many + _DIGITS + len(unit))
+    right = min(width * 0.45, 12 + _CHARACTER * longest)
     x0, x1, y0, y1 = _LEFT, width - right, height - _BOTTOM, _TOP
     values = [v for points in lines.values() for _, v in points]
     low, high, ticks = _scale(min(values), max(values), log)
 
     def x(i: int) -> float:
-        return x0 + (x1 - x0) * (i / (steps - 1) if steps > 1 else 0.5)
+        return x0 + (x1 - x0) * (i / (steps - 1) if steps > 1 else 1)
 
     def y(value: float) -> float:
         value = math.log10(value) if log else value
@@ -96,10 +97,10 @@ def line_plot(
             f'<path d="M{x0} {at:.1f}H{x1:.1f}" stroke="{INK}" stroke-opacity=".14" fill="none"/>'
         )
         parts.append(text(x0 - 5, at + 3.5, number(tick), anchor="end", colour=FAINT, size=10))
-    parts.append(text(x0, height - 4, f"step {first}", colour=FAINT, size=10))
+    low_right = str(first + steps - 1) if steps > 1 else f"step {first}"
+    parts.append(text(x1, height - 4, low_right, anchor="end", colour=FAINT, size=10))
     if steps > 1:
-        last = str(first + steps - 1)
-        parts.append(text(x1, height - 4, last, anchor="end", colour=FAINT, size=10))
+        parts.append(text(x0, height - 4, f"step {first}", colour=FAINT, size=10))
 
     wanted = {name: y(points[-1][1]) for name, points in lines.items()}
     places = _spread(wanted, y1 + 4, y0)
@@ -122,6 +123,13 @@ def line_plot(
         parts.append(text(x1 + 9, places[name] + 3.5, labels[name]))
     summary = "; ".join(f"{name} {end}" for name, end in ends.items())
     return document(parts, width, height, f"{title} after {steps} steps: {summary}")
+
+
+def _usable(value: float, log: bool) -> float:
+    """The value, or nan for a gap; ends of the range of floats would overflow the scale."""
+    if not abs(value) <= _HUGE or (log and value <= 1 / _HUGE):
+        return math.nan
+    return float(value) if abs(value) >= 1 / _HUGE else 0.0
 
 
 def _last(values: Sequence[float]) -> float:

@@ -108,6 +108,7 @@ def status_line(text: str, *, faint: str = "") -> str:
 def badge(name: str, state: BadgeState, why: str = "") -> str:
     """Whether a stage can be used as it is, by symbol and word."""
     symbol, word = _BADGES[state]
+    why = "" if why.startswith(word) else why
     reason = f'<span class="dragwidget-badge-why">{escape(why)}</span>' if why else ""
     return (
         f'<div class="dragwidget-badge dragwidget-badge-{state}" title="{escape(why)}">'
@@ -133,7 +134,7 @@ def error_line(error: BaseException | str | None, *, hint: str = "") -> str:
     first, _, rest = text.partition("\n")
     line = f"<strong>⚠</strong> {escape(first)}"
     if hint:
-        line += f" {escape(hint)}"
+        line += f' <span class="dragwidget-faint">{escape(hint)}</span>'
     details = details or rest
     if details:
         line = f"<details><summary>{line}</summary><pre>{escape(details)}</pre></details>"

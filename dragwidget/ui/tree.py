@@ -13,6 +13,7 @@ __all__ = ["tree"]
 MAX_BRANCHES = 8  # that are shown; the present one and the newest
 _LANE = 18  # pixels from one branch to the next
 _LEFT = 10
+_ROOM = 28  # pixels of a number
 _STRONG = "#2f7fd1"
 
 
@@ -62,12 +63,14 @@ def tree(parents: Sequence[int], current: int, tip: int, *, width: int = 320) ->
     for branch in shown:
         start, last = parents[branch[0]], branch[-1]
         nodes = [start, *branch] if start in lanes and start != branch[0] else branch
-        lines.append(_stroke(line(nodes), INK, 1.5, opacity=0.35))
+        lines.append(_stroke(line(nodes), INK, 1.5))
         marks.append(_dot(x(last), y(last), 2.5, FAINT))
-        if last != current:
+        near = lanes.get(current) == lanes[last] and x(last) - x(current) < _ROOM
+        if not near:  # else the number of the current one stands there
             words = str(depth[last])
             marks.append(text(x(last) + 7, y(last) + 3.5, words, colour=FAINT, size=10, halo=True))
-    lines.append(_stroke(line(present), _STRONG, 2.5))
+    faint = f'<g opacity=".4">{"".join(lines)}</g>'  # as one: where two lie together, too
+    lines = [faint, _stroke(line(present), _STRONG, 2.5)]
     marks.append(_dot(x(0), y(0), 3.5, INK))
     if current in lanes:
         at, level = x(current), y(current)
@@ -122,10 +125,10 @@ def _chosen(branches: list[list[int]], present: set[int]) -> list[list[int]]:
     return [branches[k] for k in kept]
 
 
-def _stroke(path: str, colour: str, width: float, opacity: float = 1.0) -> str:
+def _stroke(path: str, colour: str, width: float) -> str:
     return (
-        f'<path d="{path}" fill="none" stroke-width="{width}" stroke-opacity="{opacity}" '
-        f'stroke-linejoin="round" stroke-linecap="round" style="stroke:{colour}"/>'
+        f'<path d="{path}" fill="none" stroke-width="{width}" stroke-linejoin="round" '
+        f'stroke-linecap="round" style="stroke:{colour}"/>'
     )
 
 
