@@ -6,7 +6,9 @@ pixels of the picture at its full size, however large it is shown.
 
 from __future__ import annotations
 
+import os
 import threading
+from pathlib import Path
 from typing import Any
 
 import ipywidgets
@@ -26,6 +28,10 @@ from dragwidget.ui.showing import EMPTY_SIZE, Showing, read_source
 from dragwidget.ui.sketch import Sketch
 from dragwidget.ui.toolbar import Toolbar
 from dragwidget.ui.viewport import MAX_ZOOM, Viewport
+
+
+# Around the canvas: no scroll bars, and not stretched, lest the picture be.
+_FRAME = {"overflow": "hidden", "max_width": "100%", "align_self": "flex-start", "flex": "0 0 auto"}
 
 
 class DragCanvas(events.Listening, Showing, Commands, ipywidgets.VBox):
@@ -83,11 +89,14 @@ class DragCanvas(events.Listening, Showing, Commands, ipywidgets.VBox):
         self._version_shown = -1
         self.scene = Scene(Viewport.of(EMPTY_SIZE, self._width))
         self._hand = Hand(self)
+        self._key_callbacks = []
+        self._probe_callbacks = []
         self._toolbar = Toolbar(self, probe=probe)
         self._caption = ipywidgets.HTML(layout={"width": "auto", "max_width": "100%"})
         self._caption.add_class("dragwidget-caption")
-        self.scene.multi.add_class("dragwidget-canvas")
-        children = [self.scene.multi]
+        frame = ipywidgets.Box([self.scene.multi], layout=dict(_FRAME))
+        frame.add_class("dragwidget-canvas")
+        children = [frame]
         if toolbar:
             children.insert(0, self._toolbar.box)
         if caption:
@@ -97,6 +106,7 @@ class DragCanvas(events.Listening, Showing, Commands, ipywidgets.VBox):
         self._start_showing()
         self._listen()
         self._take(source)
+        self._is_open = True
         for name, value in traits.items():
             if not self.has_trait(name):
                 raise TypeError(f"DragCanvas takes no {name!r}")
@@ -182,6 +192,17 @@ class DragCanvas(events.Listening, Showing, Commands, ipywidgets.VBox):
             self._hand.forget()
             sketch.set_both(instructions.pairs, instructions.mask)
             self.prompt = instructions.prompt
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the instructions as JSON. Raises RuntimeError while there is no pair."""
+        instructions = self.instructions
+        if instructions is None:
+            raise RuntimeError("there is no pair yet, and instructions have at least one: add one")
+        Path(path).write_text(instructions.to_json(), encoding="ascii")
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Take the instructions of a file that ``save`` wrote; ValueError where it is none."""
+        self.instructions = DragInstructions.from_json(Path(path).read_bytes())
 
     @property
     def can_undo(self) -> bool:
@@ -297,3 +318,18 @@ class DragCanvas(events.Listening, Showing, Commands, ipywidgets.VBox):
         with self._lock:
             if change["new"] != self.viewport.zoom:
                 self.zoom_to(change["new"])
+            self._tell()
+
+    def close(self) -> None:
+        """Close the widget and let its pictures go; what was drawn can still be read."""
+        if not getattr(self, "_is_open", False):  # perhaps it never was
+            return
+        self._is_open = False
+        self._throttle.close()
+        with self._lock:
+            self._hand.forget()
+            self._listen(remove=True)
+            self.scene.close()
+        self._toolbar.close()
+        self._caption.close()
+        super().close()

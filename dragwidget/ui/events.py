@@ -27,13 +27,14 @@ class Guarded:
     last_error: Any
 
     def guarded(self, action: Callable[..., Any], *args: Any) -> None:
-        """Do it while the lock is held; an error ends the gesture and goes to ``last_error``.
+        """Do it while the lock is held, and paint what is new.
 
-        What was drawn before stays.
+        An error ends the gesture and goes to ``last_error``. What was drawn before stays.
         """
         with self._lock:
             try:
                 action(*args)
+                self.scene.refresh()
             except Exception as error:
                 log.exception("while handling an event of the canvas")
                 self._give_up(error)

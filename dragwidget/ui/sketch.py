@@ -140,8 +140,8 @@ class Sketch:
 
     def grow(self, radius: float) -> None:
         """Outwards by so many pixels; inwards where negative. Without a mask nothing changes."""
-        if not np.isfinite(radius) or abs(radius) > max(self.size) * 2:
-            raise ValueError(f"cannot grow a mask of {self.size} by {radius} pixels")
+        if not np.isfinite(radius):
+            raise ValueError(f"cannot grow a mask by {radius} pixels")
         if self.mask is not None and abs(radius) >= 1:
             self._paint(Grow(float(radius)))
 

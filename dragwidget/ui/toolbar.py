@@ -45,7 +45,9 @@ class Toolbar:
             "Diameter of brush and eraser, image pixels ([ and ])",
         )  # fmt: skip
         self._listen(self.size, self._set_size)
-        self.zoom_out = button("-", "", "Zoom out (-)", lambda: canvas.zoom_by(0.5**0.5))
+        self.zoom_out = button(
+            "\N{MINUS SIGN}", "", "Zoom out (-)", lambda: canvas.zoom_by(0.5**0.5)
+        )
         self.zoom = ipywidgets.Label("100 %", layout={"width": "46px"})
         self.zoom_in = button("+", "", "Zoom in (+)", lambda: canvas.zoom_by(2**0.5))
         self.fit = button("Fit", "", "Show the whole picture (0)", canvas.fit)
@@ -128,17 +130,26 @@ class Toolbar:
         finally:
             self._is_updating = False
 
+    def close(self) -> None:
+        """Close every control, so that nothing of the canvas is kept by them."""
+        for row in self.box.children:
+            for control in (*row.children, row):
+                control.close()
+        self.box.close()
+
     def _update_pair(self, can_draw: bool) -> None:
         canvas = self._canvas
         options: list[tuple[str, Any]] = [("no pair", None)]
         for index in range(len(canvas.pairs)):
             options += [(f"{index + 1} {end}", (index, end)) for end in ("handle", "target")]
-        if list(self.pair.options) != options:
-            self.pair.options = options
         selected = canvas.selected
-        self.pair.value = None if selected is None else (selected, canvas.selected_end)
-        for control in (*self.nudges, self.delete):
-            control.disabled = not can_draw or selected is None
+        with self.pair.hold_sync():  # one message for both
+            if list(self.pair.options) != options:
+                self.pair.options = options
+            self.pair.value = None if selected is None else (selected, canvas.selected_end)
+        for nudge in self.nudges:  # greyed no more often: four messages each time
+            nudge.disabled = not can_draw
+        self.delete.disabled = not can_draw or selected is None
 
     # ------------------------------------------------------------ making controls
 
