@@ -183,6 +183,7 @@ class Dragging:
             frozen=None if cells.mask is None else frozen_cells(cells.mask, node.latent),
             reference=None if start is None else start.previous,
             prior=self._prior() if settings.prior_weight > 0 else None,
+            clean=self._clean(settings) if settings.start == "warped" and state.bend else None,
         )
         return state, problem, evaluation, born
 
@@ -207,6 +208,11 @@ class Dragging:
     def _prior(self) -> GaussianPrior:
         alpha = self.inversion.schedule.alpha(self.inversion.timestep)
         return GaussianPrior.of(self.inversion.latents[0], alpha)
+
+    def _clean(self, settings: DragSettings) -> tuple[Tensor, Tensor]:
+        """The clean latent in the current one, as far as is known, and its share."""
+        clean = self.inversion.latents[0] + self.change(self.history.current, settings)
+        return clean, self.inversion.schedule.alpha(self.inversion.timestep)
 
     def _grid(self, settings: DragSettings) -> tuple[int, int]:
         width, height = self.inversion.source.picture.fitted_size

@@ -4,38 +4,61 @@ import torch
 
 from dragwidget.drag.warping import warp_latent
 
+ALPHA = torch.tensor(0.4)
+
+
+def latents(side=16, alpha=ALPHA):
+    """A clean latent, smooth, and the same under noise."""
+    rows, columns = torch.meshgrid(*[torch.linspace(-1, 1, side)] * 2, indexing="ij")
+    clean = torch.stack([rows, columns, rows * columns, rows**2])[None]
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    return clean, alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+
 
 def test_the_cell_at_the_handle_lies_at_the_target():
-    latent = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    clean, latent = latents()
     handle, target = torch.tensor([[5.0, 4.0]]), torch.tensor([[9.0, 10.0]])
-    bent = warp_latent(latent, handle, target)
-    torch.testing.assert_close(bent[0, :, 9, 10], latent[0, :, 5, 4], rtol=0, atol=0)
+    bent = warp_latent(latent, clean, ALPHA, handle, target)
+    torch.testing.assert_close(bent[0, :, 9, 10], latent[0, :, 5, 4])
 
 
-def test_every_value_is_one_that_was_there():
-    latent = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
-    bent = warp_latent(latent, torch.tensor([[3.0, 3.0]]), torch.tensor([[8.5, 6.5]]))
+def test_a_clean_latent_moves_by_fractions_of_a_cell():
+    one = torch.tensor(1.0)
+    clean, latent = latents(alpha=one)
+    handle, target = torch.tensor([[5.5, 4.25]]), torch.tensor([[9.0, 10.0]])
+    bent = warp_latent(latent, clean, one, handle, target)
+    there = torch.tensor([5.5, 4.25]) * 2 / 15 - 1
+    torch.testing.assert_close(bent[0, :2, 9, 10], there, rtol=0, atol=0.02)
+
+
+def test_noise_is_moved_but_never_mixed():
+    nothing = torch.tensor(0.0)
+    clean, latent = latents(alpha=nothing)
+    handle, target = torch.tensor([[3.0, 3.0]]), torch.tensor([[8.5, 6.5]])
+    bent = warp_latent(latent, clean, nothing, handle, target)
     assert torch.isin(bent, latent).all()
+    assert not torch.equal(bent, latent)
 
 
 def test_what_is_frozen_stays_as_it_is():
-    latent = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    clean, latent = latents()
     frozen = torch.ones(16, 16)
     frozen[2:12, 2:12] = 0
-    bent = warp_latent(latent, torch.tensor([[5.0, 5.0]]), torch.tensor([[8.0, 8.0]]), frozen)
+    points = torch.tensor([[5.0, 5.0]]), torch.tensor([[8.0, 8.0]])
+    bent = warp_latent(latent, clean, ALPHA, *points, frozen)
     assert torch.equal(bent[..., frozen > 0], latent[..., frozen > 0])
     assert not torch.equal(bent, latent)
 
 
 def test_no_way_to_go_changes_nothing():
-    latent = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    clean, latent = latents()
     point = torch.tensor([[5.0, 5.0]])
-    assert torch.equal(warp_latent(latent, point, point), latent)
+    assert torch.equal(warp_latent(latent, clean, ALPHA, point, point), latent)
 
 
 def test_a_handle_at_the_border_does_not_crash():
-    latent = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    clean, latent = latents(8)
     for target in ((-0.25, -0.25), (7.75, 7.75), (0.0, 7.75)):
-        bent = warp_latent(latent, torch.tensor([[0.0, 0.0]]), torch.tensor([target]))
+        bent = warp_latent(latent, clean, ALPHA, torch.tensor([[0.0, 0.0]]), torch.tensor([target]))
         assert bent.shape == latent.shape
         assert bent.isfinite().all()

@@ -46,7 +46,7 @@ def test_an_edit_is_repeated_bit_for_bit(tiny, repeated):
 
 
 def test_targets_masks_and_settings_changed_on_the_way_are_repeated(tiny, repeated):
-    session = edited(tiny, start="warped", learning_rate=0.02)
+    session = edited(tiny, learning_rate=0.02)
     session.instructions = ask(((12, 12), (20, 40)), mask=left_half())
     session.step(1)
     drag = replace(session.settings.drag, learning_rate=0.05, region_weight=0.3)
@@ -54,6 +54,13 @@ def test_targets_masks_and_settings_changed_on_the_way_are_repeated(tiny, repeat
     session.step(2)
     session.settings = replace(session.settings, drag=replace(drag, steps=9))
     assert len(session.history) >= 4
+    assert_repeated(session, repeated(session))
+
+
+def test_a_latent_bent_twice_is_repeated(tiny, repeated):
+    session = edited(tiny, start="warped")
+    session.instructions = ask(((12, 12), (20, 40)), mask=left_half())
+    session.step(1)
     assert_repeated(session, repeated(session))
 
 

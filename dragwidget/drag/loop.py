@@ -76,12 +76,15 @@ class Problem:
         reference: the latent before the drag, one DDIM step nearer to the picture, (1, c, h, w);
             needed for the region term.
         prior: needed with ``prior_weight > 0``.
+        clean: the clean latent that is in the present one, (1, c, h, w), and its share, the
+            cumulative alpha; needed where a latent is to be bent.
     """
 
     targets: Tensor
     frozen: Tensor | None = None
     reference: Tensor | None = None
     prior: GaussianPrior | None = None
+    clean: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,7 +241,9 @@ def _bend(state: DragState, problem: Problem, evaluation: Evaluation) -> Tensor:
     size = torch.tensor(state.latent.shape[2:])
     scale = size / torch.tensor(evaluation.features.grid)
     handles, targets = ((cells + 0.5) * scale - 0.5 for cells in (state.handles, problem.targets))
-    return warp_latent(state.latent, handles, targets, problem.frozen)
+    assert problem.clean is not None
+    clean, alpha = problem.clean
+    return warp_latent(state.latent, clean, alpha, handles, targets, problem.frozen)
 
 
 def ended(state: DragState, problem: Problem, settings: DragSettings) -> Ended | None:
@@ -283,6 +288,7 @@ def drag(
     *,
     grid: tuple[int, int] | None = None,
     prior: GaussianPrior | None = None,
+    clean: Tensor | None = None,
 ) -> Generator[DragStep, None, Ended]:
     """Drag a latent from its start, one ``DragStep`` at a time; return why it ended.
 
@@ -294,9 +300,12 @@ def drag(
         grid: (rows, columns) of the feature grid; by default ``settings.feature_scale`` times the
             picture's size.
         prior: needed with ``settings.prior_weight > 0``.
+        clean: the picture's clean latent, (1, c, h, w); needed with ``settings.start == "warped"``.
     """
     if settings.prior_weight > 0 and prior is None:
         raise ValueError("prior_weight > 0 needs a prior: pass GaussianPrior.of(clean latent, ...)")
+    if settings.start == "warped" and clean is None:
+        raise ValueError('start="warped" needs the clean latent of the picture: pass clean')
     width, height = instructions.size
     grid = grid or settings.grid(height, width)
     cells = on_grid(instructions, grid, (latent.shape[2], latent.shape[3]))
@@ -308,6 +317,7 @@ def drag(
         frozen=None if cells.mask is None else frozen_cells(cells.mask, latent),
         reference=None if evaluation.previous is None else evaluation.previous.detach(),
         prior=prior,
+        clean=None if clean is None else (clean, schedule.alpha(timestep)),
     )
     for _ in range(settings.steps):
         if reason := ended(state, problem, settings):

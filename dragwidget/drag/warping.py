@@ -4,13 +4,17 @@ FastDrag (Zhao et al., arXiv 2405.15769) showed that moving the cells of an inve
 the content, noise and all. What the paper's drag does in many small steps then only has to be put
 right. The field here is plainer than theirs: displacements are weighted by nearness and fade out
 towards the mask's border.
+
+What is moved is finer than theirs: a noised latent is clean latent and noise. The clean one is
+smooth and is moved by fractions of a cell, of which one is several pixels wide; the noise is moved
+by whole cells, because a mean of several values is less noisy than the network expects.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import avg_pool2d, grid_sample
 
 __all__ = ["warp_latent"]
 
@@ -19,15 +23,19 @@ FADE = 1 / 16  # how wide the fading is, in shares of the latent's longer side
 
 
 def warp_latent(
-    latent: Tensor, handles: Tensor, targets: Tensor, frozen: Tensor | None = None
+    latent: Tensor,
+    clean: Tensor,
+    alpha: Tensor,
+    handles: Tensor,
+    targets: Tensor,
+    frozen: Tensor | None = None,
 ) -> Tensor:
     """The latent with the content of each handle at its target.
 
-    Every cell takes the value of one cell, none a mean of several, which would be less noisy than
-    the network expects.
-
     Args:
-        latent: (1, c, h, w).
+        latent: noised, (1, c, h, w).
+        clean: what is in it, or a good guess, likewise.
+        alpha: the share of it, cumulative: latent = sqrt(alpha) clean + sqrt(1 - alpha) noise.
         handles: (N, 2) as (row, column), latent cells; fractions are meant.
         targets: (N, 2), likewise.
         frozen: 1 where nothing may change, (h, w); ``None``: all may change.
@@ -42,10 +50,17 @@ def warp_latent(
     field = ((nearness * reach)[..., None] * moves).sum(2) / nearness.sum(2, keepdim=True)
     if frozen is not None:
         field = field * _fading(1 - frozen.float().cpu())[..., None]
-    source = (cells - field).round().long()
-    row = source[..., 0].clamp(0, height - 1).to(latent.device)
-    column = source[..., 1].clamp(0, width - 1).to(latent.device)
-    return latent[:, :, row, column]
+    still = (field == 0).all(-1).to(latent.device)  # these keep their very bits
+    source = cells - field
+    noise = latent - alpha.sqrt() * clean  # times sqrt(1 - alpha)
+    row, column = source.round().long().unbind(-1)
+    noise = noise[:, :, row.clamp(0, height - 1), column.clamp(0, width - 1)]
+    # grid_sample counts from -1 to 1, from edge to edge, columns first
+    places = ((source + 0.5) / torch.tensor([height, width]) * 2 - 1).flip(-1)[None]
+    moved = grid_sample(
+        clean, places.to(clean), mode="bicubic", padding_mode="border", align_corners=False
+    )
+    return torch.where(still, latent, alpha.sqrt() * moved + noise)
 
 
 def _fading(free: Tensor) -> Tensor:
