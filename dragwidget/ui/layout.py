@@ -59,7 +59,7 @@ def two_columns(left: list[Any], right: list[Any]) -> list[Any]:
     """The picture, and beside it, or below it where the page is narrow, everything else."""
     first = ipywidgets.VBox(left, layout=Layout(flex="0 1 auto", max_width="100%"))
     second = ipywidgets.VBox(
-        right, layout=Layout(flex="1 1 340px", min_width="300px", max_width="460px")
+        right, layout=Layout(flex="1 1 290px", min_width="270px", max_width="480px")
     )
     columns = ipywidgets.HBox(
         [first, second], layout=Layout(flex_flow="row wrap", width="100%", align_items="flex-start")

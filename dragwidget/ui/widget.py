@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DragWidget"]
 
+FIT = 500  # CSS pixels of the canvas: leaves room for the controls beside it in JupyterLab
+
 Picture = Image.Image | str | os.PathLike[str] | npt.NDArray[Any]
 
 
@@ -51,7 +53,7 @@ class DragWidget(ipywidgets.VBox):
         model: name, folder or hub id, as ``load_model`` takes it.
         instructions: what is drawn at the beginning.
         settings: of every stage; by default what the model recommends.
-        width: of the canvas on the page, pixels; ``"fit"``: what fits.
+        width: of the canvas on the page, CSS pixels; ``"fit"``: what leaves room for the controls.
         clock: ``"thread"``, ``"play"`` or ``"sync"``, see ``Runner``; by default what suits the
             place.
         max_side: longest side that the model works at, pixels.
@@ -100,7 +102,7 @@ class DragWidget(ipywidgets.VBox):
             self._path = os.fspath(image) if isinstance(image, str | os.PathLike) else None
         self._max_side = max_side
         self.session = session
-        self.canvas = DragCanvas(session.image, width=width, probe=True)
+        self.canvas = DragCanvas(session.image, width=FIT if width == "fit" else width, probe=True)
         if instructions is not None:
             self.canvas.instructions = instructions
         self._editing = Editing(
