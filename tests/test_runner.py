@@ -317,7 +317,7 @@ def test_a_runner_that_nobody_holds_is_collected(clock):
     runner.start(counting(2), name="drag")
     runner.wait(SOON)
     if runner.play is not None:
-        runner.play.close()
+        runner.close(SOON)
     gone = weakref.ref(runner)
     del runner
     for _ in range(SOON * 100):  # the worker lets go of it in its own time

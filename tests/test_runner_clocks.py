@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import sys
 import threading
 import types
 
 import pytest
 import runner_tools
+from PIL import Image
 from runner_tools import SOON, Gate, Recorder, counting, gated
 
 from dragwidget.ui import clocks
@@ -16,9 +19,20 @@ from dragwidget.ui.runner import Runner
 make_runner = runner_tools.make_runner
 
 
-def tick(runner):
-    """One tick of the page."""
-    runner.play.value += 1
+def answer(runner, asked=None):
+    """The page sends the picture that it has painted."""
+    asked = runner._clock._asked if asked is None else asked
+    png = io.BytesIO()
+    Image.new("RGBA", (1, 1), (asked >> 16, asked >> 8 & 255, asked & 255, 255)).save(png, "PNG")
+    data = {"method": "update", "state": {}, "buffer_paths": [["image_data"]]}
+    runner.play._handle_msg({"content": {"data": data}, "buffers": [memoryview(png.getvalue())]})
+
+
+def page_is_loaded(runner):
+    content = {"event": "client_ready"}
+    runner.play._handle_msg(
+        {"content": {"data": {"method": "custom", "content": content}}, "buffers": []}
+    )
 
 
 # ---------------------------------------------------------------- at once
@@ -87,25 +101,24 @@ def test_another_thread_may_pause_work_that_is_done_at_once(make_runner):
 
 
 def playing(runner):
-    play = runner.play
-    return play.playing if play.has_trait("playing") else play._playing
+    return runner._clock._ticking
 
 
-def test_a_tick_takes_at_least_one_item_and_ends_on_time(make_runner, monkeypatch):
+def test_a_tick_ends_on_time(make_runner, monkeypatch):
     now = iter(range(1000))
-    monkeypatch.setattr(clocks, "monotonic", lambda: 0.0)
+    monkeypatch.setattr("dragwidget.ui.ticks.monotonic", lambda: 0.0)
     monkeypatch.setattr("dragwidget.ui.runner.monotonic", lambda: next(now) * 0.02)
     runner, took = make_runner("play"), []
     runner.on_item = took.append
     runner.start(counting(9, "end"), name="drag")
     assert took == []
     assert playing(runner)
-    tick(runner)
+    answer(runner)
     assert took == [0, 1, 2]  # at 0, 20 and 40 of 50 ms
-    tick(runner)
+    answer(runner)
     assert took == [0, 1, 2]  # the time is over before it began
     monkeypatch.setattr("dragwidget.ui.runner.monotonic", lambda: 0.0)
-    tick(runner)
+    answer(runner)
     assert len(took) == 9
     assert runner.state == "idle"
     assert not playing(runner)
@@ -115,17 +128,17 @@ def test_a_tick_that_comes_late_does_nothing(make_runner):
     runner, took = make_runner("play"), []
     runner.on_item = took.append
     runner.start(counting(9), name="drag", paused=True)
-    tick(runner)
+    answer(runner)
     assert took == []
     runner.step()
-    tick(runner)
-    tick(runner)
+    answer(runner)
+    answer(runner)
     assert took == [0]
     assert runner.state == "paused"
     assert not playing(runner)
     runner.stop()  # at once: no tick would come
     assert runner.state == "idle"
-    tick(runner)
+    answer(runner)
     assert took == [0]
 
 
@@ -147,16 +160,59 @@ def test_waiting_for_ticks_in_vain_ends_on_time(make_runner, monkeypatch):
     assert runner.state == "running"
 
 
-def test_the_buttons_of_the_ticker_pause_and_resume(make_runner):
-    runner = make_runner("play")
-    name = "playing" if runner.play.has_trait("playing") else "_playing"
-    setattr(runner.play, name, True)
-    assert not playing(runner)  # there is nothing to play
+def test_an_answer_counts_once_however_many_pages_give_it(make_runner, monkeypatch):
+    now = itertools.cycle([0.0, 1.0])  # one item a tick
+    monkeypatch.setattr("dragwidget.ui.ticks.monotonic", lambda: 0.0)
+    monkeypatch.setattr("dragwidget.ui.runner.monotonic", lambda: next(now))
+    runner, took = make_runner("play"), []
+    runner.on_item = took.append
     runner.start(counting(99), name="drag")
-    setattr(runner.play, name, False)
-    assert runner.state == "paused"
-    setattr(runner.play, name, True)
-    assert runner.state == "running"
+    asked = runner._clock._asked
+    for _ in range(3):
+        answer(runner, asked)
+    assert took == [0]
+    answer(runner)
+    assert took == [0, 1]
+    answer(runner, asked)
+    assert took == [0, 1]
+
+
+def test_a_page_that_is_loaded_again_goes_on_ticking(make_runner):
+    runner, took = make_runner("play"), []
+    runner.on_item = took.append
+    page_is_loaded(runner)
+    assert runner._clock._asked == 0  # nothing to do
+    runner.start(counting(9), name="drag")
+    lost = runner._clock._asked
+    page_is_loaded(runner)
+    answer(runner, lost)
+    assert took == []
+    answer(runner)
+    assert len(took) == 9
+
+
+@pytest.mark.parametrize("picture", [None, b"", b"no picture"])
+def test_what_is_no_answer_is_passed_over(make_runner, picture):
+    runner, took = make_runner("play"), []
+    runner.on_item = took.append
+    runner.start(counting(9), name="drag")
+    runner._clock._answered({"new": picture})
+    assert took == []
+
+
+def test_an_interrupt_in_a_tick_leaves_the_clock_usable(make_runner):
+    def make():
+        yield 1
+        raise KeyboardInterrupt
+
+    runner = make_runner("play")
+    runner.start(make, name="drag")
+    with pytest.raises(KeyboardInterrupt):
+        answer(runner)
+    assert (runner.state, playing(runner)) == ("idle", False)
+    runner.start(counting(2, "fine"), name="again")
+    answer(runner)
+    assert runner.result == "fine"
 
 
 # ---------------------------------------------------------------- where it runs

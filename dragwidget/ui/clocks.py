@@ -1,4 +1,4 @@
-"""Three ways to clock work in a notebook: a worker thread, ticks from the page, or at once.
+"""Ways to clock work in a notebook: a worker thread, or at once; ``ticks`` has one more.
 
 A clock does not know what the work is: it is handed ``drive``, which does what there is to do, and
 ``go``, which it is told when there is something. Clocks hold ``drive`` weakly, so that a runner
@@ -14,17 +14,13 @@ import threading
 import weakref
 from collections.abc import Callable
 from importlib.util import find_spec
-from time import monotonic
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
-__all__ = ["Clock", "ClockName", "PlayClock", "SyncClock", "ThreadClock", "clock_here"]
+__all__ = ["Clock", "ClockName", "Drive", "SyncClock", "ThreadClock", "clock_here", "weakly"]
 
 ClockName = Literal["thread", "play", "sync"]
 Drive = Callable[[float | None], None]
 """Does what there is to do, until nothing is left or until a time (``time.monotonic``)."""
-
-TICK_BUDGET = 0.05  # seconds of work in one tick; a click is served between two ticks
-TICK_INTERVAL = 25  # milliseconds from one tick to the next, in the browser
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +70,8 @@ class Clock(Protocol):
         """Release everything; whether that was done within ``timeout`` seconds."""
 
 
-def _weak(drive: Drive) -> Callable[[], Drive | None]:
+def weakly(drive: Drive) -> Callable[[], Drive | None]:
+    """What a clock holds of ``drive``."""
     return weakref.WeakMethod(drive) if hasattr(drive, "__self__") else lambda: drive
 
 
@@ -85,7 +82,7 @@ class SyncClock:
     runs_in_wait = True
 
     def __init__(self, drive: Drive) -> None:
-        self._drive = _weak(drive)
+        self._drive = weakly(drive)
 
     def context(self) -> contextvars.Context | None:
         return None
@@ -112,7 +109,7 @@ class ThreadClock:
     runs_in_wait = False
 
     def __init__(self, drive: Drive) -> None:
-        self._drive = _weak(drive)
+        self._drive = weakly(drive)
         self._wake = threading.Event()
         self._ending = False
         self._thread: threading.Thread | None = None
@@ -161,56 +158,3 @@ class ThreadClock:
         if thread is not threading.current_thread():
             thread.join(max(0.0, timeout))
         return not thread.is_alive()
-
-
-class PlayClock:
-    """Does the work in ticks that the page sends, each for a short time, on the main thread.
-
-    The front end keeps at most one tick on its way, so that a click waits for one tick, not for a
-    queue of them.
-
-    Attributes:
-        play: an ``ipywidgets.Play``; ticks come only while it is on the page.
-    """
-
-    name: ClockName = "play"
-    runs_in_wait = True
-
-    def __init__(self, drive: Drive, on_button: Callable[[bool], None]) -> None:
-        from ipywidgets import Play
-
-        self._drive = _weak(drive)
-        self._on_button = weakref.WeakMethod(on_button)
-        self.play: Any = Play(min=0, max=2**31 - 1, interval=TICK_INTERVAL)
-        # ipywidgets 8 made the trait public
-        self._playing = "playing" if self.play.has_trait("playing") else "_playing"
-        self._shown = False
-        self.play.observe(self._tick, "value")
-        self.play.observe(self._button, self._playing)
-
-    def context(self) -> contextvars.Context | None:
-        return None
-
-    def go(self, state: str) -> None:
-        if state == "stopping" and (drive := self._drive()):
-            drive(None)  # now: while paused, no tick would come
-
-    def show(self, state: str) -> None:
-        self._shown = state in ("running", "stopping")
-        setattr(self.play, self._playing, self._shown)
-
-    def _tick(self, change: Any) -> None:  # noqa: ARG002 - how often it ticked does not matter
-        drive = self._drive()
-        if drive is not None and getattr(self.play, self._playing):
-            drive(monotonic() + TICK_BUDGET)
-
-    def _button(self, change: Any) -> None:
-        """The buttons of ``play`` itself pause and resume."""
-        button = self._on_button()
-        if button is not None and change["new"] != self._shown:  # it was not our own write
-            button(change["new"])
-
-    def close(self, timeout: float) -> bool:  # noqa: ARG002 - there is nothing to wait for
-        self.play.unobserve_all()
-        self.play.close()
-        return True

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from dragwidget.stages import Cancelled
-from dragwidget.ui.clocks import Clock, ClockName, PlayClock, SyncClock, ThreadClock, clock_here
+from dragwidget.ui.clocks import Clock, ClockName, SyncClock, ThreadClock, clock_here
 from dragwidget.ui.jobs import Job, Over, let_go
 from dragwidget.ui.latest import Latest
 from dragwidget.ui.notices import Notices
@@ -88,7 +88,9 @@ class Runner:
         if name == "sync":
             return SyncClock(self._drive)
         if name == "play":
-            return PlayClock(self._drive, self._on_play)
+            from dragwidget.ui.ticks import PlayClock
+
+            return PlayClock(self._drive)
         if name != "thread":
             raise ValueError(f"clock must be 'thread', 'play' or 'sync', got {name!r}")
         clock = ThreadClock(self._drive)
@@ -109,7 +111,7 @@ class Runner:
 
     @property
     def play(self) -> Any:
-        """The ``ipywidgets.Play`` that has to be on the page; ``None`` with another clock."""
+        """The hidden widget that ticks while it is on the page; ``None`` with another clock."""
         return getattr(self._clock, "play", None)
 
     # What is asked for, from any thread. Each tells whether there was anything to do.
@@ -249,12 +251,6 @@ class Runner:
         return self._clock.close(timeout) and self._state == "idle"
 
     # How the work is done
-
-    def _on_play(self, playing: bool) -> None:
-        if playing and self._state == "idle":
-            self._show()
-        else:
-            (self.resume if playing else self.pause)()
 
     def _settle(self) -> None:
         """What follows every change, on the thread that made it."""
