@@ -139,6 +139,7 @@ class PlainCanvas:
             return
         xy = self.clamp(xy)
         self.gesture = {"tool": self.tool, "start": xy, "last": xy, "points": [self.image(xy)]}
+        self.gesture["corner"] = bool(self.corners)
         if self.tool in ("brush", "eraser"):
             self.gesture["size"] = self.canvas.brush_size
         if self.tool == "points":
@@ -203,7 +204,7 @@ class PlainCanvas:
 
     def release_lasso(self, gesture, points, xy, moved):
         went = [far(gesture["start"], self.on_screen(p)) >= DRAG for p in gesture["points"]]
-        if not self.corners and (moved >= DRAG or gesture.get("free") or any(went)):
+        if not gesture["corner"] and (moved >= DRAG or any(went)):
             if len(points) >= 3:
                 self.lasso(points)
             return

@@ -29,7 +29,6 @@ from dragwidget.ui.sketch import Sketch
 from dragwidget.ui.toolbar import Toolbar
 from dragwidget.ui.viewport import MAX_ZOOM, Viewport
 
-
 # Around the canvas: no scroll bars, and not stretched, lest the picture be.
 _FRAME = {"overflow": "hidden", "max_width": "100%", "align_self": "flex-start", "flex": "0 0 auto"}
 

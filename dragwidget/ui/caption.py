@@ -6,6 +6,7 @@ import html
 
 import numpy as np
 
+from dragwidget.instructions import MAX_PAIRS
 from dragwidget.ui.sketch import Sketch
 
 HINTS = {
@@ -26,12 +27,17 @@ def describe(sketch: Sketch | None) -> str:
     count = len(sketch.pairs)
     pairs = {0: "no pair", 1: "1 pair"}.get(count, f"{count} pairs")
     mask = sketch.mask
+    allowed = 0 if mask is None else int(np.count_nonzero(mask))
     if mask is None:
-        return f"no mask: everything may change, {pairs}"
-    allowed = int(np.count_nonzero(mask))
-    text = f"{percent(allowed, mask.size)} may change, {pairs}"
+        text = f"no mask: everything may change, {pairs}"
+    else:
+        text = f"{percent(allowed, mask.size)} may change, {pairs}"
+    if count == MAX_PAIRS:
+        return f"{text}. No more than {MAX_PAIRS} pairs can be dragged"
+    if mask is None:
+        return text
     if not allowed:
-        return f"{text}. Nothing may change: paint what may, or clear the mask"
+        return f"{text}. Nothing may change: paint what may, or drop the mask"
     frozen = [
         str(number)
         for number, pair in enumerate(sketch.pairs, start=1)

@@ -10,9 +10,10 @@ import math
 from typing import Protocol
 
 from dragwidget.frames import XY
-from dragwidget.instructions import PointPair
+from dragwidget.instructions import MAX_PAIRS, PointPair
 from dragwidget.ui.marks import Shape, ToFrame, handle_mark, outline, pair_marks
 from dragwidget.ui.scene import Scene
+from dragwidget.ui.sketch import MAX_STROKE_POINTS
 from dragwidget.ui.viewport import RATIO, Viewport
 
 TOOLS = ("points", "brush", "eraser", "lasso", "rectangle", "pan", "probe")
@@ -86,8 +87,9 @@ class Stroke(Gesture):
         host.scene.begin_stroke(self.points[0], self.size, erase)
 
     def move(self, xy: XY) -> None:
-        self.points.append(self.image(xy))
-        self.host.scene.extend_stroke(self.points[-1])
+        if len(self.points) < MAX_STROKE_POINTS - 1:
+            self.points.append(self.image(xy))
+            self.host.scene.extend_stroke(self.points[-1])
 
     def end(self, xy: XY) -> None:
         if xy != self.last:
@@ -207,10 +209,11 @@ class LassoDrag(Gesture):
         super().__init__(hand.host, start)
         self.hand = hand
         self.points = [self.image(start)]
+        self.is_corner = bool(hand.corners)
         self.is_free = False
 
     def move(self, xy: XY) -> None:
-        if self.hand.corners:
+        if self.is_corner or len(self.points) >= MAX_STROKE_POINTS - 1:
             return
         if not self.is_free:
             self.is_free = distance(self.start, xy) >= LEAST_DRAG
@@ -223,7 +226,7 @@ class LassoDrag(Gesture):
             self.host.scene.extend_trace(self.points[-1])
 
     def end(self, xy: XY) -> None:
-        if not self.hand.corners and distance(self.start, xy) >= LEAST_DRAG:
+        if not self.is_corner and distance(self.start, xy) >= LEAST_DRAG:
             self.is_free = True
         if not self.is_free:
             self.hand.add_corner(xy)
@@ -259,7 +262,7 @@ class Hand:
             return
         self.gesture = self._begin(xy)
 
-    def _begin(self, xy: XY) -> Gesture:
+    def _begin(self, xy: XY) -> Gesture | None:
         host = self.host
         match host.tool:
             case "brush" | "eraser":
@@ -273,7 +276,9 @@ class Hand:
             case "probe":
                 return Probe(host, xy)
         hit = None if self.pending is not None else self.point_near(xy)
-        return NewPair(self, xy) if hit is None else MovePoint(host, xy, *hit)
+        if hit is not None:
+            return MovePoint(host, xy, *hit)
+        return NewPair(self, xy) if len(host.pairs) < MAX_PAIRS else None
 
     def move(self, xy: XY) -> None:
         """The pointer moves; nothing to do unless it is down."""

@@ -126,7 +126,10 @@ class Scene:
         overlay = self._overlay() if "mask" in self._dirty else None
         if overlay is not None:
             self._masks.fill("png", overlay.png())
-        dirty, self._dirty = self._dirty, set()
+        self._paint(set(self._dirty), overlay)
+        self._dirty.clear()  # not before: what failed is to be painted next time
+
+    def _paint(self, dirty: set[str], overlay: Overlay | None) -> None:
         with drawing():
             if "picture" in dirty and self.picture is not None:
                 self._pictures.unpack(shown_size(self.picture.size))
@@ -147,8 +150,10 @@ class Scene:
         """Draw no more, and give the pictures back. The canvas itself stays: commands on their way
         to a canvas that is gone would stop the front end's drawing for good."""
         self.is_closed = True
-        self._pictures.fill(*_ONE_PIXEL)
-        self._masks.fill(*_ONE_PIXEL)
+        for store in (self._pictures, self._masks):
+            store.fill(*_ONE_PIXEL)
+            store.canvas.width = store.canvas.height = 1
+        self.multi.width = self.multi.height = 1
         self.picture = self.mask = None
 
     # ------------------------------------------------------------ layers
@@ -214,7 +219,8 @@ class Scene:
         canvas = layer.canvas
         width = max(self.stroke.size * self.viewport.scale, 1.0)
         at = [self.viewport.to_canvas(xy) for xy in points]
-        fills = self.stroke.erase == (self.look.style == "darken")
+        style = self.look.style
+        fills = style == "hidden" or self.stroke.erase == (style == "darken")
         canvas.save()
         canvas.begin_path()
         corner, size = self._area

@@ -86,7 +86,7 @@ class Viewport:
     def zoomed(self, zoom: float, centre: XY | None = None) -> Viewport:
         """Another zoom, kept within 1 to 32, with an image point in the middle."""
         zoom = min(max(float(zoom), 1.0), MAX_ZOOM)
-        return replace(self, zoom=zoom)._about(centre or self.centre)
+        return replace(self, zoom=zoom)._about(self.centre if centre is None else centre)
 
     def zoomed_at(self, zoom: float, fixed: XY) -> Viewport:
         """Another zoom, with what is at a canvas point staying there."""
