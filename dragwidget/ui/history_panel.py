@@ -35,13 +35,15 @@ class HistoryPanel(ipywidgets.VBox):
     def __init__(self, rewind: Callable[[int], object], branch: Callable[[int], object]) -> None:
         self._rewind, self._branch = rewind, branch
         self._showing = False
-        self._film = ipywidgets.HTML(layout=Layout(height="70px", overflow="hidden"))
+        self._film = ipywidgets.HTML(layout=Layout(height="78px", overflow="hidden"))
         self.slider = ipywidgets.IntSlider(
             min=0, max=1, value=0, description="Step", continuous_update=False, disabled=True,
-            layout=Layout(width="auto", flex="1 1 auto"), style={"description_width": "34px"},
+            layout=Layout(width="auto", flex="1 1 0", min_width="0"), style={"description_width": "34px"},
         )  # fmt: skip
         self.branches = ipywidgets.Dropdown(
-            options=[("the only branch", 0)], disabled=True, layout=Layout(width="150px")
+            options=[("the only branch", 0)],
+            disabled=True,
+            layout=Layout(width="140px", flex="0 0 auto"),
         )
         self._tree = ipywidgets.HTML(layout=Layout(height="44px", overflow="hidden"))
         self.slider.observe(lambda change: self._moved(change["new"]), "value")

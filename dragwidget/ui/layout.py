@@ -39,7 +39,7 @@ class Buttons(ipywidgets.HBox):
             button = ipywidgets.Button(
                 description=text,
                 tooltip=tooltip,
-                layout=Layout(width="auto", flex="1 1 62px", min_width="62px"),
+                layout=Layout(width="auto", flex="1 1 auto", padding="0 6px"),
                 button_style="primary" if name == "run" else "",
             )
             button.add_class(f"dragwidget-{name}")
@@ -55,11 +55,12 @@ def allow(button: Any, why_not: str, tooltip: str) -> None:
     button.tooltip = f"Not now: {why_not}" if why_not else tooltip
 
 
-def two_columns(left: list[Any], right: list[Any]) -> list[Any]:
-    """The picture, and beside it, or below it where the page is narrow, everything else."""
-    first = ipywidgets.VBox(left, layout=Layout(flex="0 1 auto", max_width="100%"))
+def two_columns(left: list[Any], right: list[Any], width: int) -> list[Any]:
+    """The picture, ``width`` CSS pixels wide, and beside it, or below it, everything else."""
+    first = ipywidgets.VBox(left, layout=Layout(flex="0 1 auto", width=f"{width}px"))
     second = ipywidgets.VBox(
-        right, layout=Layout(flex="1 1 290px", min_width="270px", max_width="480px")
+        right,
+        layout=Layout(flex="1 1 290px", min_width="270px", max_width="480px", padding="0 0 0 10px"),
     )
     columns = ipywidgets.HBox(
         [first, second], layout=Layout(flex_flow="row wrap", width="100%", align_items="flex-start")

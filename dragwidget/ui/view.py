@@ -55,6 +55,7 @@ class View:
         features: FeaturesPanel,
         export: ExportPanel,
         *,
+        width: int,
         render_when_done: bool,
     ) -> None:
         session = editing.session
@@ -63,7 +64,7 @@ class View:
         self.index = 0
         self.prompt = ipywidgets.Text(
             value=session.prompt, description="Prompt", placeholder="what the picture shows",
-            continuous_update=False, layout=Layout(width="100%"),
+            continuous_update=False, layout=Layout(width="auto"),
             style={"description_width": "52px"},
         )  # fmt: skip
         self.buttons = Buttons()
@@ -73,7 +74,9 @@ class View:
         )  # fmt: skip
         self.status = StatusPanel()
         self.error_line = ErrorLine()
-        self.settings = SettingsPanel(session.settings, session.model.recommended)
+        self.settings = SettingsPanel(
+            session.settings, session.model.recommended, check=session.model.check
+        )
         self.compare = ComparePanel(self.picture)
         self.folded = sections(
             {
@@ -87,7 +90,7 @@ class View:
         right: list[Any] = [self.prompt, self.buttons, self.render_when_done, self.status]
         if editing.runner.play is not None:  # its ticks come only while it is on the page
             right.append(editing.runner.play)
-        self.rows = [*two_columns([canvas, history], [*right, self.folded]), self.error_line]
+        self.rows = [*two_columns([canvas, history], [*right, self.folded], width), self.error_line]
 
     def state(self) -> None:
         """Which stages are ready, and what can be done now."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import ipywidgets
 import numpy.typing as npt
@@ -79,7 +79,7 @@ class DragWidget(ipywidgets.VBox):
         model: str | os.PathLike[str] = "critters",
         instructions: DragInstructions | None = None,
         settings: Settings | None = None,
-        width: int | str = "fit",
+        width: int | Literal["fit"] = "fit",
         clock: ClockName | None = None,
         max_side: int | None = None,
         render_when_done: bool = True,
@@ -101,8 +101,9 @@ class DragWidget(ipywidgets.VBox):
             session.set_image(image, prompt, max_side=max_side)
             self._path = os.fspath(image) if isinstance(image, str | os.PathLike) else None
         self._max_side = max_side
+        on_page = FIT if width == "fit" else width
         self.session = session
-        self.canvas = DragCanvas(session.image, width=FIT if width == "fit" else width, probe=True)
+        self.canvas = DragCanvas(session.image, width=on_page, probe=True)
         if instructions is not None:
             self.canvas.instructions = instructions
         self._editing = Editing(
@@ -120,6 +121,7 @@ class DragWidget(ipywidgets.VBox):
             HistoryPanel(self._guarded(self.rewind), self._guarded(self.go_to)),
             FeaturesPanel(self._probing),
             ExportPanel(self._files(), self.code, self._guard),
+            width=on_page,
             render_when_done=render_when_done,
         )
         super().__init__(self._view.rows, layout=Layout(width="100%"))
