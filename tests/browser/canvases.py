@@ -71,7 +71,7 @@ class CanvasOnPage:
         """Where on the canvas a mouse sent to this point really is, for a whole CSS pixel."""
         left, top, width, height = self.box
         columns, rows = self.size
-        x, y = self.on_page(point)
+        x, y = CanvasOnPage.on_page(self, point)
         return (x - left) * columns / width, (y - top) * rows / height
 
     def press(self, point: XY) -> None:
@@ -97,3 +97,37 @@ class CanvasOnPage:
             self.hover(point)
         self.release()
         return where
+
+
+class PictureOnPage(CanvasOnPage):
+    """A DragCanvas' canvas at zoom 1, with points in pixels of its picture.
+
+    picture: (width, height) of the picture, image pixels. It lies 24 CSS pixels inside the canvas,
+    two canvas pixels each, whatever the page makes of their size.
+    """
+
+    PADDING = 48
+
+    def __init__(self, element: Locator, picture: tuple[int, int]) -> None:
+        super().__init__(element)
+        self.picture = picture
+
+    @property
+    def scale(self) -> float:
+        """Canvas pixels to an image pixel."""
+        return (self.size[0] - 2 * self.PADDING) / self.picture[0]
+
+    def on_canvas(self, point: XY) -> XY:
+        x, y = point
+        return self.PADDING + x * self.scale, self.PADDING + y * self.scale
+
+    def on_page(self, point: XY) -> XY:
+        return super().on_page(self.on_canvas(point))
+
+    def seen(self, point: XY) -> XY:
+        x, y = super().seen(self.on_canvas(point))
+        return (x - self.PADDING) / self.scale, (y - self.PADDING) / self.scale
+
+    def shows(self, point: XY) -> tuple[int, int, int, int]:
+        """The colour at a point of the picture: red, green, blue, alpha, 0 to 255."""
+        return self.pixel(*self.on_canvas(point))

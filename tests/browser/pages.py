@@ -80,9 +80,11 @@ class NotebookPage:
         return self
 
     def reload(self) -> None:
-        """Load the page again, as a user does. In Voila that starts another kernel."""
+        """Save and load the page again, as a user does. In Voila that starts another kernel."""
         if self.app == "voila":
             self._leave_kernel()
+        else:  # what a cell has shown comes back from the file, and its widgets from the kernel
+            self.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
         self._go_to()
 
     def _go_to(self) -> None:
@@ -147,12 +149,12 @@ class NotebookPage:
 
     # ---------------------------------------------------------------- looking and waiting
 
-    def canvas(self, nth: int = 0, within: str = "") -> CanvasOnPage:
-        """The nth canvas that an ipycanvas shows, below the CSS selector ``within`` if given.
+    def canvas(self, nth: int = 0, css_class: str = "") -> CanvasOnPage:
+        """The nth canvas on the page; of those in a box with this class name, if given.
 
         Waits until it is there and has a size.
         """
-        found = self.page.locator(f"{within} canvas".strip()).nth(nth)
+        found = self.page.locator(f".{css_class} canvas" if css_class else "canvas").nth(nth)
         found.wait_for(state="visible")
         canvas = CanvasOnPage(found)
         self.until(lambda: canvas.size[0] > 0 and canvas.box[2] > 0, "the canvas has a size")

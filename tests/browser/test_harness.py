@@ -13,7 +13,7 @@ pytestmark = pytest.mark.timeout(300)
 
 # A canvas that notes what the mouse does and answers with one red square where it was pressed.
 CELLS = [
-    "from ipycanvas import MultiCanvas, hold_canvas",
+    "from ipycanvas import MultiCanvas, hold_canvas\nfrom ipycanvas.canvas import _CANVAS_MANAGER",
     """
 canvas = MultiCanvas(2, width=200, height=100, layout={"align_self": "flex-start"})
 events = []
@@ -29,6 +29,7 @@ canvas.on_mouse_down(note("down"))
 canvas.on_mouse_move(note("move"))
 canvas.on_mouse_up(note("up"))
 def paint():
+    _CANVAS_MANAGER._current_canvas = None  # a page that is loaded again forgot it: ipycanvas 322
     with hold_canvas():
         canvas[0].fill_style = "blue"
         canvas[0].fill_rect(0, 0, 200, 50)
@@ -114,6 +115,8 @@ def test_a_page_that_is_loaded_again_has_the_same_kernel(lab):
     lab.reload()
     assert lab.kernel_id == kernel
     assert lab.kernel.get("mark") == 7
+    canvas = lab.canvas()
+    lab.until(lambda: canvas.pixel(20, 10) == BLUE, "the picture is painted again")
 
 
 def test_a_dark_window_shows_a_dark_page(new_page):

@@ -1,0 +1,166 @@
+"""A hand draws on a DragCanvas in a browser, and the kernel holds exactly that."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from browser.canvases import PictureOnPage
+from browser.proxy import SlowLine
+from dragwidget.ui.sketch import Sketch
+
+pytestmark = pytest.mark.timeout(300)
+
+SIZE = (128, 128)
+GREY = 200
+CELLS = [
+    "import numpy as np\nfrom dragwidget.ui.canvas import DragCanvas",
+    f"picture = np.full(({SIZE[1]}, {SIZE[0]}, 3), {GREY}, dtype='uint8')",
+    "canvas = DragCanvas(picture)",
+    "canvas",
+]
+STROKE = [(30.0, 40.0), (45.0, 42.0), (60.0, 60.0), (50.0, 80.0), (90.0, 90.0)]
+PAIRS = [((40.0, 45.0), (70.0, 50.0)), ((55.0, 75.0), (100.0, 110.0))]
+STATE = "[[[*pair.handle, *pair.target] for pair in canvas.pairs], canvas.last_error]"
+
+
+def opened(page, cells=CELLS):
+    """The canvas on the page, once its picture shows."""
+    page.open(cells).run_all()
+    return shown(page)
+
+
+def shown(page, nth=0):
+    canvas = PictureOnPage(page.canvas(nth, "dragwidget-canvas").element, SIZE)
+    page.until(lambda: canvas.shows((5, 120))[3] == 255, "the picture shows")
+    return canvas
+
+
+def mask(page):
+    return page.kernel.array("canvas.mask")
+
+
+def brush(page, canvas, points=STROKE):
+    """Draw with the brush; the mask that this must make."""
+    page.click("dragwidget-tool-brush")
+    page.kernel.wait_for("canvas.tool == 'brush'")
+    version = page.kernel.get("canvas.mask_version")
+    size = page.kernel.get("canvas.brush_size")
+    where = canvas.drag(points)
+    page.kernel.wait_for(f"canvas.mask_version > {version}")
+    sketch = Sketch(SIZE)
+    sketch.stroke(where, size)
+    return sketch.mask
+
+
+def pull(page, canvas, pairs=PAIRS):
+    """Draw pairs; the state that this must make."""
+    page.click("dragwidget-tool-points")
+    page.kernel.wait_for("canvas.tool == 'points'")
+    expected = []
+    for handle, target in pairs:
+        ends = canvas.drag([handle, target])
+        expected.append([round(value, 2) for end in ends for value in end])
+        page.kernel.wait_for(f"len(canvas.pairs) >= {len(expected)}")
+    return [expected, ""]
+
+
+def is_red(colour):
+    red, green, blue, alpha = colour
+    return red > 150 and max(green, blue) < 110 and alpha == 255
+
+
+def is_blue(colour):
+    red, _, blue, alpha = colour
+    return blue > 150 and red < 130 and alpha == 255
+
+
+def around(canvas, point, radius=6):
+    """Pixels of the canvas round a point of the picture."""
+    x, y = (int(value) for value in canvas.on_canvas(point))
+    reach = radius * 2
+    pixels = canvas.pixels()[y - reach : y + reach + 1, x - reach : x + reach + 1]
+    return pixels.reshape(-1, 4).tolist()
+
+
+def shows_everything(page, canvas):
+    """The mask darkens what is frozen, handles are red and targets blue."""
+    page.until(lambda: max(canvas.shows((5, 120))[:3]) < GREY - 40, "what is frozen is dark")
+    page.until(lambda: canvas.shows((30, 40))[:3] == (GREY,) * 3, "what may change is not")
+    for handle, target in PAIRS:
+        page.until(lambda h=handle: any(map(is_red, around(canvas, h))), "the handle is red")
+        page.until(lambda t=target: any(map(is_blue, around(canvas, t, 9))), "the target is blue")
+
+
+def undo_all(page, clicks):
+    for _ in range(clicks):
+        page.click("dragwidget-undo")
+
+
+@pytest.mark.parametrize("app", ["lab", "notebook", "voila"])
+def test_what_a_hand_draws_is_what_the_kernel_holds_until_it_is_undone(new_page, app):
+    page = new_page(app)
+    canvas = opened(page)
+    page.screenshot(f"canvas/{app}-empty")
+    empty = canvas.pixels()
+    expected = brush(page, canvas)
+    np.testing.assert_array_equal(mask(page), expected)
+    state = pull(page, canvas)
+    assert page.kernel.get(STATE) == state
+    shows_everything(page, canvas)
+    page.screenshot(f"canvas/{app}-drawn")
+    undo_all(page, 3)
+    page.kernel.wait_for("canvas.mask is None and not canvas.pairs")
+    page.until(lambda: np.array_equal(canvas.pixels(), empty), "the canvas is as it was")
+    for _ in range(3):
+        page.click("dragwidget-redo")
+    page.kernel.wait_for("len(canvas.pairs) == 2")
+    np.testing.assert_array_equal(mask(page), expected)
+    assert page.kernel.get(STATE) == state
+
+
+@pytest.mark.parametrize("app", ["lab", "notebook"])
+def test_a_page_that_is_loaded_again_shows_the_same(new_page, app):
+    page = new_page(app)
+    canvas = opened(page)
+    expected = brush(page, canvas)
+    state = pull(page, canvas)
+    page.reload()
+    canvas = shown(page)
+    shows_everything(page, canvas)
+    np.testing.assert_array_equal(mask(page), expected)
+    assert page.kernel.get(STATE) == state
+
+
+def test_a_second_view_shows_the_same(lab):
+    first = opened(lab, [*CELLS, "canvas"])
+    second = shown(lab, 1)
+    brush(lab, first)
+    pull(lab, first)
+    for view in (first, second):
+        shows_everything(lab, view)
+    lab.until(lambda: np.array_equal(first.pixels(), second.pixels()), "both views are alike")
+
+
+def test_a_line_that_takes_200_ms_gives_the_same_mask(new_page, server):
+    near = new_page()
+    expected = brush(near, opened(near))
+    np.testing.assert_array_equal(mask(near), expected)
+    with SlowLine(server.port) as line:
+        far = new_page()
+        far.port = line.port
+        canvas = opened(far)
+        line.delay = 0.1
+        assert np.array_equal(brush(far, canvas), expected)
+        np.testing.assert_array_equal(mask(far), expected)
+        line.delay = 0.0
+
+
+@pytest.mark.parametrize("ratio", [1, 1.5, 2])
+def test_drawing_is_exact_at_any_device_pixel_ratio(new_page, ratio):
+    page = new_page(device_scale_factor=ratio)
+    canvas = opened(page)
+    np.testing.assert_array_equal(brush(page, canvas), mask(page))
+    state = pull(page, canvas)
+    assert page.kernel.get(STATE) == state
+    page.screenshot(f"canvas/ratio-{ratio}")
