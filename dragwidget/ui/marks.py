@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from PIL import Image, ImageDraw, ImageFont
 
-from dragwidget.frames import XY
+from dragwidget.frames import XY, Size
 from dragwidget.instructions import PointPair
 
 HANDLE = "#e5383b"
@@ -82,10 +82,15 @@ class Marks:
     tracked: tuple[XY, ...] = ()
     trails: tuple[tuple[XY, ...], ...] = field(default=())
 
-    def shapes(self, to_frame: ToFrame, unit: float) -> list[Shape]:
-        """What to paint, in order, the last on top."""
+    def shapes(self, to_frame: ToFrame, unit: float, frame: Size | None = None) -> list[Shape]:
+        """What to paint, in order, the last on top.
+
+        frame: (width, height) of what is seen; pairs that lie outside of it are left out.
+        """
         shown = [(i, pair) for i, pair in enumerate(self.pairs) if i != self.hidden]
         ends = [(i, to_frame(pair.handle), to_frame(pair.target)) for i, pair in shown]
+        if frame is not None:
+            ends = [end for end in ends if _is_seen(end[1], end[2], frame, 20 * unit)]
         shapes: list[Shape] = []
         for i, handle, target in ends:
             shapes += arrow(handle, target, unit)
@@ -102,6 +107,11 @@ class Marks:
         for xy in self.tracked:
             shapes += tracked_mark(to_frame(xy), unit)
         return shapes
+
+
+def _is_seen(a: XY, b: XY, frame: Size, margin: float) -> bool:
+    """Whether the box round two points, and ``margin`` more, meets the frame."""
+    return all(min(a[i], b[i]) - margin < frame[i] and max(a[i], b[i]) + margin > 0 for i in (0, 1))
 
 
 def pair_marks(handle: XY, target: XY, number: int, unit: float) -> list[Shape]:

@@ -142,7 +142,8 @@ class Scene:
             if "marks" in dirty:
                 layer = self._layers["marks"]
                 layer.clear()
-                paint(layer, self.marks.shapes(self.viewport.to_canvas, RATIO))
+                view = self.viewport
+                paint(layer, self.marks.shapes(view.to_canvas, RATIO, view.canvas))
             if "ink" in dirty:
                 self._paint_ink()
 

@@ -106,5 +106,7 @@ class Viewport:
         for middle, side, canvas in zip(centre, self.size, self.canvas, strict=True):
             half = (canvas / 2 - PADDING) / self.scale  # of what is seen inside the padding
             low, high = half, side - half
-            kept.append(side / 2 if low >= high else min(max(float(middle), low), high))
+            # Less than a canvas pixel to move by comes of rounding the canvas' size.
+            is_whole = (high - low) * self.scale < 1
+            kept.append(side / 2 if is_whole else min(max(float(middle), low), high))
         return replace(self, centre=(kept[0], kept[1]))
