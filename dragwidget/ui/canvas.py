@@ -32,6 +32,8 @@ from dragwidget.ui.viewport import MAX_ZOOM, Viewport
 # Around the canvas: no scroll bars, and not stretched, lest the picture be.
 _FRAME = {"overflow": "hidden", "max_width": "100%", "align_self": "flex-start", "flex": "0 0 auto"}
 
+_CAPTION = {"width": "auto", "max_width": "100%", "align_self": "stretch", "overflow": "hidden"}
+
 
 class DragCanvas(events.Listening, Showing, Commands, ipywidgets.VBox):
     """Point pairs and a mask, drawn by hand or by methods, observable, undoable.
@@ -91,7 +93,7 @@ class DragCanvas(events.Listening, Showing, Commands, ipywidgets.VBox):
         self._key_callbacks = []
         self._probe_callbacks = []
         self._toolbar = Toolbar(self, probe=probe)
-        self._caption = ipywidgets.HTML(layout={"width": "auto", "max_width": "100%"})
+        self._caption = ipywidgets.HTML(layout=dict(_CAPTION))
         self._caption.add_class("dragwidget-caption")
         frame = ipywidgets.Box([self.scene.multi], layout=dict(_FRAME))
         frame.add_class("dragwidget-canvas")

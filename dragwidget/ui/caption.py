@@ -68,7 +68,8 @@ def as_html(text: str, hint: str = "", error: str = "") -> str:
     strong = f". <b>&#9888; {html.escape(loud)}</b>" if loud else ""
     hint = "" if loud else hint
     soft = f' <span style="opacity:.65">&middot; {html.escape(hint)}</span>' if hint else ""
+    whole = html.escape(f"{first}. {loud}" if loud else first)  # what is cut off can be pointed at
     return (
-        '<div role="status" style="white-space:nowrap;overflow:hidden;text-overflow:ellipsis;'
-        f'line-height:1.6">{html.escape(first)}{strong}{soft}</div>'
+        f'<div role="status" title="{whole}" style="white-space:nowrap;overflow:hidden;'
+        f'text-overflow:ellipsis;line-height:1.6">{html.escape(first)}{strong}{soft}</div>'
     )
