@@ -54,12 +54,6 @@ def drawing() -> Iterator[None]:
                 manager._caching = caching
 
 
-def forget_client() -> None:
-    """The front end lost its state; the next message assumes nothing."""
-    with _lock:
-        _CANVAS_MANAGER._current_canvas = None
-
-
 class Layer:
     """One canvas, drawn on in canvas pixels; to be used inside ``drawing()``."""
 
