@@ -53,6 +53,15 @@ class CanvasOnPage:
         red, green, blue, alpha = values
         return red, green, blue, alpha
 
+    def around(self, point: XY, reach: int) -> npt.NDArray[np.uint8]:
+        """The square of (2 reach + 1, 2 reach + 1, 4) pixels about a point, as ``pixels``."""
+        side = 2 * reach + 1
+        values = self.element.evaluate(
+            "(canvas, [x, y, n]) => [...canvas.getContext('2d').getImageData(x, y, n, n).data]",
+            [int(point[0]) - reach, int(point[1]) - reach, side],
+        )
+        return np.array(values, dtype=np.uint8).reshape(side, side, 4)
+
     def pixels(self) -> npt.NDArray[np.uint8]:
         """All that it shows, (H, W, 4), red, green, blue, alpha."""
         url = self.element.evaluate("canvas => canvas.toDataURL('image/png')")

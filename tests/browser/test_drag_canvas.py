@@ -75,12 +75,9 @@ def is_blue(colour):
     return blue > 150 and red < 130 and alpha == 255
 
 
-def around(canvas, point, radius=6):
-    """Pixels of the canvas round a point of the picture."""
-    x, y = (int(value) for value in canvas.on_canvas(point))
-    reach = radius * 2
-    pixels = canvas.pixels()[y - reach : y + reach + 1, x - reach : x + reach + 1]
-    return pixels.reshape(-1, 4).tolist()
+def near(canvas, point, radius=6):
+    """The colours of the canvas round a point of the picture, as far as so many CSS pixels."""
+    return canvas.around(canvas.on_canvas(point), radius * 2).reshape(-1, 4).tolist()
 
 
 def shows_everything(page, canvas):
@@ -88,8 +85,8 @@ def shows_everything(page, canvas):
     page.until(lambda: max(canvas.shows((5, 120))[:3]) < GREY - 40, "what is frozen is dark")
     page.until(lambda: canvas.shows((30, 40))[:3] == (GREY,) * 3, "what may change is not")
     for handle, target in PAIRS:
-        page.until(lambda h=handle: any(map(is_red, around(canvas, h))), "the handle is red")
-        page.until(lambda t=target: any(map(is_blue, around(canvas, t, 9))), "the target is blue")
+        page.until(lambda h=handle: any(map(is_red, near(canvas, h))), "the handle is red")
+        page.until(lambda t=target: any(map(is_blue, near(canvas, t, 9))), "the target is blue")
 
 
 def undo_all(page, clicks):
@@ -143,9 +140,9 @@ def test_a_second_view_shows_the_same(lab):
 
 
 def test_a_line_that_takes_200_ms_gives_the_same_mask(new_page, server):
-    near = new_page()
-    expected = brush(near, opened(near))
-    np.testing.assert_array_equal(mask(near), expected)
+    page = new_page()
+    expected = brush(page, opened(page))
+    np.testing.assert_array_equal(mask(page), expected)
     with SlowLine(server.port) as line:
         far = new_page()
         far.port = line.port
