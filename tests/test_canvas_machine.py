@@ -7,6 +7,7 @@ import os
 import random
 
 import numpy as np
+import pytest
 from front_end import Page, messages
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -311,6 +312,7 @@ def random_event(rng, driver):
     )  # fmt: skip
 
 
+@pytest.mark.timeout(7200)  # the long run takes a quarter of an hour
 @settings(max_examples=RUNS, database=None)
 @given(st.integers(0, 2**32 - 1))
 def test_thousands_of_events_in_any_order_leave_what_a_plain_model_says(number):
