@@ -9,8 +9,8 @@ import ipywidgets
 from ipywidgets import Layout
 from PIL import Image
 
-from dragwidget.ui.pictures import encoded
 from dragwidget.ui.heat import heat_overlay
+from dragwidget.ui.pictures import encoded
 
 __all__ = ["FeaturesPanel"]
 

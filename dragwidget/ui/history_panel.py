@@ -9,6 +9,7 @@ import ipywidgets
 from ipywidgets import Layout
 
 from dragwidget.ui.pictures import Pictures
+from dragwidget.ui.rows import set_tooltip
 from dragwidget.ui.tree import tree
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ class HistoryPanel(ipywidgets.VBox):
         self._film = ipywidgets.HTML(layout=Layout(height="78px", overflow="hidden"))
         self.slider = ipywidgets.IntSlider(
             min=0, max=1, value=0, description="Step", continuous_update=False, disabled=True,
-            layout=Layout(width="auto", flex="1 1 0", min_width="0"), style={"description_width": "34px"},
+            layout=Layout(width="auto", flex="1 1 0", min_width="0"),
+            style={"description_width": "34px"},
         )  # fmt: skip
         self.branches = ipywidgets.Dropdown(
             options=[("the only branch", 0)],
@@ -68,7 +70,7 @@ class HistoryPanel(ipywidgets.VBox):
                 self.slider.value = here
             locked = bool(why_not) or last < 1
             self.slider.disabled = locked
-            self._explain(self.slider, why_not or "Back to any step; Run goes on from there")
+            set_tooltip(self.slider, why_not or "Back to any step; Run goes on from there")
             self._show_branches(history, locked)
         finally:
             self._showing = False
@@ -90,12 +92,6 @@ class HistoryPanel(ipywidgets.VBox):
             return
         parents = [node.parent for node in history.nodes]
         self._tree.value = tree(parents, history.current.number, history.tip.number)
-
-    @staticmethod
-    def _explain(widget: ipywidgets.Widget, text: str) -> None:
-        # ipywidgets 7 calls it description_tooltip
-        name = "tooltip" if widget.has_trait("tooltip") else "description_tooltip"
-        setattr(widget, name, text)
 
     def _moved(self, step: int) -> None:
         if not self._showing:

@@ -8,6 +8,8 @@ from typing import Any
 import ipywidgets
 from ipywidgets import Layout
 
+from dragwidget.ui.rows import set_tooltip
+
 __all__ = ["PointsTable"]
 
 _NAMES = ("handle x", "handle y", "target x", "target y")
@@ -19,11 +21,11 @@ class _Row(ipywidgets.HBox):
     def __init__(self, index: int, changed: Callable[[int], None], delete: Callable[[int], None]):
         self.label = ipywidgets.Label(f"{index + 1}", layout=Layout(width="22px"))
         self.numbers = [
-            ipywidgets.BoundedFloatText(
-                min=0, max=0, step=1, layout=Layout(width="76px"), description_tooltip=name
-            )
-            for name in _NAMES
+            ipywidgets.BoundedFloatText(min=0, max=0, step=1, layout=Layout(width="76px"))
+            for _ in _NAMES
         ]
+        for box, name in zip(self.numbers, _NAMES, strict=True):
+            set_tooltip(box, f"pair {index + 1}, {name}, image pixels")
         self.button = ipywidgets.Button(
             description="Delete", tooltip=f"Delete pair {index + 1}", layout=Layout(width="70px")
         )
@@ -50,6 +52,7 @@ class PointsTable(ipywidgets.VBox):
     def __init__(self, canvas: Any) -> None:
         self._canvas = canvas
         self._rows: list[_Row] = []
+        self.children: tuple[Any, ...]
         self._showing = False
         self._head = ipywidgets.HTML(
             "<span style='opacity:.7'>handle x, y &rarr; target x, y, image pixels</span>"
@@ -75,9 +78,9 @@ class PointsTable(ipywidgets.VBox):
                 row.show([*pair.handle, *pair.target], size)
         finally:
             self._showing = False
-        rows = tuple(self._rows[: len(pairs)])
-        if self.children[1:-1] != rows:  # or a number that is being typed would lose the focus
-            self.children = (self._head, *rows, self._add)
+        shown = (self._head, *self._rows[: len(pairs)], self._add)
+        if tuple(self.children) != shown:  # or a number that is being typed would lose the focus
+            self.children = shown
         self._add.disabled = self._canvas.read_only or self._canvas.image is None
 
     def _changed(self, index: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import ipywidgets
@@ -164,8 +164,11 @@ class DragWidget(ipywidgets.VBox):
             self._failed(error)
             return None
 
-    def _guarded(self, action: Callable[..., object]) -> Callable[..., object]:
-        return lambda *arguments: self._guard(lambda: action(*arguments))
+    def _guarded(self, action: Callable[..., object]) -> Callable[..., None]:
+        def guarded(*arguments: Any) -> None:
+            self._guard(lambda: action(*arguments))
+
+        return guarded
 
     # What is asked for
 
@@ -192,7 +195,7 @@ class DragWidget(ipywidgets.VBox):
     @property
     def settings(self) -> Settings:
         """Of every stage; a drag under way takes new drag settings with its next step."""
-        return self._view.settings.settings  # type: ignore[no-any-return]
+        return self._view.settings.settings
 
     @settings.setter
     def settings(self, settings: Settings) -> None:
@@ -353,6 +356,18 @@ class DragWidget(ipywidgets.VBox):
         self.session.save(path)
 
     def close(self) -> None:
-        """Stop, take the widget from the page and let go of the session's memory."""
-        self._editing.close()
+        """Stop, take the widget from the page and let go of the session and its memory."""
+        if hasattr(self, "_view"):  # it is closed, too, where it could not be made, or twice
+            self._editing.close()
+            for part in list(_parts(self))[1:]:
+                part.unobserve_all()
+                part.close()
+            del self.session, self._editing, self._view
         super().close()
+
+
+def _parts(part: Any) -> Iterator[Any]:
+    """A widget and all below it."""
+    yield part
+    for child in getattr(part, "children", ()):
+        yield from _parts(child)
