@@ -12,6 +12,10 @@ from dragwidget.ui.editing import Editing
 from dragwidget.ui.work import Rendered
 
 
+def nothing(*_):
+    """For callbacks that nobody listens to."""
+
+
 class Desk:
     """An editing with what is drawn, and all that it told."""
 
@@ -19,13 +23,13 @@ class Desk:
         self.session = session_on(tiny, **options)
         self.drawn = ask() if drawn is None else drawn
         self.reports, self.errors, self.over = [], [], []
-        self.at_step = lambda report: None
+        self.at_step = nothing
         self.editing = Editing(
             self.session,
             lambda: self.drawn,
             clock,
             on_report=self.report,
-            on_state=lambda state: None,
+            on_state=nothing,
             on_done=lambda result, error: self.over.append((result, error)),
             on_error=self.errors.append,
         )
@@ -100,7 +104,7 @@ def test_a_target_moved_during_a_run_is_used_by_the_next_step(desk):
 def test_a_prompt_typed_during_a_run_waits_for_the_next(desk):
     desk = desk("thread", steps=3)
 
-    def type_prompt(report):
+    def type_prompt(_):
         desk.editing.prompt = "a dog"
 
     desk.at_step = type_prompt
@@ -142,7 +146,7 @@ def test_a_paused_drag_may_be_rendered_and_rewound(desk):
     desk.editing.render()
     assert isinstance(desk.editing.wait(60), Rendered)
     desk.editing.rewind(1)
-    desk.at_step = lambda report: None
+    desk.at_step = nothing
     desk.editing.step(2)
     desk.editing.wait(60)
     history = desk.session.history
@@ -176,7 +180,7 @@ def test_work_paused_half_way_is_not_thrown_away_by_another_button(desk):
 def test_stop_answers_within_one_step(tiny, desk):
     desk = desk("thread", steps=1000)
     running = threading.Event()
-    desk.at_step = lambda report: running.set()
+    desk.at_step = lambda _: running.set()
     desk.editing.run()
     assert running.wait(60)
     with Passes(tiny) as passes:
@@ -185,7 +189,7 @@ def test_stop_answers_within_one_step(tiny, desk):
     assert passes.count <= 2  # of the step under way
     assert desk.editing.runner.outcome == "stopped"
     steps = len(desk.session.history)
-    desk.at_step = lambda report: None
+    desk.at_step = nothing
     desk.editing.step()
     desk.editing.wait(60)
     assert len(desk.session.history) == steps + 1
@@ -194,7 +198,7 @@ def test_stop_answers_within_one_step(tiny, desk):
 def test_two_clicks_start_one_job(desk):
     desk = desk("thread", steps=50)
     running = threading.Event()
-    desk.at_step = lambda report: running.set()
+    desk.at_step = lambda _: running.set()
     desk.editing.run()
     assert running.wait(60)
     with pytest.raises(RuntimeError, match="cannot run: Drag is running"):
@@ -230,7 +234,7 @@ def test_an_error_is_kept_for_wait_and_leaves_it_usable(desk):
     )
     desk.drawn = ask(mask=left_half())
 
-    def fail(report):
+    def fail(_):
         raise MemoryError("out of memory")
 
     desk.session.monitor.progress = fail

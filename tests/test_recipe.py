@@ -19,7 +19,7 @@ def repeated(tiny, tmp_path, monkeypatch):
     def repeat(session, path="picture.png"):
         Image.fromarray(picture()).save(tmp_path / "picture.png")
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(DragSession, "from_pretrained", lambda name: DragSession(tiny))
+        monkeypatch.setattr(DragSession, "from_pretrained", lambda _: DragSession(tiny))
         names = {}
         exec(python_of(session, path), names)
         return names
