@@ -43,8 +43,8 @@ TOOLS = ("pytest", "pytest-randomly", "pytest-timeout", "hypothesis", "nbclient"
 SHOWN = ("ipykernel", "ipywidgets", "ipycanvas", "ipython")
 
 # Tests by the part of the package they hold, see the names in tests/.
-WITHOUT_TORCH = ("sketch", "canvas", "runner", "controls", "plots")
-WITH_TORCH = ("widget",)
+WITHOUT_TORCH = ("sketch", "marks", "viewport", "canvas", "runner", "controls", "plots")
+WITH_TORCH = ("widget", "recipe", "editing")
 
 # A notebook as a user has it, to be executed by nbclient: no front end answers.
 NOTEBOOK = """
