@@ -20,13 +20,17 @@ if TYPE_CHECKING:
         RenderSettings,
         Settings,
     )
+    from dragwidget.ui.canvas import DragCanvas
+    from dragwidget.ui.widget import DragWidget
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "DragCanvas",
     "DragInstructions",
     "DragSession",
     "DragSettings",
+    "DragWidget",
     "InversionSettings",
     "LoRASettings",
     "PointPair",
@@ -37,9 +41,11 @@ __all__ = [
 ]
 
 _MODULE_OF = {
+    "DragCanvas": "dragwidget.ui.canvas",
     "DragInstructions": "dragwidget.instructions",
     "DragSession": "dragwidget.session",
     "DragSettings": "dragwidget.settings",
+    "DragWidget": "dragwidget.ui.widget",
     "InversionSettings": "dragwidget.settings",
     "LoRASettings": "dragwidget.settings",
     "PointPair": "dragwidget.instructions",

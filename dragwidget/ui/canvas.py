@@ -206,6 +206,11 @@ class DragCanvas(events.Listening, Showing, Commands, ipywidgets.VBox):
         self.instructions = DragInstructions.from_json(Path(path).read_bytes())
 
     @property
+    def toolbar(self) -> Any:
+        """The buttons, for whoever puts them elsewhere on the page than over the canvas."""
+        return self._toolbar.box
+
+    @property
     def can_undo(self) -> bool:
         return self._sketch is not None and self._sketch.can_undo
 

@@ -10,7 +10,7 @@ from ipywidgets import Layout
 from dragwidget.ui.editing import Action
 from dragwidget.ui.styles import STYLE
 
-__all__ = ["Buttons", "allow", "sections", "two_columns"]
+__all__ = ["Buttons", "allow", "sections", "style_sheet", "two_columns"]
 
 _BUTTONS: dict[Action, tuple[str, str]] = {
     "prepare": ("Prepare", "Train the LoRA and invert the picture now, where they are not fresh"),
@@ -55,7 +55,7 @@ def allow(button: Any, why_not: str, tooltip: str) -> None:
     button.tooltip = f"Not now: {why_not}" if why_not else tooltip
 
 
-def two_columns(left: list[Any], right: list[Any], width: int) -> list[Any]:
+def two_columns(left: list[Any], right: list[Any], width: int) -> Any:
     """The picture, ``width`` CSS pixels wide, and beside it, or below it, everything else."""
     first = ipywidgets.VBox(left, layout=Layout(flex="0 1 auto", width=f"{width}px"))
     second = ipywidgets.VBox(
@@ -66,7 +66,12 @@ def two_columns(left: list[Any], right: list[Any], width: int) -> list[Any]:
         [first, second], layout=Layout(flex_flow="row wrap", width="100%", align_items="flex-start")
     )
     columns.add_class("dragwidget-columns")
-    return [ipywidgets.HTML(STYLE, layout=Layout(display="none")), columns]
+    return columns
+
+
+def style_sheet() -> Any:
+    """What the browser has to know of our class names; takes no room."""
+    return ipywidgets.HTML(STYLE, layout=Layout(display="none"))
 
 
 def sections(parts: dict[str, Any]) -> Any:

@@ -67,9 +67,12 @@ class StatusPanel(ipywidgets.VBox):
         """Nothing is under way."""
         self._bar.value, self._phase = 0.0, ""
 
-    def show_report(self, report: Report) -> None:
-        """How far the work has come, at which rate, and for how much longer."""
-        now = monotonic()
+    def show_report(self, report: Report) -> bool:
+        """How far the work has come, at which rate, and for how much longer.
+
+        Whether it is of another phase than the last.
+        """
+        now, is_new = monotonic(), report.phase != self._phase
         if report.phase != self._phase or report.index <= self._first:
             self._phase, self._start, self._first = report.phase, now, report.index
         self._bar.value = report.index / max(1, report.total)
@@ -80,6 +83,7 @@ class StatusPanel(ipywidgets.VBox):
             left = each * (report.total - report.index)
             text += f", {_rate(each)}, {_time(left)} left"
         self.say(text)
+        return is_new
 
     def show_path(self, path: list[Node], *, hurry: bool = True) -> None:
         """Distances and curves along a path of the history; without ``hurry``, not too often."""

@@ -15,7 +15,7 @@ from dragwidget.ui.compare_panel import ComparePanel
 from dragwidget.ui.controls import SettingsPanel
 from dragwidget.ui.features_panel import FeaturesPanel
 from dragwidget.ui.history_panel import HistoryPanel
-from dragwidget.ui.layout import Buttons, allow, sections, two_columns
+from dragwidget.ui.layout import Buttons, allow, sections, style_sheet, two_columns
 from dragwidget.ui.points_table import PointsTable
 from dragwidget.ui.status_panel import ErrorLine, StatusPanel
 
@@ -90,7 +90,8 @@ class View:
         right: list[Any] = [self.prompt, self.buttons, self.render_when_done, self.status]
         if editing.runner.play is not None:  # its ticks come only while it is on the page
             right.append(editing.runner.play)
-        self.rows = [*two_columns([canvas, history], [*right, self.folded], width), self.error_line]
+        columns = two_columns([canvas, history], [*right, self.folded], width)
+        self.rows = [style_sheet(), canvas.toolbar, columns, self.error_line]
 
     def state(self) -> None:
         """Which stages are ready, and what can be done now."""
@@ -100,7 +101,8 @@ class View:
 
     def report(self, report: Report) -> None:
         """How far the work has come, and what is new of it."""
-        self.status.show_report(report)
+        if self.status.show_report(report):
+            self.status.show_stages(self._editing.status)
         if report.step is not None:
             self.drag(report.node, hurry=False)
         if report.picture is not None:

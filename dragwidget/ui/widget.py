@@ -103,7 +103,7 @@ class DragWidget(ipywidgets.VBox):
         self._max_side = max_side
         on_page = FIT if width == "fit" else width
         self.session = session
-        self.canvas = DragCanvas(session.image, width=on_page, probe=True)
+        self.canvas = DragCanvas(session.image, width=on_page, toolbar=False, probe=True)
         if instructions is not None:
             self.canvas.instructions = instructions
         self._editing = Editing(
