@@ -39,7 +39,7 @@ class Buttons(ipywidgets.HBox):
             button = ipywidgets.Button(
                 description=text,
                 tooltip=tooltip,
-                layout=Layout(width="auto", flex="1 1 auto", padding="0 6px"),
+                layout=Layout(width="auto", flex="1 1 74px", padding="0 4px"),
                 button_style="primary" if name == "run" else "",
             )
             button.add_class(f"dragwidget-{name}")

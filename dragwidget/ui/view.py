@@ -33,6 +33,8 @@ __all__ = ["View"]
 log = logging.getLogger(__name__)
 
 _OVER = {
+    "Prepare": "Ready: Run drags.",
+    "Render": "Rendered: this is the exact picture.",
     "reached": "All handles have reached their targets.",
     "not moving": "The handles do not move any more: go on with other points or settings.",
     "step limit": "The steps are used up: Run goes on.",
@@ -116,7 +118,9 @@ class View:
         elif self._editing.runner.outcome == "stopped":
             self.status.say("Stopped; the steps that were taken stay.")
         else:
-            self.status.say(_OVER.get(str(self._editing.session.ended), "Done."))
+            runner, session = self._editing.runner, self._editing.session
+            said = _OVER.get(runner.name) or _OVER.get(str(session.ended), "Done.")
+            self.status.say(said)
         self.place()
 
     def failed(self, error: BaseException) -> None:
