@@ -16,7 +16,7 @@ from plain_canvas import PlainCanvas, same
 
 from dragwidget.instructions import DragInstructions, PointPair
 from dragwidget.ui.canvas import DragCanvas
-from dragwidget.ui.gestures import TOOLS
+from dragwidget.ui.canvas.gestures import TOOLS
 
 EVENTS = int(os.environ.get("DRAGWIDGET_EVENTS", 150))
 RUNS = int(os.environ.get("DRAGWIDGET_RUNS", 4))

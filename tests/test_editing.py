@@ -8,8 +8,8 @@ import pytest
 import torch
 from tiny_sessions import FAR, Passes, ask, left_half, session_on
 
-from dragwidget.ui.editing import Editing
-from dragwidget.ui.work import Rendered
+from dragwidget.ui.widget.editing import Editing
+from dragwidget.ui.widget.work import Rendered
 
 
 def nothing(*_):

@@ -7,9 +7,18 @@ import pytest
 from PIL import Image
 
 from dragwidget.instructions import PointPair
-from dragwidget.ui.marks import Disc, Line, Marks, Polygon, Ring, Text, arrow, paint_with_pillow
-from dragwidget.ui.overlay import Overlay, encode, shown_size
-from dragwidget.ui.snapshot import small_png
+from dragwidget.ui.canvas.marks import (
+    Disc,
+    Line,
+    Marks,
+    Polygon,
+    Ring,
+    Text,
+    arrow,
+    paint_with_pillow,
+)
+from dragwidget.ui.canvas.overlay import Overlay, encode, shown_size
+from dragwidget.ui.canvas.snapshot import small_png
 
 
 def same(xy):

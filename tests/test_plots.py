@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dragwidget.ui import styles
-from dragwidget.ui.heat import colours, heat_overlay
-from dragwidget.ui.plots import COLOURS, DASHES, MAX_POINTS, decimate, line_plot
-from dragwidget.ui.svg import number
-from dragwidget.ui.tree import MAX_BRANCHES, tree
+from dragwidget.ui.plots.lines import COLOURS, DASHES, MAX_POINTS, decimate, line_plot
+from dragwidget.ui.plots.heat import colours, heat_overlay
+from dragwidget.ui.plots.svg import number
+from dragwidget.ui.plots.tree import MAX_BRANCHES, tree
 
 SVG = "{http://www.w3.org/2000/svg}"
 ANY = st.floats(allow_nan=True, allow_infinity=True)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dragwidget.ui import raster
+from dragwidget.ui.canvas import raster
 
 SHAPES = st.tuples(st.integers(1, 40), st.integers(1, 40))
 # Whole and half numbers meet pixel borders and centres, where a rule must decide.

@@ -9,7 +9,7 @@ from PIL import Image
 from tiny_sessions import ask, left_half, picture, session_on, settings_of
 
 from dragwidget.session import DragSession
-from dragwidget.ui.recipe import python_of
+from dragwidget.ui.widget.recipe import python_of
 
 
 @pytest.fixture

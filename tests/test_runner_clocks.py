@@ -13,8 +13,7 @@ import runner_tools
 from PIL import Image
 from runner_tools import SOON, Gate, Recorder, counting, gated
 
-from dragwidget.ui import clocks
-from dragwidget.ui.runner import Runner
+from dragwidget.ui.runner import Runner, clocks
 
 make_runner = runner_tools.make_runner
 
@@ -106,8 +105,8 @@ def playing(runner):
 
 def test_a_tick_ends_on_time(make_runner, monkeypatch):
     now = iter(range(1000))
-    monkeypatch.setattr("dragwidget.ui.ticks.monotonic", lambda: 0.0)
-    monkeypatch.setattr("dragwidget.ui.runner.monotonic", lambda: next(now) * 0.02)
+    monkeypatch.setattr("dragwidget.ui.runner.ticks.monotonic", lambda: 0.0)
+    monkeypatch.setattr("dragwidget.ui.runner.runner.monotonic", lambda: next(now) * 0.02)
     runner, took = make_runner("play"), []
     runner.on_item = took.append
     runner.start(counting(9, "end"), name="drag")
@@ -117,7 +116,7 @@ def test_a_tick_ends_on_time(make_runner, monkeypatch):
     assert took == [0, 1, 2]  # at 0, 20 and 40 of 50 ms
     answer(runner)
     assert took == [0, 1, 2]  # the time is over before it began
-    monkeypatch.setattr("dragwidget.ui.runner.monotonic", lambda: 0.0)
+    monkeypatch.setattr("dragwidget.ui.runner.runner.monotonic", lambda: 0.0)
     answer(runner)
     assert len(took) == 9
     assert runner.state == "idle"
@@ -153,7 +152,7 @@ def test_waiting_for_ticks_in_vain_ends_on_time(make_runner, monkeypatch):
     now = iter(range(1000))
     runner = make_runner("play")
     runner.start(counting(99), name="drag")
-    monkeypatch.setattr("dragwidget.ui.runner.monotonic", lambda: float(next(now)))
+    monkeypatch.setattr("dragwidget.ui.runner.runner.monotonic", lambda: float(next(now)))
     with pytest.raises(TimeoutError, match="drag is not over after 5 s"):
         runner.wait(5)
     monkeypatch.undo()
@@ -162,8 +161,8 @@ def test_waiting_for_ticks_in_vain_ends_on_time(make_runner, monkeypatch):
 
 def test_an_answer_counts_once_however_many_pages_give_it(make_runner, monkeypatch):
     now = itertools.cycle([0.0, 1.0])  # one item a tick
-    monkeypatch.setattr("dragwidget.ui.ticks.monotonic", lambda: 0.0)
-    monkeypatch.setattr("dragwidget.ui.runner.monotonic", lambda: next(now))
+    monkeypatch.setattr("dragwidget.ui.runner.ticks.monotonic", lambda: 0.0)
+    monkeypatch.setattr("dragwidget.ui.runner.runner.monotonic", lambda: next(now))
     runner, took = make_runner("play"), []
     runner.on_item = took.append
     runner.start(counting(99), name="drag")

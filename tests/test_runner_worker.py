@@ -232,7 +232,7 @@ def test_the_worker_outlives_everything_that_work_can_raise(make_runner, kind):
 
 
 def test_an_interrupt_in_the_worker_stops_the_work_only(make_runner, caplog):
-    caplog.set_level(logging.CRITICAL, logger="dragwidget.ui.clocks")
+    caplog.set_level(logging.CRITICAL, logger="dragwidget.ui.runner.clocks")
 
     def make():
         yield 1

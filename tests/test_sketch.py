@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dragwidget.instructions import PointPair
-from dragwidget.ui import sketch as sketch_module
-from dragwidget.ui.operations import PackedMask
-from dragwidget.ui.sketch import Sketch
+from dragwidget.ui.canvas import sketch as sketch_module
+from dragwidget.ui.canvas.operations import PackedMask
+from dragwidget.ui.canvas.sketch import Sketch
 
 SIZE = (32, 24)
 SHAPE = (24, 32)

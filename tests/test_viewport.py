@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dragwidget.ui.viewport import FIT_SIDE, MAX_ZOOM, PADDING, RATIO, Viewport
+from dragwidget.ui.canvas.viewport import FIT_SIDE, MAX_ZOOM, PADDING, RATIO, Viewport
 
 SIDES = st.integers(1, 5000)
 SIZES = st.tuples(SIDES, SIDES)

@@ -7,7 +7,7 @@ import pytest
 
 from browser.canvases import PictureOnPage
 from browser.proxy import SlowLine
-from dragwidget.ui.sketch import Sketch
+from dragwidget.ui.canvas.sketch import Sketch
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -1,0 +1,321 @@
+"""What is seen of a sketch: four layers of one canvas, painted from state that is kept here.
+
+From below: the picture, the mask, the marks, the live ink. The browser forgets them when a page
+is loaded again, and a second page never had them, so each can be painted anew at any time.
+Until a front end has said that it is ready nothing is encoded and nothing is sent.
+
+Points are in image pixels, as ``viewport`` turns them into canvas pixels while painting.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import ipywidgets
+from ipycanvas import Canvas, MultiCanvas
+from PIL import Image
+
+from dragwidget.frames import XY, BoolArray
+from dragwidget.ui.canvas.marks import Disc, Line, Marks, Polygon, Ring, Shape, Text, ToFrame
+from dragwidget.ui.canvas.overlay import Overlay, colours, encode, shown_size
+from dragwidget.ui.canvas.viewport import RATIO, Viewport
+from dragwidget.ui.drawing import Layer, drawing
+
+log = logging.getLogger(__name__)
+
+PARTS = ("picture", "mask", "marks", "ink")
+_ONE_PIXEL = encode(Image.new("RGB", (1, 1), "white"), lossless=True)
+
+
+@dataclass
+class MaskLook:
+    """How a mask is shown; see ``overlay.Overlay``."""
+
+    style: str = "darken"
+    tint: str = "#ff2d87"
+    opacity: float = 0.55
+
+
+@dataclass
+class LiveStroke:
+    """A stroke before it is let go."""
+
+    points: list[XY]
+    size: float
+    erase: bool
+
+
+@dataclass
+class Trace:
+    """A line that a hand draws, before it is let go."""
+
+    points: list[XY] = field(default_factory=list)
+
+
+Ink = Callable[[ToFrame, float], Sequence[Shape]]  # (to canvas, unit) -> what to paint
+
+
+class Scene:
+    """The canvas and all that is on it. The caller holds a lock; painting holds the global one."""
+
+    def __init__(self, viewport: Viewport) -> None:
+        self.viewport = viewport
+        width, height = viewport.canvas
+        self.multi = MultiCanvas(len(PARTS), width=width, height=height)
+        self._layers = {name: Layer(self.multi[i]) for i, name in enumerate(PARTS)}
+        # What is sent once and then drawn many times, at any zoom, is drawn from here.
+        self._pictures = _Store()
+        self._masks = _Store()
+        self.is_live = False
+        self.is_closed = False
+        self.picture: Image.Image | None = None
+        self.is_exact = True  # whether the picture is to be sent without loss
+        self.mask: BoolArray | None = None
+        self.look = MaskLook()
+        self.marks = Marks()
+        self.ink: Ink | None = None
+        self.trace: Trace | None = None
+        self.stroke: LiveStroke | None = None
+        self._dirty = set(PARTS)
+        self._resize()
+
+    def set_viewport(self, viewport: Viewport) -> None:
+        if viewport == self.viewport:
+            return
+        resized = viewport.canvas != self.viewport.canvas
+        self.viewport = viewport
+        if resized:
+            self._resize()
+        self.touch("view", *PARTS[2:])
+
+    def touch(self, *parts: str) -> None:
+        """These are to be painted anew; "view": only the place of picture and mask changed."""
+        self._dirty.update(parts)
+
+    def set_marks(self, marks: Marks) -> None:
+        if marks != self.marks:
+            self.marks = marks
+            self.touch("marks")
+
+    def set_ink(self, ink: Ink | None) -> None:
+        """Put this in place of all ink; ``None``: no ink at all."""
+        if ink is not None or self.ink is not None or self.trace is not None:
+            self.touch("ink")
+        self.ink = ink
+        self.trace = None
+
+    def end_stroke(self) -> None:
+        if self.stroke is not None:
+            self.stroke = None
+            self.touch("mask")
+
+    def ready(self) -> None:
+        """A front end asks for everything."""
+        self.is_live = True
+        self.touch(*PARTS)
+
+    def refresh(self) -> None:
+        """Paint what changed, as one message."""
+        if not self.is_live or self.is_closed or not self._dirty:
+            return
+        # Computed first: the lock is one for the process, and nothing in it may fail.
+        if "picture" in self._dirty and self.picture is not None:
+            self._pictures.fill(*encode(self.picture, lossless=self.is_exact))
+        overlay = self._overlay() if "mask" in self._dirty else None
+        if overlay is not None:
+            self._masks.fill("png", overlay.png())
+        self._paint(set(self._dirty), overlay)
+        self._dirty.clear()  # not before: what failed is to be painted next time
+
+    def _paint(self, dirty: set[str], overlay: Overlay | None) -> None:
+        with drawing():
+            if "picture" in dirty and self.picture is not None:
+                self._pictures.unpack(shown_size(self.picture.size))
+            if overlay is not None:
+                self._masks.unpack(overlay.size)
+            if dirty & {"picture", "view"}:
+                self._paint_picture()
+            if dirty & {"mask", "view"}:
+                self._paint_mask()
+            if "marks" in dirty:
+                layer = self._layers["marks"]
+                layer.clear()
+                view = self.viewport
+                paint(layer, self.marks.shapes(view.to_canvas, RATIO, view.canvas))
+            if "ink" in dirty:
+                self._paint_ink()
+
+    def close(self) -> None:
+        """Draw no more, and give the pictures back. The canvas itself stays: commands on their way
+        to a canvas that is gone would stop the front end's drawing for good."""
+        self.is_closed = True
+        for store in (self._pictures, self._masks):
+            store.fill(*_ONE_PIXEL)
+            store.canvas.width = store.canvas.height = 1
+        self.multi.width = self.multi.height = 1
+        self.picture = self.mask = None
+
+    # ------------------------------------------------------------ layers
+
+    def _resize(self) -> None:
+        width, height = self.viewport.canvas
+        multi = self.multi
+        if (multi.width, multi.height) != (width, height):
+            multi.width, multi.height = width, height
+        # No border and no padding: they would shift all coordinates. The height follows the width.
+        layout = multi.layout
+        layout.width, layout.max_width, layout.height = f"{width / RATIO:g}px", "100%", "auto"
+        layout.align_self, layout.flex = "flex-start", "0 0 auto"
+        self.touch(*PARTS)
+
+    @property
+    def _area(self) -> tuple[XY, XY]:
+        """Where the picture is: top left corner and size, canvas pixels."""
+        scale = self.viewport.scale
+        width, height = self.viewport.size
+        return self.viewport.origin, (width * scale, height * scale)
+
+    def _paint_picture(self) -> None:
+        layer = self._layers["picture"]
+        layer.clear()
+        if self.picture is not None:
+            corner, size = self._area
+            # Whole blocks of canvas pixels stay sharp, anything else is smoothed.
+            whole = (size[0] / self.picture.width).is_integer()
+            layer.image(self._pictures.canvas, corner, size, smooth=not whole)
+
+    def _overlay(self) -> Overlay | None:
+        if self.mask is None or self.look.style == "hidden":
+            return None
+        on_screen = max(self.viewport.size) * self.viewport.fitted
+        look = self.look
+        return Overlay(self.mask, look.style, look.tint, look.opacity, on_screen)
+
+    def _paint_mask(self) -> None:
+        layer = self._layers["mask"]
+        layer.clear()
+        corner, size = self._area
+        if self.mask is not None and self.look.style != "hidden":
+            layer.image(self._masks.canvas, corner, size)
+        stroke = self.stroke
+        if stroke is None:
+            return
+        fills_first = "darken" if not stroke.erase else "tint"
+        if self.mask is None and self.look.style == fills_first:
+            layer.rectangle(corner, size, self._fill)
+        self._paint_stroke(stroke.points)
+
+    @property
+    def _fill(self) -> str:
+        look = self.look
+        style = "tint" if look.style == "hidden" else look.style
+        return colours(style, look.tint, look.opacity)[0]
+
+    def _paint_stroke(self, points: Sequence[XY]) -> None:
+        """A piece of the stroke, as the mask will show it: no piece darkens what another did."""
+        assert self.stroke is not None
+        layer = self._layers["mask"]
+        canvas = layer.canvas
+        width = max(self.stroke.size * self.viewport.scale, 1.0)
+        at = [self.viewport.to_canvas(xy) for xy in points]
+        style = self.look.style
+        fills = style == "hidden" or self.stroke.erase == (style == "darken")
+        canvas.save()
+        canvas.begin_path()
+        corner, size = self._area
+        canvas.rect(float(corner[0]), float(corner[1]), float(size[0]), float(size[1]))
+        canvas.clip()
+        for blend, colour in (("destination-out", "#000000"), ("source-over", self._fill)):
+            layer.blend(blend)
+            if blend == "source-over" and not fills:
+                break
+            if len(at) == 1:
+                layer.disc(at[0], width / 2, colour)
+            else:
+                layer.line(at, colour, width)
+        canvas.restore()
+
+    def _paint_ink(self) -> None:
+        layer = self._layers["ink"]
+        layer.clear()
+        if self.ink is not None:
+            paint(layer, self.ink(self.viewport.to_canvas, RATIO))
+        if self.trace is not None:
+            self._paint_trace(self.trace.points)
+
+    def _paint_trace(self, points: Sequence[XY]) -> None:
+        at = tuple(self.viewport.to_canvas(xy) for xy in points)
+        if len(at) > 1:
+            lines = [Line(at, "#16161acc", 3.5 * RATIO), Line(at, "#ffffff", 1.75 * RATIO)]
+            paint(self._layers["ink"], lines)
+
+    # ------------------------------------------------------------ while a hand draws
+
+    def begin_stroke(self, xy: XY, size: float, erase: bool) -> None:
+        """The mask layer shows what the stroke does, as it goes."""
+        self.stroke = LiveStroke([xy], size, erase)
+        if not self.is_live:
+            return
+        with drawing():
+            if self.mask is None:
+                self._paint_mask()
+            else:
+                self._paint_stroke([xy])
+
+    def extend_stroke(self, xy: XY) -> None:
+        if self.stroke is None:
+            return
+        self.stroke.points.append(xy)
+        if self.is_live:
+            with drawing():
+                self._paint_stroke(self.stroke.points[-2:])
+
+    def begin_trace(self, xy: XY) -> None:
+        self.trace = Trace([xy])
+
+    def extend_trace(self, xy: XY) -> None:
+        if self.trace is None:
+            return
+        self.trace.points.append(xy)
+        if self.is_live:
+            with drawing():
+                self._paint_trace(self.trace.points[-2:])
+
+
+class _Store:
+    """A picture in the browser: sent as a file, unpacked to a canvas that is never displayed."""
+
+    def __init__(self) -> None:
+        self._image = ipywidgets.Image(value=_ONE_PIXEL[1], format=_ONE_PIXEL[0])
+        self.canvas = Canvas(width=1, height=1)
+
+    def fill(self, form: str, data: bytes) -> None:
+        with self._image.hold_sync():
+            self._image.format = form
+            self._image.value = data
+
+    def unpack(self, size: tuple[int, int]) -> None:
+        if (self.canvas.width, self.canvas.height) != size:
+            with self.canvas.hold_sync():
+                self.canvas.width, self.canvas.height = size
+        layer = Layer(self.canvas)
+        layer.clear()
+        layer.image(self._image, (0, 0), size)
+
+
+def paint(layer: Layer, shapes: Sequence[Shape]) -> None:
+    """Paint shapes, whose points are in canvas pixels."""
+    for shape in shapes:
+        match shape:
+            case Disc(centre, radius, fill):
+                layer.disc(centre, radius, fill)
+            case Ring(centre, radius, colour, width):
+                layer.ring(centre, radius, colour, width)
+            case Line(points, colour, width, dash):
+                layer.line(points, colour, width, dash)
+            case Polygon(points, fill):
+                layer.polygon(points, fill)
+            case Text(text, centre, colour, pixels):
+                layer.text(text, centre, colour, pixels)

@@ -1,0 +1,209 @@
+"""What a ``DragCanvas`` shows: the picture, what a run lays over it, and a plain picture of it all.
+
+What is laid over is never part of undo nor of the instructions.
+"""
+
+from __future__ import annotations
+
+import base64
+import threading
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import ipywidgets
+from PIL import Image, ImageDraw
+
+from dragwidget.frames import XY, Size
+from dragwidget.instructions import PointPair
+from dragwidget.picture import SourceImage, read_picture
+from dragwidget.ui.canvas.caption import describe
+from dragwidget.ui.canvas.events import Guarded
+from dragwidget.ui.canvas.gestures import Hand
+from dragwidget.ui.canvas.marks import Marks
+from dragwidget.ui.canvas.overlay import SHOWN_SIDE
+from dragwidget.ui.canvas.scene import Scene
+from dragwidget.ui.canvas.sketch import Sketch
+from dragwidget.ui.canvas.snapshot import compose, small_png
+from dragwidget.ui.canvas.throttle import Throttle
+from dragwidget.ui.canvas.viewport import Viewport
+
+PREVIEW_INTERVAL = 0.1  # seconds between updates of what is laid over
+STATIC_BYTES = 100 * 1024  # of the picture that a notebook without a kernel shows, as text
+EMPTY_SIZE = (512, 384)
+
+
+def read_source(image: Any) -> SourceImage:
+    """A picture at its full size, and reduced to what a browser gets."""
+    return read_picture(image, multiple=1, max_side=SHOWN_SIDE)
+
+
+class Showing(Guarded):
+    """The part of ``DragCanvas`` that shows."""
+
+    _lock: threading.RLock
+    _source: SourceImage | None
+    _sketch: Sketch | None
+    _hand: Hand
+    scene: Scene
+    pairs: Any
+    selected: Any
+    zoom: Any
+
+    def _start_showing(self) -> None:
+        self._preview: Image.Image | None = None
+        self._tracked: tuple[XY, ...] = ()
+        self._trails: tuple[tuple[XY, ...], ...] = ()
+        self._throttle = Throttle(
+            partial(self.guarded, self._show_laid_over),
+            PREVIEW_INTERVAL,
+            settled=partial(self.guarded, self._show_exact),
+        )
+
+    @property
+    def viewport(self) -> Viewport:
+        """How the picture is shown now: between image pixels and canvas pixels."""
+        return self.scene.viewport
+
+    def show_viewport(self, viewport: Viewport) -> None:
+        """Show another part of the picture."""
+        with self._lock:
+            self.scene.set_viewport(viewport)
+            self.zoom = viewport.zoom
+            self.scene.refresh()
+
+    # ------------------------------------------------------------ laid over, from any thread
+
+    def show_picture(self, image: Any) -> None:
+        """Lay a picture of any size over the source; ``None``: the source again.
+
+        The latest wins, at most one per 0.1 s is shown. Safe from any thread.
+        """
+        if image is not None:
+            image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+            image = image.convert("RGB")
+            if max(image.size) > SHOWN_SIDE:
+                image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+        self._preview = image
+        self._throttle.ask()
+
+    def show_tracks(self, handles: Sequence[XY], trails: Sequence[Sequence[XY]] = ()) -> None:
+        """Mark where the handles are by now and the way they came, in image pixels.
+
+        Throttled as ``show_picture``. Safe from any thread.
+        """
+        tracked = tuple((float(x), float(y)) for x, y in handles)
+        came = tuple(tuple((float(x), float(y)) for x, y in trail) for trail in trails)
+        with self._lock:
+            self._tracked, self._trails = tracked, came
+        self._throttle.ask()
+
+    def clear_tracks(self) -> None:
+        self.show_tracks((), ())
+
+    def flush(self) -> None:
+        """Show now what still waits to be shown."""
+        self._throttle.flush()
+
+    def _lay_nothing_over(self) -> None:
+        self._preview, self._tracked, self._trails = None, (), ()
+        self._show(self._own_picture, exact=True)
+
+    def _show_laid_over(self) -> None:
+        with self._lock:
+            preview = self._preview
+            self._show(preview or self._own_picture, exact=preview is None)
+            self.marks_changed()
+
+    def _show_exact(self) -> None:
+        """No new picture came for a while: send the one that is shown without loss."""
+        with self._lock:
+            if not self.scene.is_exact:
+                self._show(self.scene.picture, exact=True)
+                self.scene.refresh()
+
+    def _show(self, picture: Image.Image | None, exact: bool) -> None:
+        if picture is not self.scene.picture or exact != self.scene.is_exact:
+            self.scene.picture, self.scene.is_exact = picture, exact
+            self.scene.touch("picture")
+
+    @property
+    def _own_picture(self) -> Image.Image:
+        """The source, reduced to what is sent, or what stands for it; always the same object."""
+        source = self._source
+        if self._own is None or self._own[0] is not source:
+            image = _placeholder() if source is None else Image.fromarray(source.pixels)
+            self._own = (source, image)
+        return self._own[1]
+
+    _own: tuple[SourceImage | None, Image.Image] | None = None
+
+    # ------------------------------------------------------------ marks
+
+    @property
+    def marks(self) -> Marks:
+        """All that is marked on the picture."""
+        pairs: tuple[PointPair, ...] = self.pairs
+        return Marks(
+            pairs=pairs,
+            selected=self.selected,
+            hidden=self._hand.hidden_pair,
+            pending=self._hand.pending,
+            tracked=self._tracked,
+            trails=self._trails,
+        )
+
+    def marks_changed(self) -> None:
+        """Show the marks as they are now, and whatever else is new."""
+        self.scene.set_marks(self.marks)
+        self.scene.refresh()
+
+    # ------------------------------------------------------------ as a plain picture
+
+    def snapshot(self, side: int | None = None) -> Image.Image:
+        """Picture, mask and marks as one Pillow image; ``side``: its longest one, pixels."""
+        with self._lock:
+            picture = self.scene.picture or self._own_picture
+            size: Size = self.viewport.size
+            mask = None if self._sketch is None else self._sketch.mask
+            look, marks = self.scene.look, self.marks
+        return compose(picture, size, mask, look, marks, side)
+
+    def __repr__(self) -> str:
+        size = self.viewport.size
+        shown = "no picture" if self._source is None else f"{size[0]} x {size[1]}"
+        return f"{type(self).__name__}({shown}: {describe(self._sketch)})"
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        """The live widget, and for a notebook without a kernel its picture and a line of text."""
+        data: dict[str, Any] = {"text/plain": repr(self)}
+        if hasattr(ipywidgets.VBox, "_repr_mimebundle_"):  # since ipywidgets 8
+            data = dict(super()._repr_mimebundle_(**kwargs) or data)  # type: ignore[misc]
+        elif self._view_name is not None:  # type: ignore[attr-defined]
+            data["application/vnd.jupyter.widget-view+json"] = {
+                "version_major": 2,
+                "version_minor": 0,
+                "model_id": self._model_id,  # type: ignore[attr-defined]
+            }
+        data["text/plain"] = repr(self)
+        png = small_png(self.snapshot(512), STATIC_BYTES * 3 // 4)  # base64 adds a third
+        data["image/png"] = base64.b64encode(png).decode("ascii")
+        return data
+
+    if hasattr(ipywidgets.VBox, "_ipython_display_"):  # ipywidgets 7, which knows no other way
+
+        def _ipython_display_(self, **kwargs: Any) -> None:
+            from IPython.display import display
+
+            display(self._repr_mimebundle_(), raw=True)  # type: ignore[no-untyped-call]
+            self._handle_displayed(**kwargs)  # type: ignore[attr-defined]
+
+
+def _placeholder() -> Image.Image:
+    """What stands where a picture will be."""
+    image = Image.new("RGB", EMPTY_SIZE, "#8a8a90")
+    text = "No picture yet\nset one with  canvas.image = ..."
+    middle = (EMPTY_SIZE[0] / 2, EMPTY_SIZE[1] / 2)
+    draw = ImageDraw.Draw(image)
+    draw.multiline_text(middle, text, fill="white", anchor="mm", align="center", spacing=10)
+    return image

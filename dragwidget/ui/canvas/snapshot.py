@@ -1,0 +1,64 @@
+"""A canvas as a plain picture: for notebooks without a kernel, for papers and for tests."""
+
+from __future__ import annotations
+
+import io
+
+from PIL import Image
+
+from dragwidget.frames import BoolArray, Size
+from dragwidget.ui.canvas.marks import Marks, paint_with_pillow
+from dragwidget.ui.canvas.overlay import Overlay
+from dragwidget.ui.canvas.scene import MaskLook
+
+LEAST_SIDE, MOST_SIDE = 384, 1024  # longest side of a snapshot, pixels
+
+
+def snapshot_size(size: Size, side: int | None = None) -> Size:
+    """(width, height) of the snapshot of a picture of ``size``."""
+    longest = max(size)
+    wanted = min(max(longest, LEAST_SIDE), MOST_SIDE) if side is None else side
+    width, height = (max(1, round(length * wanted / longest)) for length in size)
+    return width, height
+
+
+def compose(
+    picture: Image.Image,
+    size: Size,
+    mask: BoolArray | None,
+    look: MaskLook,
+    marks: Marks,
+    side: int | None = None,
+) -> Image.Image:
+    """Picture, mask and marks as one RGB picture.
+
+    size: (width, height) of the picture in the pixels that marks are in. side: of the longest side
+    of the result, pixels.
+    """
+    result_size = snapshot_size(size, side)
+    is_smaller = picture.width < result_size[0]
+    # Pixels of a small picture stay pixels, as on the canvas.
+    way = Image.Resampling.NEAREST if is_smaller else Image.Resampling.LANCZOS
+    result = picture.convert("RGB").resize(result_size, way)
+    if mask is not None and look.style != "hidden":
+        overlay = Overlay(mask, look.style, look.tint, look.opacity, max(result_size)).rgba()
+        overlay = overlay.resize(result_size, Image.Resampling.BOX)
+        result.paste(overlay.convert("RGB"), (0, 0), overlay.getchannel("A"))
+    scale_x, scale_y = result_size[0] / size[0], result_size[1] / size[1]
+    unit = max(result_size) / 512
+    shapes = marks.shapes(lambda xy: (xy[0] * scale_x, xy[1] * scale_y), max(unit, 0.5))
+    return paint_with_pillow(result, shapes)
+
+
+def small_png(image: Image.Image, limit: int) -> bytes:
+    """A PNG of at most ``limit`` bytes: with fewer colours, then smaller, until it fits."""
+    for side in (512, 384, 256, 192, 128, 64):
+        scale = min(1.0, side / max(image.size))
+        width, height = (max(1, round(length * scale)) for length in image.size)
+        smaller = image.resize((width, height), Image.Resampling.LANCZOS)
+        for candidate in (smaller, smaller.quantize(128)):
+            file = io.BytesIO()
+            candidate.save(file, "PNG", optimize=True)
+            if file.tell() <= limit:
+                return file.getvalue()
+    raise AssertionError("64 x 64 pixels of 128 colours are always small enough")

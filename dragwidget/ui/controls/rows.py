@@ -1,0 +1,189 @@
+"""One setting as a row: its control, its unit, and one click back to what is recommended."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import ipywidgets as widgets
+
+from dragwidget.ui.controls.fields import Blocks, Choice, Field, Flag, Number, shown
+from dragwidget.ui.styles import escape
+
+__all__ = ["Row", "set_tooltip"]
+
+LABEL_WIDTH = "122px"  # of the longest label, with the mark before it
+CHANGED = "● "  # before the label of what is not as recommended
+_FLEXIBLE = {"flex": "1 1 0%", "width": "auto", "min_width": "0", "margin": "2px 0"}
+DECODER_BLOCKS = 4  # of Stable Diffusion; a model with more shows more
+
+
+def set_tooltip(widget: Any, text: str) -> None:
+    """What is said of a widget when the pointer rests on it."""
+    # in ipywidgets 7, it has another name on everything but buttons
+    name = "tooltip" if widget.has_trait("tooltip") else "description_tooltip"
+    setattr(widget, name, text)
+
+
+class BlocksControl(widgets.HBox):
+    """Which decoder blocks, as one button each; ``value`` is a tuple of their numbers."""
+
+    def __init__(self, field: Field, changed: Callable[[tuple[int, ...]], None]) -> None:
+        self._changed = changed
+        self._writing = False
+        self._label = widgets.HTML(
+            layout=widgets.Layout(width=LABEL_WIDTH, flex="none", margin="0 4px 0 0")
+        )
+        self._buttons: list[Any] = []
+        self._disabled = False
+        super().__init__([self._label], layout=widgets.Layout(**_FLEXIBLE))
+        self._help = field.help
+        self.grow(DECODER_BLOCKS)
+
+    def grow(self, last: int) -> None:
+        """Have buttons up to block ``last``."""
+        for number in range(len(self._buttons), last + 1):
+            name = "mid" if number == 0 else str(number)
+            button = widgets.ToggleButton(
+                description=name,
+                disabled=self._disabled,
+                layout=widgets.Layout(
+                    flex="1 1 0%", width="auto", min_width="20px", margin="0 1px", padding="0"
+                ),
+            )
+            where = "the mid block" if number == 0 else f"up_blocks[{number - 1}]"
+            set_tooltip(button, f"Features of {where}")
+            button.observe(self._clicked, "value")
+            self._buttons.append(button)
+        self.children = (self._label, *self._buttons)
+
+    @property
+    def description(self) -> str:
+        return str(self._label.value)
+
+    @description.setter
+    def description(self, text: str) -> None:
+        self._label.value = (
+            f'<span class="widget-label" title="{escape(self._help)}">{escape(text)}</span>'
+        )
+
+    @property
+    def value(self) -> tuple[int, ...]:
+        return tuple(i for i, button in enumerate(self._buttons) if button.value)
+
+    @value.setter
+    def value(self, blocks: tuple[int, ...]) -> None:
+        self._writing = True
+        try:
+            self.grow(max(len(self._buttons) - 1, *blocks))
+            for i, button in enumerate(self._buttons):
+                button.value = i in blocks
+        finally:
+            self._writing = False
+
+    @property
+    def disabled(self) -> bool:
+        return self._disabled
+
+    @disabled.setter
+    def disabled(self, disabled: bool) -> None:
+        self._disabled = disabled
+        for button in self._buttons:
+            button.disabled = disabled
+
+    def _clicked(self, change: Any) -> None:  # noqa: ARG002 - all buttons count
+        if not self._writing:
+            self._changed(self.value)
+
+
+def _make_control(field: Field, changed: Callable[[Any], None]) -> Any:
+    style = {"description_width": LABEL_WIDTH}
+    common: dict[str, Any] = {"style": style, "layout": widgets.Layout(**_FLEXIBLE)}
+    match field:
+        case Blocks():
+            return BlocksControl(field, changed)
+        case Choice(options=options):
+            control = widgets.Dropdown(options=list(options), **common)
+        case Flag():
+            control = widgets.Checkbox(indent=True, **common)
+        case Number(slider=True):
+            control = widgets.FloatSlider(
+                min=field.low,
+                max=field.high,
+                step=field.step,
+                readout_format=".2f",
+                continuous_update=False,
+                **common,
+            )
+        case Number():
+            kind = widgets.BoundedIntText if field.whole else widgets.BoundedFloatText
+            control = kind(min=field.low, max=field.high, step=field.step, **common)
+        case _:
+            raise TypeError(f"no control for {field!r}")
+    control.observe(lambda change: changed(change["new"]), "value")
+    set_tooltip(control, field.help)
+    return control
+
+
+class Row(widgets.HBox):
+    """A setting that can be changed by hand.
+
+    Args:
+        field: what it is.
+        changed: called with the new value when somebody changed it by hand; not for ``show``.
+
+    Attributes:
+        control: the widget that holds the value.
+        back: the button that goes back to what is recommended.
+    """
+
+    def __init__(self, field: Field, changed: Callable[[Any], None]) -> None:
+        self.field = field
+        self._changed = changed
+        self._recommended: Any = None
+        self._writer: int | None = None  # the thread that shows a value just now
+        self.control = _make_control(field, self._on_value)
+        self.unit = widgets.HTML(
+            f'<span class="dragwidget-unit">{escape(field.unit)}</span>',
+            layout=widgets.Layout(width="34px", flex="none", margin="0 0 0 4px"),
+        )
+        self.back = widgets.Button(
+            description="↺",
+            layout=widgets.Layout(width="28px", height="28px", flex="none", margin="0"),
+        )
+        self.back.add_class("dragwidget-settings-back")
+        self.back.on_click(lambda _: self._changed(self._recommended))
+        parts = [self.control, self.unit, self.back]
+        if not isinstance(field, Number) or field.slider:  # these have no unit, and need the room
+            parts.remove(self.unit)
+            self.back.layout.margin = "0 0 0 4px"
+        super().__init__(
+            parts,
+            layout=widgets.Layout(width="100%", min_height="32px"),
+        )
+        self.add_class("dragwidget-settings-field")
+
+    def _on_value(self, value: Any) -> None:
+        if self._writer != threading.get_ident():
+            self._changed(value)
+
+    def show(self, value: Any, recommended: Any) -> None:
+        """Show a value, and whether it is the one that is recommended."""
+        self._recommended = recommended
+        before, self._writer = self._writer, threading.get_ident()
+        try:
+            self.control.value = value
+        finally:
+            self._writer = before
+        changed = value != recommended
+        self.control.description = (CHANGED if changed else "") + self.field.label
+        # hidden, but in its place: nothing moves
+        self.back.layout.visibility = "visible" if changed else "hidden"
+        set_tooltip(self.back, f"{self.field.label}: back to {shown(recommended)}")
+
+    def lock(self, reason: str) -> None:
+        """Grey it and say why; ``""`` frees it."""
+        self.control.disabled = self.back.disabled = bool(reason)
+        if not isinstance(self.control, BlocksControl):
+            set_tooltip(self.control, reason or self.field.help)

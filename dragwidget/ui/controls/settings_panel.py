@@ -1,0 +1,238 @@
+"""``SettingsPanel``: all settings of an edit as labelled controls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+from threading import RLock
+from typing import Any
+
+import ipywidgets as widgets
+import traitlets
+
+from dragwidget.settings import Settings
+from dragwidget.ui.controls.fields import FIELDS, TITLES
+from dragwidget.ui.controls.rows import CHANGED, Row, set_tooltip
+from dragwidget.ui.styles import STYLE, error_line, escape
+
+__all__ = ["SettingsPanel"]
+
+CUSTOM = "Custom"
+STAGES = tuple(stage.name for stage in fields(Settings))
+
+
+class SettingsPanel(widgets.VBox):
+    """Inversion, LoRA, drag and render settings, each with what it means.
+
+    What is not as recommended carries a dot and a button that goes back.
+
+    Args:
+        settings: what is shown first; by default what is recommended.
+        recommended: what suits the model.
+        paper: what DragDiffusion's paper has; the defaults of ``Settings`` are that.
+        presets: more to choose from, by name.
+        check: refuses settings that the model cannot have, by ``ValueError``.
+
+    Attributes:
+        settings: a ``Settings``, replaced as a whole; observe it, or set it.
+        error: why the last change by hand was refused; empty where none was. What was there
+            before is kept.
+
+    Raises:
+        traitlets.TraitError: ``settings`` is set to anything else.
+        ValueError: ``settings`` is set to something that ``check`` refuses.
+    """
+
+    settings = traitlets.Instance(Settings)
+    error = traitlets.Unicode("")
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        recommended: Settings | None = None,
+        paper: Settings | None = None,
+        presets: Mapping[str, Settings] | None = None,
+        check: Callable[[Settings], object] | None = None,
+    ) -> None:
+        self._lock = RLock()  # what is shown is written by one thread at a time
+        self._ready = False
+        self._check = check
+        self._recommended = recommended or Settings()
+        self._paper = paper or Settings()
+        self._more_presets = dict(presets or {})
+        self._showing_preset = False
+
+        self.rows = {
+            stage: {
+                name: Row(field, self._editor(stage, name)) for name, field in FIELDS[stage].items()
+            }
+            for stage in STAGES
+        }
+        self.preset = widgets.Dropdown(
+            description="Preset",
+            style={"description_width": "50px"},
+            layout=widgets.Layout(flex="1 1 0%", width="auto", min_width="0", margin="0 8px 0 0"),
+        )
+        self.preset.observe(self._choose_preset, "value")
+        self.reset_button = widgets.Button(
+            description="↺ All",
+            tooltip="All settings back to what is recommended",
+            layout=widgets.Layout(width="64px", flex="none", margin="0"),
+        )
+        self.reset_button.on_click(lambda _: self._try(self._recommended))
+        self.tabs = widgets.Tab(
+            [self._page(stage) for stage in STAGES],
+            selected_index=STAGES.index("drag"),
+            layout=widgets.Layout(width="100%", margin="0"),
+        )
+        self.message = widgets.HTML(
+            error_line(None), layout=widgets.Layout(margin="0", min_height="22px", width="100%")
+        )
+        top = widgets.HBox(
+            [self.preset, self.reset_button], layout=widgets.Layout(width="100%", margin="0 0 4px")
+        )
+        super().__init__(
+            [widgets.HTML(STYLE, layout=_NO_SPACE), top, self.tabs, self.message],
+            layout=widgets.Layout(width="100%", min_width="0"),
+        )
+        self.add_class("dragwidget-settings")
+        self.settings = settings or self._recommended
+        self._ready = True
+        self._show()
+
+    def _page(self, stage: str) -> widgets.VBox:
+        said = "".join(
+            f"<dt>{escape(field.label)}</dt><dd>{escape(field.help)}</dd>"
+            for field in FIELDS[stage].values()
+        )
+        explained = widgets.HTML(
+            '<details class="dragwidget-help"><summary>What these mean</summary>'
+            f"<dl>{said}</dl></details>",
+            layout=widgets.Layout(margin="4px 0 0", width="100%"),
+        )
+        return widgets.VBox(
+            [*self.rows[stage].values(), explained], layout=widgets.Layout(width="100%")
+        )
+
+    # From Python
+
+    @property
+    def recommended(self) -> Settings:
+        """What suits the model; what is not like it is marked."""
+        return self._recommended
+
+    @recommended.setter
+    def recommended(self, recommended: Settings) -> None:
+        self._recommended = recommended
+        self._show()
+
+    @property
+    def presets(self) -> dict[str, Settings]:
+        """All there is to choose from, by name."""
+        return {"Recommended": self._recommended, "Paper": self._paper, **self._more_presets}
+
+    def changed(self, stage: str) -> list[str]:
+        """The names of the settings of a stage that are not as recommended."""
+        now, wanted = getattr(self.settings, stage), getattr(self._recommended, stage)
+        return [name for name in FIELDS[stage] if getattr(now, name) != getattr(wanted, name)]
+
+    def reset(self, stage: str | None = None, name: str | None = None) -> None:
+        """Go back to what is recommended: everything, one stage, or one setting."""
+        if stage is None:
+            self.settings = self._recommended
+            return
+        wanted = getattr(self._recommended, stage)
+        if name is not None:
+            wanted = replace(getattr(self.settings, stage), **{name: getattr(wanted, name)})
+        self.settings = replace(self.settings, **{stage: wanted})
+
+    def lock(self, *stages: str, reason: str = "") -> None:
+        """Grey the settings of these stages and say why; free all others."""
+        for stage in STAGES:
+            for row in self.rows[stage].values():
+                row.lock((reason or "not now") if stage in stages else "")
+        self.preset.disabled = self.reset_button.disabled = bool(stages)
+
+    @traitlets.validate("settings")
+    def _refuse_what_the_model_cannot(self, proposal: Any) -> Settings:
+        settings: Settings = proposal["value"]
+        if self._check is not None:
+            self._check(settings)
+        return settings
+
+    @traitlets.observe("settings")
+    def _on_settings(self, change: Any) -> None:  # noqa: ARG002 - all is shown
+        if self._ready:
+            self.error = ""
+            self._show()
+
+    @traitlets.observe("error")
+    def _on_error(self, change: Any) -> None:
+        self.message.value = error_line(change["new"])
+
+    # By hand
+
+    def _editor(self, stage: str, name: str) -> Callable[[Any], None]:
+        def edit(value: Any) -> None:
+            self._try_to(lambda: self._with(stage, name, value))
+            record = type(getattr(self.settings, stage)).__name__  # nobody saw its name here
+            self.error = self.error.replace(f"{record}.{name}", FIELDS[stage][name].label)
+
+        return edit
+
+    def _with(self, stage: str, name: str, value: Any) -> Settings:
+        record = replace(getattr(self.settings, stage), **{name: value})
+        return replace(self.settings, **{stage: record})
+
+    def _try(self, settings: Settings) -> None:
+        self._try_to(lambda: settings)
+
+    def _try_to(self, make: Callable[[], Settings]) -> None:
+        """Take settings over; where they are refused, say why and show what is still good."""
+        try:
+            self.settings = make()
+            self.error = ""
+        except (TypeError, ValueError, traitlets.TraitError) as problem:
+            self.error = str(problem)
+            self._show()
+
+    def _choose_preset(self, change: Any) -> None:
+        if not self._showing_preset and change["new"] in self.presets:
+            self._try(self.presets[change["new"]])
+        self._show()
+
+    # What is seen
+
+    def _show(self) -> None:
+        with self._lock:
+            changed = 0
+            for i, stage in enumerate(STAGES):
+                now, wanted = getattr(self.settings, stage), getattr(self._recommended, stage)
+                for name, row in self.rows[stage].items():
+                    row.show(getattr(now, name), getattr(wanted, name))
+                different = len(self.changed(stage))
+                changed += different
+                title = (CHANGED if different else "") + TITLES[stage]
+                if self.tabs.get_title(i) != title:
+                    self.tabs.set_title(i, title)
+            self._show_preset()
+            self.reset_button.disabled = not changed
+            said = (
+                f"{changed} not as recommended; click to go back" if changed else "as recommended"
+            )
+            set_tooltip(self.reset_button, f"All settings: {said}")
+
+    def _show_preset(self) -> None:
+        presets = self.presets
+        fitting = next((n for n, s in presets.items() if s == self.settings), CUSTOM)
+        self._showing_preset = True
+        try:
+            options = [*presets, CUSTOM] if fitting == CUSTOM else [*presets]
+            if list(self.preset.options) != options:
+                self.preset.options = options
+            self.preset.value = fitting
+        finally:
+            self._showing_preset = False
+
+
+_NO_SPACE = {"height": "0", "margin": "0", "overflow": "hidden"}

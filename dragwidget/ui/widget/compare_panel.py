@@ -1,0 +1,74 @@
+"""Before and after: what the canvas shows, a curtain between both, or both side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import ipywidgets
+from ipywidgets import Layout
+from PIL import Image
+
+from dragwidget.ui.widget.export import curtain, side_by_side
+from dragwidget.ui.widget.pictures import encoded
+
+__all__ = ["ComparePanel"]
+
+SIDE = 640  # longest side of what is sent to the page, pixels
+
+
+class ComparePanel(ipywidgets.VBox):
+    """Chooses what to see of the source picture and the edited one.
+
+    Args:
+        show: called with the picture that the canvas is to show; ``None``: whatever is newest.
+    """
+
+    def __init__(self, show: Callable[[Image.Image | None], object]) -> None:
+        self._show = show
+        self._before: Image.Image | None = None
+        self._after: Image.Image | None = None
+        self.mode = ipywidgets.ToggleButtons(
+            options=[("Edited", "after"), ("Source", "before"), ("Curtain", "curtain")],
+            tooltips=["The newest picture", "The picture as it was", "Left source, right edited"],
+            style={"button_width": "76px"},
+        )
+        self.share = ipywidgets.FloatSlider(
+            value=0.5, min=0.0, max=1.0, step=0.01, description="Curtain", readout=False,
+            disabled=True, layout=Layout(width="auto"), style={"description_width": "56px"},
+        )  # fmt: skip
+        self._both = ipywidgets.Image(format="jpeg", layout=Layout(max_width="100%"))
+        self._note = ipywidgets.HTML("<i>Nothing to compare yet.</i>")
+        self.mode.observe(lambda _: self.refresh(), "value")
+        self.share.observe(lambda _: self.refresh(), "value")
+        super().__init__([self.mode, self.share, self._note, self._both])
+        self.add_class("dragwidget-compare")
+        self._both.layout.display = "none"
+
+    def set_pictures(self, before: Image.Image | None, after: Image.Image | None) -> None:
+        """What is compared from now on; both of one size, or ``None``."""
+        self._before, self._after = before, after
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Show what is chosen, on the canvas and side by side."""
+        both = self._before is not None and self._after is not None
+        self.share.disabled = self.mode.value != "curtain" or not both
+        self._note.layout.display = "none" if both else ""
+        self._both.layout.display = "" if both else "none"
+        if self._before is None or self._after is None:
+            self._show(None)
+            return
+        small = [_reduced(p) for p in (self._before, self._after)]
+        self._both.value = encoded(side_by_side(small[0], small[1]), "JPEG", quality=88)
+        if self.mode.value == "after":
+            self._show(None)
+        elif self.mode.value == "before":
+            self._show(self._before)
+        else:
+            self._show(curtain(self._before, self._after, self.share.value))
+
+
+def _reduced(picture: Image.Image) -> Image.Image:
+    small = picture.copy()
+    small.thumbnail((SIDE // 2, SIDE // 2))
+    return small

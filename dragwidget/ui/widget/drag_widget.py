@@ -1,0 +1,373 @@
+"""``DragWidget``: draw, drag, look, adjust, drag on, in one line of a notebook."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+import ipywidgets
+import numpy.typing as npt
+import traitlets
+from ipywidgets import Layout
+from PIL import Image
+
+from dragwidget.instructions import DragInstructions
+from dragwidget.ui.canvas import DragCanvas
+from dragwidget.ui.widget.editing import Action, Editing
+from dragwidget.ui.widget.export import film
+from dragwidget.ui.widget.export_panel import ExportPanel
+from dragwidget.ui.widget.features_panel import FeaturesPanel
+from dragwidget.ui.widget.history_panel import HistoryPanel
+from dragwidget.ui.widget.pictures import encoded
+from dragwidget.ui.widget.recipe import python_of
+from dragwidget.ui.widget.view import View
+
+if TYPE_CHECKING:
+    from dragwidget.history import Node
+    from dragwidget.session import DragSession
+    from dragwidget.settings import Settings
+    from dragwidget.ui.runner.clocks import ClockName
+    from dragwidget.ui.widget.work import Report
+
+__all__ = ["DragWidget"]
+
+FIT = 500  # CSS pixels of the canvas: leaves room for the controls beside it in JupyterLab
+
+Picture = Image.Image | str | os.PathLike[str] | npt.NDArray[Any]
+
+
+class DragWidget(ipywidgets.VBox):
+    """Point-based editing of one picture.
+
+        widget = DragWidget("photo.jpg", prompt="a fox")
+        widget
+
+    Everything that a hand can do on the page has a method, so that a script, or a notebook that is
+    run without a page, can do it too. Methods that start long work return at once, where there is
+    a kernel; ``wait`` waits for it and raises what it raised.
+
+    Args:
+        image: a Pillow image, a path, an array (H, W, 3), or a ``DragSession`` to go on with.
+        prompt: what the picture shows.
+        model: name, folder or hub id, as ``load_model`` takes it.
+        instructions: what is drawn at the beginning.
+        settings: of every stage; by default what the model recommends.
+        width: of the canvas on the page, CSS pixels; ``"fit"``: what leaves room for the controls.
+        clock: ``"thread"``, ``"play"`` or ``"sync"``, see ``Runner``; by default what suits the
+            place.
+        max_side: longest side that the model works at, pixels.
+        options: passed on to ``load_model``.
+
+    Attributes:
+        canvas: the ``DragCanvas``.
+        session: the ``DragSession``.
+        state: ``idle``, ``running``, ``paused`` or ``stopping``; observable.
+        index: where the edit stands, drag steps from the start; observable.
+        error: what went wrong last, in a sentence; observable.
+    """
+
+    state = traitlets.Unicode("idle").tag(sync=False)
+    index = traitlets.Int(0).tag(sync=False)
+    error = traitlets.Unicode("").tag(sync=False)
+
+    def __init__(
+        self,
+        image: Picture | DragSession | None = None,
+        prompt: str = "",
+        *,
+        model: str | os.PathLike[str] = "critters",
+        instructions: DragInstructions | None = None,
+        settings: Settings | None = None,
+        width: int | Literal["fit"] = "fit",
+        clock: ClockName | None = None,
+        max_side: int | None = None,
+        render_when_done: bool = True,
+        **options: Any,
+    ) -> None:
+        from dragwidget.session import DragSession
+
+        if isinstance(image, DragSession):
+            session, self._path = image, None
+            if settings is not None:
+                session.settings = settings
+            instructions = instructions or session.instructions
+        elif image is None:
+            raise TypeError("DragWidget needs a picture (path, Pillow image, array) or a session")
+        else:
+            session = DragSession.from_pretrained(model, **options)
+            if settings is not None:
+                session.settings = settings
+            session.set_image(image, prompt, max_side=max_side)
+            self._path = os.fspath(image) if isinstance(image, str | os.PathLike) else None
+        self._max_side = max_side
+        on_page = FIT if width == "fit" else width
+        self.session = session
+        self.canvas = DragCanvas(session.image, width=on_page, toolbar=False, probe=True)
+        if instructions is not None:
+            self.canvas.instructions = instructions
+        self._editing = Editing(
+            session,
+            lambda: self.canvas.instructions,
+            clock,
+            on_report=self._reported,
+            on_state=self._changed,
+            on_done=self._done,
+            on_error=self._failed,
+        )
+        self._view = View(
+            self.canvas,
+            self._editing,
+            HistoryPanel(self._guarded(self.rewind), self._guarded(self.go_to)),
+            FeaturesPanel(self._probing),
+            ExportPanel(self._files(), self.code, self._guard),
+            width=on_page,
+            render_when_done=render_when_done,
+        )
+        super().__init__(self._view.rows, layout=Layout(width="100%"))
+        self.add_class("dragwidget")
+        self._connect()
+        self._view.place()
+        self._view.state()
+
+    def _files(self) -> dict[str, tuple[str, str, Callable[[], bytes]]]:
+        return {
+            "PNG": ("The picture as it is shown now", "edited.png", self._png),
+            "GIF": ("A film of the steps that were seen", "drag.gif", self.gif),
+            "Instructions": ("Points, mask and prompt", "instructions.json", self._json),
+        }
+
+    def _connect(self) -> None:
+        actions: dict[Action, Callable[[], object]] = {
+            "prepare": self.prepare,
+            "step": self.step,
+            "run": self.run,
+            "pause": self.pause,
+            "stop": self.stop,
+            "reset": self.reset,
+            "render": self.render,
+        }
+        for name, action in actions.items():
+            guarded = self._guarded(action)
+            self._view.buttons.by_name[name].on_click(lambda _, do=guarded: do())
+        self._view.prompt.observe(self._guarded(lambda _: self._want()), "value")
+        self._view.settings.observe(self._guarded(lambda _: self._want()), "settings")
+        self.canvas.observe(self._guarded(lambda _: self._drawn()), ["pairs", "mask_version"])
+        self.canvas.on_probe(self._guarded(self._probe))
+        self.canvas.on_key(self._guarded(self._key))
+
+    def _guard(self, action: Callable[[], object]) -> object:
+        """Do it; what it raises is shown, for uncaught errors of callbacks reach nobody."""
+        try:
+            return action()
+        except Exception as error:
+            self._failed(error)
+            return None
+
+    def _guarded(self, action: Callable[..., object]) -> Callable[..., None]:
+        def guarded(*arguments: Any) -> None:
+            self._guard(lambda: action(*arguments))
+
+        return guarded
+
+    # What is asked for
+
+    @property
+    def instructions(self) -> DragInstructions | None:
+        """What is drawn; ``None`` where there is no pair yet. Set it, and it is drawn."""
+        return self.canvas.instructions
+
+    @instructions.setter
+    def instructions(self, instructions: DragInstructions) -> None:
+        self.canvas.instructions = instructions
+        if instructions.prompt:
+            self.prompt = instructions.prompt
+
+    @property
+    def prompt(self) -> str:
+        """What the picture shows."""
+        return self._view.prompt.value  # type: ignore[no-any-return]
+
+    @prompt.setter
+    def prompt(self, prompt: str) -> None:
+        self._view.prompt.value = prompt
+
+    @property
+    def settings(self) -> Settings:
+        """Of every stage; a drag under way takes new drag settings with its next step."""
+        return self._view.settings.settings
+
+    @settings.setter
+    def settings(self, settings: Settings) -> None:
+        self.session.model.check(settings)
+        self._view.settings.settings = settings
+
+    @property
+    def image(self) -> Image.Image:
+        """The source picture, at its own size."""
+        return self.session.image
+
+    @property
+    def result(self) -> Image.Image | None:
+        """The last exact picture; ``None`` before the first render."""
+        rendered = self._editing.rendered
+        return None if rendered is None else rendered.picture
+
+    def _want(self) -> None:
+        self._editing.prompt = self.prompt
+        self._editing.want_settings(self.settings)
+        self._view.state()
+
+    def _drawn(self) -> None:
+        self._editing.steer()
+        self._view.state()
+
+    # What can be done
+
+    def prepare(self) -> None:
+        """Train the LoRA and invert the picture now, where they are not fresh."""
+        self._begin(self._editing.prepare)
+
+    def step(self, steps: int = 1) -> None:
+        """Drag so many steps on."""
+        self._begin(lambda: self._editing.step(steps))
+
+    def run(self, steps: int | None = None) -> None:
+        """Drag on to the end, ``steps`` at most; or go on with what is paused."""
+        self._begin(lambda: self._editing.run(steps, render=self._view.render_when_done.value))
+
+    def pause(self) -> None:
+        """Pause after the step under way."""
+        self._editing.pause()
+
+    def stop(self) -> None:
+        """Stop what runs; whole steps stay."""
+        self._editing.stop()
+
+    def reset(self) -> None:
+        """Back to the start of the drag; what was dragged stays in the history."""
+        self.rewind(0)
+
+    def render(self) -> None:
+        """Make the exact picture of where the edit stands: then ``result``."""
+        self._begin(self._editing.render)
+
+    def rewind(self, step: int) -> None:
+        """Stand at a step of the present branch; ``run`` goes on from there."""
+        self._stand(self._editing.rewind(step))
+
+    def go_to(self, number: int) -> None:
+        """Stand at any node of ``session.history``."""
+        self._stand(self._editing.go_to(number))
+
+    def wait(self, timeout: float | None = None) -> Image.Image | None:
+        """Until what was started is over or paused; raise what it raised; the ``result``.
+
+        Raises:
+            TimeoutError: it is not over after ``timeout`` seconds; it goes on.
+        """
+        self._editing.wait(timeout)
+        return self.result
+
+    def _begin(self, action: Callable[[], object]) -> None:
+        self._clear_error()
+        action()
+
+    def _stand(self, node: Node) -> None:
+        self._clear_error()
+        self._view.place()
+        self.index = self._view.index
+        if self._editing.picture_of(node) is None:
+            self._editing.look()
+
+    def _key(self, name: str) -> None:
+        if name == "step":
+            self.step()
+        elif self.state == "running":
+            self.pause()
+        else:
+            self.run()
+
+    def _probing(self, on: bool) -> None:
+        self.canvas.tool = "probe" if on else "points"
+
+    def _probe(self, x: float, y: float) -> None:
+        if why := self._editing.why_not("look"):
+            raise RuntimeError(f"there are no features to look at: {why}")
+        maps = self.session.similarity((x, y))
+        node = self.session.history.current
+        picture = self._editing.picture_of(node) or self.image
+        self._view.features.show(picture, maps, (x, y), self.settings.drag.feature_blocks)
+
+    # What becomes of it, told from whatever thread works
+
+    def _reported(self, report: Report) -> None:
+        self._view.report(report)
+        self.index = self._view.index
+
+    def _changed(self, state: str) -> None:
+        self.state = state
+        if state == "paused":
+            self._view.place()
+        self._view.state()
+
+    def _done(self, _: Any, error: BaseException | None) -> None:
+        if error is not None:
+            self.error = str(error) or type(error).__name__
+        self._view.over(error)
+        self._view.state()
+        self.index = self._view.index
+
+    def _failed(self, error: BaseException) -> None:
+        self.error = str(error) or type(error).__name__
+        self._view.failed(error)
+
+    def _clear_error(self) -> None:
+        self.error = ""
+        self._view.error_line.show(None)
+
+    # What can be taken away
+
+    def snapshot(self) -> Image.Image:
+        """The canvas as a plain picture: newest picture, mask, points."""
+        return self.canvas.snapshot()
+
+    def code(self) -> str:
+        """Python that repeats this edit without a hand, bit for bit."""
+        return python_of(self.session, self._path, max_side=self._max_side)
+
+    def gif(self) -> bytes:
+        """A film of all steps of this branch that were seen, as the bytes of a GIF."""
+        history = self._editing.history
+        path = [] if history is None else history.path()
+        frames = [p for node in path if (p := self._editing.picture_of(node)) is not None]
+        return film(frames or [self.image])
+
+    def _png(self) -> bytes:
+        return encoded(self._view.newest() or self.image, "PNG")
+
+    def _json(self) -> bytes:
+        if self.instructions is None:
+            raise ValueError("there are no instructions yet: draw a pair of points first")
+        return self.instructions.to_json().encode()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything to one ``.drag`` file, which ``DragSession.load`` opens again."""
+        self.session.save(path)
+
+    def close(self) -> None:
+        """Stop, take the widget from the page and let go of the session and its memory."""
+        if hasattr(self, "_view"):  # it is closed, too, where it could not be made, or twice
+            self._editing.close()
+            for part in list(_parts(self))[1:]:
+                part.unobserve_all()
+                part.close()
+            del self.session, self._editing, self._view
+        super().close()
+
+
+def _parts(part: Any) -> Iterator[Any]:
+    """A widget and all below it."""
+    yield part
+    for child in getattr(part, "children", ()):
+        yield from _parts(child)
