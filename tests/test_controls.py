@@ -9,9 +9,9 @@ import pytest
 import traitlets
 
 from dragwidget.settings import DragSettings, InversionSettings, LoRASettings, Settings
-from dragwidget.ui.controls.settings_panel import STAGES, SettingsPanel
 from dragwidget.ui.controls.fields import FIELDS, Blocks, Choice, Flag, Number, shown
 from dragwidget.ui.controls.rows import CHANGED, BlocksControl
+from dragwidget.ui.controls.settings_panel import STAGES, SettingsPanel
 
 PAPER = Settings()
 RECOMMENDED = Settings.from_dict(

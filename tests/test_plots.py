@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dragwidget.ui import styles
-from dragwidget.ui.plots.lines import COLOURS, DASHES, MAX_POINTS, decimate, line_plot
 from dragwidget.ui.plots.heat import colours, heat_overlay
+from dragwidget.ui.plots.lines import COLOURS, DASHES, MAX_POINTS, decimate, line_plot
 from dragwidget.ui.plots.svg import number
 from dragwidget.ui.plots.tree import MAX_BRANCHES, tree
 

@@ -28,7 +28,7 @@ class KernelDoor:
     Playwright already keeps one running.
     """
 
-    def __init__(self, connection_file: Path, seconds: float = 60.0) -> None:
+    def __init__(self, connection_file: Path, seconds: float = 180.0) -> None:
         self.seconds = seconds
         place = json.loads(connection_file.read_text())
         self._session = Session(

@@ -49,7 +49,7 @@ class NotebookPage:
     """
 
     def __init__(
-        self, page: Page, server: JupyterServer, name: str, app: str = "lab", seconds: float = 60.0
+        self, page: Page, server: JupyterServer, name: str, app: str = "lab", seconds: float = 180.0
     ) -> None:
         assert app in APPS
         self.page = page

@@ -9,7 +9,7 @@ from browser.canvases import PictureOnPage
 from browser.proxy import SlowLine
 from dragwidget.ui.canvas.sketch import Sketch
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 SIZE = (128, 128)
 GREY = 200

@@ -9,7 +9,7 @@ import pytest
 
 from browser.proxy import SlowLine
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 # A canvas that notes what the mouse does and answers with one red square where it was pressed.
 CELLS = [
