@@ -8,6 +8,7 @@ pages, those of every test that failed among them.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -144,7 +145,8 @@ def new_page(
     report = request.node.stash.get(REPORT, None)
     for page in pages:
         if report is not None and report.failed:
-            page.screenshot(f"failed-{page.name}")
+            with contextlib.suppress(Exception):  # what failed first is what is to be told
+                page.screenshot(f"failed-{page.name}")
             report.sections.append((f"console of {page.name}", "\n".join(page.said)))
         page.close()
         page.page.close()
