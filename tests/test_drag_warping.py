@@ -62,3 +62,18 @@ def test_a_handle_at_the_border_does_not_crash():
         bent = warp_latent(latent, clean, ALPHA, torch.tensor([[0.0, 0.0]]), torch.tensor([target]))
         assert bent.shape == latent.shape
         assert bent.isfinite().all()
+
+
+def test_pairs_that_all_go_the_same_way_move_what_is_free_as_a_whole():
+    one = torch.tensor(1.0)
+    clean, latent = latents(alpha=one)
+    frozen = torch.ones(16, 16)
+    frozen[1:15, 1:15] = 0
+    handles = torch.tensor([[4.0, 4.0], [4.0, 7.0]])
+    way = torch.tensor([2.0, 1.0])
+    bent = warp_latent(latent, clean, one, handles, handles + way, frozen)
+    torch.testing.assert_close(bent[0, :2, 11, 11], clean[0, :2, 9, 10], rtol=0, atol=0.02)
+    rigid = bent[0, :2, 11, 11]
+    apart = handles + torch.stack([way, -way])
+    bent = warp_latent(latent, clean, one, handles, apart, frozen)
+    assert (bent[0, :2, 11, 11] - rigid).abs().max() > 0.1

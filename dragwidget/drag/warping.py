@@ -3,7 +3,8 @@
 FastDrag (Zhao et al., arXiv 2405.15769) showed that moving the cells of an inverted latent moves
 the content. What the paper's drag does in many small steps then only has to be put right. The field
 here is plainer than theirs: displacements are weighted by nearness and fade out towards the mask's
-border.
+border. Several pairs that all go the same way say that one thing is to move as a whole: then all of
+the mask does.
 
 What is moved is another thing than theirs: a noised latent is clean latent and noise, and only the
 clean one is moved, by fractions of a cell, of which one is several pixels wide. The noise stays:
@@ -20,6 +21,9 @@ from torch.nn.functional import avg_pool2d, grid_sample
 __all__ = ["warp_latent"]
 
 REACH = 2.5  # how far a pair's pull reaches, in lengths of its drag (a standard deviation)
+ALIKE = (
+    0.1  # pairs whose moves differ by less, in shares of their length, move one thing as a whole
+)
 FADE = 1 / 16  # how wide the fading is, in shares of the latent's longer side
 
 
@@ -50,6 +54,8 @@ def warp_latent(
     reach = torch.exp(-square / (2 * (REACH * moves.norm(dim=-1)).square() + 1))
     field = ((nearness * reach)[..., None] * moves).sum(2) / nearness.sum(2, keepdim=True)
     if frozen is not None:
+        if _alike(moves):
+            field = moves.mean(0).expand(height, width, 2)
         field = field * _fading(1 - frozen.float().cpu())[..., None]
     still = (field == 0).all(-1).to(latent.device)  # these keep their very bits
     # grid_sample counts from -1 to 1, from edge to edge, columns first
@@ -58,6 +64,13 @@ def warp_latent(
         clean, places.to(clean), mode="bicubic", padding_mode="border", align_corners=False
     )
     return torch.where(still, latent, latent + alpha.sqrt() * (moved - clean))
+
+
+def _alike(moves: Tensor) -> bool:
+    """Whether several pairs ask for the same move, (N, 2)."""
+    mean = moves.mean(0)
+    spread = (moves - mean).norm(dim=-1).max()
+    return len(moves) > 1 and bool(spread <= ALIKE * mean.norm())
 
 
 def _fading(free: Tensor) -> Tensor:
