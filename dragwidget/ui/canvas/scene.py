@@ -79,6 +79,7 @@ class Scene:
         self.trace: Trace | None = None
         self.stroke: LiveStroke | None = None
         self._dirty = set(PARTS)
+        self._stale = set(PARTS)  # what the widgets' state does not hold yet
         self._resize()
 
     def set_viewport(self, viewport: Viewport) -> None:
@@ -93,6 +94,7 @@ class Scene:
     def touch(self, *parts: str) -> None:
         """These are to be painted anew; "view": only the place of picture and mask changed."""
         self._dirty.update(parts)
+        self._stale.update(parts)
 
     def set_marks(self, marks: Marks) -> None:
         if marks != self.marks:
@@ -118,14 +120,19 @@ class Scene:
 
     def refresh(self) -> None:
         """Paint what changed, as one message."""
-        if not self.is_live or self.is_closed or not self._dirty:
+        if self.is_closed or not self._dirty:
             return
+        # Filled before any page is ready, too: Voila reads the state of all widgets once, and what
+        # changes from then until it has made them all is lost.
         # Computed first: the lock is one for the process, and nothing in it may fail.
-        if "picture" in self._dirty and self.picture is not None:
+        if "picture" in self._stale and self.picture is not None:
             self._pictures.fill(*encode(self.picture, lossless=self.is_exact))
         overlay = self._overlay() if "mask" in self._dirty else None
-        if overlay is not None:
+        if overlay is not None and "mask" in self._stale:
             self._masks.fill("png", overlay.png())
+        self._stale.clear()
+        if not self.is_live:
+            return
         self._paint(set(self._dirty), overlay)
         self._dirty.clear()  # not before: what failed is to be painted next time
 
