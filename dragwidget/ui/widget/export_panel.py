@@ -30,7 +30,7 @@ class ExportPanel(ipywidgets.VBox):
     ) -> None:
         self._link = ipywidgets.HTML("&nbsp;", layout=Layout(height="28px"))
         self.code = ipywidgets.Textarea(
-            layout=Layout(width="100%", height="120px", display="none"),
+            layout=Layout(width="auto", height="120px", display="none"),
             description="",
             placeholder="Python that repeats this edit",
         )

@@ -57,7 +57,8 @@ def allow(button: Any, why_not: str, tooltip: str) -> None:
 
 def two_columns(left: list[Any], right: list[Any], width: int) -> Any:
     """The picture, ``width`` CSS pixels wide, and beside it, or below it, everything else."""
-    first = ipywidgets.VBox(left, layout=Layout(flex="0 1 auto", width=f"{width}px"))
+    shape = Layout(flex="0 1 auto", width=f"{width}px", max_width="100%")
+    first = ipywidgets.VBox(left, layout=shape)
     second = ipywidgets.VBox(
         right,
         layout=Layout(flex="1 1 290px", min_width="270px", max_width="480px", padding="0 0 0 10px"),

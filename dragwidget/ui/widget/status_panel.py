@@ -41,7 +41,7 @@ class StatusPanel(ipywidgets.VBox):
     def __init__(self) -> None:
         self._badges = ipywidgets.HTML(layout=Layout(height="66px", overflow="hidden"))
         self._bar = ipywidgets.FloatProgress(
-            min=0, max=1, layout=Layout(width="100%", height="14px")
+            min=0, max=1, layout=Layout(width="auto", height="14px")
         )
         self._line = ipywidgets.HTML(layout=Layout(height="24px", overflow="hidden"))
         self._distances = ipywidgets.HTML(layout=Layout(height="40px", overflow="auto"))
@@ -119,7 +119,7 @@ class ErrorLine(ipywidgets.HTML):
     """One red line with the details folded; empty, and as high, where there is none."""
 
     def __init__(self) -> None:
-        super().__init__("", layout=Layout(min_height="28px", width="100%"))
+        super().__init__("", layout=Layout(min_height="28px", width="auto"))
 
     def show(self, error: BaseException | str | None, hint: str = "") -> None:
         """Say what went wrong and what to do, or that nothing is wrong any more."""
