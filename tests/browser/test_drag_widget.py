@@ -174,18 +174,13 @@ def test_a_page_loaded_again_during_a_run_shows_how_it_stands(lab):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("dark", {}),
+        ("wide", {}),
         ("narrow", {"viewport": {"width": 700, "height": 1200}}),
     ],
 )
-def test_it_is_readable_when(new_page, name, options):
+def test_nothing_is_wider_than_the_page_when(new_page, name, options):
     page = new_page("lab", **options)
     canvas = opened(page)
-    if name == "dark":
-        page.page.evaluate(
-            "() => window.jupyterapp.commands.execute('apputils:change-theme',"
-            " {theme: 'JupyterLab Dark'})"
-        )
     draw(page, canvas)
     overflow = page.page.evaluate(
         "() => { const box = document.querySelector('.dragwidget');"
