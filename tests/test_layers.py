@@ -45,12 +45,15 @@ STANDS_ON = {
     "bench": SESSION | {"demo"},
     "ui": set(),
     "ui.styles": set(),
+    "ui.tooltips": set(),
     "ui.drawing": {"frames"},
-    "ui.canvas": DATA | {"ui.drawing"},  # drawing must not load torch, nor anything that does
-    "ui.controls": DATA | {"ui.styles"},
+    "ui.canvas": DATA
+    | {"ui.drawing", "ui.tooltips"},  # drawing loads no torch
+    "ui.controls": DATA | {"ui.styles", "ui.tooltips"},
     "ui.plots": {"ui.styles"},
     "ui.runner": {"stages", "ui.drawing"},
-    "ui.widget": SESSION | {"ui.canvas", "ui.controls", "ui.plots", "ui.runner", "ui.styles"},
+    "ui.widget": SESSION
+    | {"ui.canvas", "ui.controls", "ui.plots", "ui.runner", "ui.styles", "ui.tooltips"},
     "bars": {"stages"},
     "cli": SESSION | {"bars", "demo", "bench"},
     "__main__": {"cli", "demo", "bench"},  # by name, when they are called

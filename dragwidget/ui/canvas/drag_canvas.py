@@ -51,7 +51,7 @@ class DragCanvas(events.Listening, Showing, Commands, ipywidgets.VBox):
     a diameter in image pixels; ``mask_style``, ``mask_tint`` ("#rrggbb"), ``mask_opacity`` (0 to
     1); ``zoom``, 1 = fitted, up to 32; ``read_only``, for the hand, not for methods; ``keyboard``,
     whether keys do something: off, as Notebook 7 acts on the same keys; ``mask_version``, up by one
-    with every change of the mask; ``prompt``, carried along; ``busy_reason``; ``last_error``, what
+    with every change of the mask; ``prompt``, carried along; ``last_error``, what
     went wrong while an event was handled, empty if nothing.
     """
 
@@ -67,7 +67,6 @@ class DragCanvas(events.Listening, Showing, Commands, ipywidgets.VBox):
     keyboard = traitlets.Bool(False)
     mask_version = traitlets.Int(0)
     prompt = traitlets.Unicode("")
-    busy_reason = traitlets.Unicode("")
     last_error = traitlets.Unicode("")
 
     def __init__(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets
 
 from dragwidget.ui.canvas.overlay import MASK_STYLES
+from dragwidget.ui.tooltips import set_tooltip
 
 if TYPE_CHECKING:
     from dragwidget.ui.canvas import DragCanvas
@@ -218,9 +219,7 @@ class Toolbar:
 
 
 def _tip(control: Any, text: str) -> Any:
-    name = "tooltip" if control.has_trait("tooltip") else "description_tooltip"  # ipywidgets 7
-    if control.has_trait(name):
-        setattr(control, name, text)
+    set_tooltip(control, text)
     return control
 
 

@@ -10,20 +10,14 @@ import ipywidgets as widgets
 
 from dragwidget.ui.controls.fields import Blocks, Choice, Field, Flag, Number, shown
 from dragwidget.ui.styles import escape
+from dragwidget.ui.tooltips import set_tooltip
 
-__all__ = ["Row", "set_tooltip"]
+__all__ = ["Row"]
 
 LABEL_WIDTH = "122px"  # of the longest label, with the mark before it
 CHANGED = "● "  # before the label of what is not as recommended
 _FLEXIBLE = {"flex": "1 1 0%", "width": "auto", "min_width": "0", "margin": "2px 0"}
 DECODER_BLOCKS = 4  # of Stable Diffusion; a model with more shows more
-
-
-def set_tooltip(widget: Any, text: str) -> None:
-    """What is said of a widget when the pointer rests on it."""
-    # in ipywidgets 7, it has another name on everything but buttons
-    name = "tooltip" if widget.has_trait("tooltip") else "description_tooltip"
-    setattr(widget, name, text)
 
 
 class BlocksControl(widgets.HBox):

@@ -12,8 +12,9 @@ import traitlets
 
 from dragwidget.settings import Settings
 from dragwidget.ui.controls.fields import FIELDS, TITLES
-from dragwidget.ui.controls.rows import CHANGED, Row, set_tooltip
+from dragwidget.ui.controls.rows import CHANGED, Row
 from dragwidget.ui.styles import STYLE, error_line, escape
+from dragwidget.ui.tooltips import set_tooltip
 
 __all__ = ["SettingsPanel"]
 

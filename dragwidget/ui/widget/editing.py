@@ -205,8 +205,9 @@ class Editing:
             self.steer()
             self.runner.resume()
         else:
-            work = dragging
-            self._start("Drag", lambda: work(self.session, steps, pace=self.pace, render=render))
+            self._start(
+                "Drag", lambda: dragging(self.session, steps, pace=self.pace, render=render)
+            )
 
     def pause(self) -> None:
         """After the step under way."""

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import ipywidgets
 from ipywidgets import Layout
 
-from dragwidget.ui.controls.rows import set_tooltip
 from dragwidget.ui.plots.tree import tree
+from dragwidget.ui.tooltips import set_tooltip
 from dragwidget.ui.widget.pictures import Pictures
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 import ipywidgets
 from ipywidgets import Layout
 
-from dragwidget.ui.controls.rows import set_tooltip
+from dragwidget.ui.tooltips import set_tooltip
 
 __all__ = ["PointsTable"]
 
