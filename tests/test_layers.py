@@ -47,8 +47,7 @@ STANDS_ON = {
     "ui.styles": set(),
     "ui.tooltips": set(),
     "ui.drawing": {"frames"},
-    "ui.canvas": DATA
-    | {"ui.drawing", "ui.tooltips"},  # drawing loads no torch
+    "ui.canvas": DATA | {"ui.drawing", "ui.tooltips"},  # drawing loads no torch
     "ui.controls": DATA | {"ui.styles", "ui.tooltips"},
     "ui.plots": {"ui.styles"},
     "ui.runner": {"stages", "ui.drawing"},
