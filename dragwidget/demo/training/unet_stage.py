@@ -31,8 +31,8 @@ from dragwidget.demo.training.tokenizer import write_tokenizer
 MIN_SNR_GAMMA = 5.0  # Hang et al., arXiv 2303.09556
 _SCRIBBLE_EVERY = 20
 _CAPTION_DROPOUT = 0.1
-# Edits live at t in 1 .. 800: a fifth of the draws is kept for those.
-_EDITED_SHARE, _EDITED_RANGE = 0.2, 800
+# Edits live at t in 1 .. 600, most of them: half of the draws is kept for those.
+_EDITED_SHARE, _EDITED_RANGE = 0.5, 600
 
 
 def train_unet(
