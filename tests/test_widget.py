@@ -1,8 +1,10 @@
 """The whole widget without a page: everything a hand can do, from Python."""
 
+import gc
 import io
 import json
 import threading
+import weakref
 from dataclasses import replace
 
 import ipywidgets
@@ -275,16 +277,24 @@ def test_the_first_line_of_the_readme_works_on_the_embedded_model(tmp_path):
     widget.close()
 
 
-def test_closing_lets_go_of_the_session(tiny):
-    import gc
-    import weakref
-
+def test_closing_frees_the_memory_of_the_session(tiny):
+    before = bytes_of_tensors()
     widget = DragWidget(session_on(tiny), instructions=ask(), clock="thread")
-    widget.run(1)
+    widget.run(3)
     widget.wait(60)
+    held = bytes_of_tensors() - before
+    assert held > 3 * widget.session.history.current.latent.nbytes
     kept = weakref.ref(widget.session.history)
     widget.close()
     del widget
+    assert bytes_of_tensors() - before <= 0.01 * held
+    assert kept() is None
+
+
+def bytes_of_tensors():
+    """Of all tensors that Python still knows, each storage once."""
     gc.collect()  # the first one runs what ipywidgets does at the end of a widget, ..
     gc.collect()  # and leaves it to a second
-    assert kept() is None
+    alive = [found for found in gc.get_objects() if type(found) is torch.Tensor]
+    storages = [found.untyped_storage() for found in alive]
+    return sum({s.data_ptr(): s.nbytes() for s in storages}.values())

@@ -38,8 +38,11 @@ SETTINGS = {
 
 # JupyterLab's and Notebook's own settings, by plugin.
 PREFERENCES = {
-    "notification": {"fetchNews": "false", "checkForUpdates": False},  # it asks, over the page
-    "themes": {"adaptive-theme": True},  # dark where the browser's context is
+    # it asks, over the page
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+    "apputils-extension/themes": {"adaptive-theme": True},  # dark where the browser's context is
+    # what is scrolled out of sight stays on the page, where tests can ask it
+    "notebook-extension/tracker": {"windowingMode": "none"},
 }
 
 
@@ -123,13 +126,14 @@ class JupyterServer:
             "JUPYTER_RUNTIME_DIR": self.runtime,
             "IPYTHONDIR": self._folder / "ipython",
         }
-        preferences = config / "lab/user-settings/@jupyterlab/apputils-extension"
-        for place in (self.root, preferences, *places.values()):
+        for place in (self.root, *places.values()):
             place.mkdir(parents=True, exist_ok=True)
         for app in ("server", "lab", "notebook"):  # each app reads its own file only
             (config / f"jupyter_{app}_config.json").write_text(json.dumps(SETTINGS))
         for plugin, values in PREFERENCES.items():
-            (preferences / f"{plugin}.jupyterlab-settings").write_text(json.dumps(values))
+            file = config / f"lab/user-settings/@jupyterlab/{plugin}.jupyterlab-settings"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(values))
         environment = {key: text for key, text in os.environ.items() if key != "PYTHONWARNINGS"}
         environment |= {key: str(place) for key, place in places.items()}
         environment["JUPYTER_TOKEN"] = self.token  # a command line can be read by all users

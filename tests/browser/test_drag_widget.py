@@ -171,11 +171,74 @@ def test_a_page_loaded_again_during_a_run_shows_how_it_stands(lab):
     assert page.kernel.get("[widget.error, canvas.last_error]") == ["", ""]
 
 
+def test_a_second_view_shows_the_same(lab):
+    page = lab
+    page.open([*CELLS, "widget"]).run_all()
+    places = [page.canvas(nth, "dragwidget-canvas") for nth in (0, 1)]
+    first, second = (PictureOnPage(place.element, SIZE) for place in places)
+    page.until(lambda: second.shows((5, 120))[3] == 255, "the second view has the picture")
+    draw(page, first)
+    page.until(lambda: np.array_equal(first.pixels(), second.pixels()), "it shows what is drawn")
+    page.click("dragwidget-run")
+    page.kernel.wait_for("widget.index >= 2", 300)
+    page.wait_for(f"() => {in_both_views('run')} && !{in_both_views('stop')}")
+    page.page.locator(".dragwidget-stop").nth(1).click()
+    idle(page)
+    page.wait_for(f"() => !{in_both_views('run')} && {in_both_views('stop')}")
+    page.until(lambda: np.array_equal(first.pixels(), second.pixels()), "both show the drag")
+    assert page.kernel.get("[widget.error, canvas.last_error]") == ["", ""]
+
+
+def in_both_views(button):
+    """Whether this button is disabled in both."""
+    disabled = f"[...document.querySelectorAll('.dragwidget-{button}')].map(b => b.disabled)"
+    return f"({disabled}.join() === 'true,true')"
+
+
+def test_a_step_that_fails_is_told_and_what_was_dragged_is_kept(lab):
+    page, canvas = lab, opened(lab)
+    draw(page, canvas)
+    page.click("dragwidget-step")
+    page.kernel.wait_for("widget.index == 1 and widget.state == 'idle'", 300)
+    page.kernel.run(
+        "def refuse(*_):\n"
+        "    raise RuntimeError('out of memory, as a full GPU says it')\n"
+        "hook = widget.session.model.unet.register_forward_pre_hook(refuse)"
+    )
+    page.click("dragwidget-run")
+    page.kernel.wait_for("widget.error and widget.state == 'idle'", 300)
+    shown = page.page.locator(".dragwidget-error-text")
+    shown.first.wait_for(state="visible")
+    page.screenshot("widget/error")
+    page.kernel.run("hook.remove()")
+    at = page.kernel.get("widget.index")
+    page.click("dragwidget-step")
+    page.kernel.wait_for(f"widget.index == {at + 1} and widget.state == 'idle'", 300)
+    shown.first.wait_for(state="detached")
+
+
+def test_the_page_says_how_far_the_preparation_is(lab):
+    page, canvas = lab, opened(lab)
+    draw(page, canvas)
+    page.kernel.run(
+        "lora = replace(widget.settings.lora, steps=400)\n"
+        "widget.settings = replace(widget.settings, lora=lora)"
+    )
+    page.click("dragwidget-prepare")
+    status = page.control("dragwidget-status")
+    page.until(lambda: " of 400" in status.inner_text(), "the status counts the LoRA's steps", 300)
+    page.screenshot("widget/preparing")
+    page.click("dragwidget-stop")
+    idle(page)
+    assert page.kernel.get("[widget.error, canvas.last_error]") == ["", ""]
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [
         ("wide", {}),
         ("narrow", {"viewport": {"width": 700, "height": 1200}}),
+        ("dark", {"color_scheme": "dark"}),
     ],
 )
 def test_nothing_is_wider_than_the_page_when(new_page, name, options):
