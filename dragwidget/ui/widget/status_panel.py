@@ -116,14 +116,15 @@ class StatusPanel(ipywidgets.VBox):
 
 
 class ErrorLine(ipywidgets.HTML):
-    """One red line with the details folded; empty, and as high, where there is none."""
+    """One red line with the details folded, near the buttons; not there without an error."""
 
     def __init__(self) -> None:
-        super().__init__("", layout=Layout(min_height="28px", width="auto"))
+        super().__init__("", layout=Layout(width="auto", display="none"))
 
     def show(self, error: BaseException | str | None, hint: str = "") -> None:
         """Say what went wrong and what to do, or that nothing is wrong any more."""
         self.value = error_line(error, hint=hint)
+        self.layout.display = "none" if error is None else None
 
 
 def _rate(seconds: float) -> str:

@@ -89,11 +89,13 @@ class View:
                 "Export": export,
             }
         )
-        right: list[Any] = [self.prompt, self.buttons, self.render_when_done, self.status]
+        right: list[Any] = [
+            self.prompt, self.buttons, self.render_when_done, self.error_line, self.status,
+        ]  # fmt: skip
         if editing.runner.play is not None:  # its ticks come only while it is on the page
             right.append(editing.runner.play)
         columns = two_columns([canvas, history], [*right, self.folded], width)
-        self.rows = [style_sheet(), canvas.toolbar, columns, self.error_line]
+        self.rows = [style_sheet(), canvas.toolbar, columns]
 
     def state(self) -> None:
         """Which stages are ready, and what can be done now."""
@@ -115,6 +117,7 @@ class View:
         self.status.clear_bar()
         if error is not None:
             self.failed(error)
+            self.status.say(f"{self._editing.runner.name} failed; what was made before stays.")
         elif self._editing.runner.outcome == "stopped":
             self.status.say("Stopped; the steps that were taken stay.")
         else:
