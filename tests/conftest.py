@@ -43,3 +43,26 @@ def tiny(tiny_folder):
 def broken(tiny_folder, tmp_path):
     """A copy of the tiny model's folder, to be broken."""
     return shutil.copytree(tiny_folder, tmp_path / "broken")
+
+
+@pytest.fixture
+def canvas():
+    """A ``DragCanvas`` that a hand draws on; nothing may go wrong on it unseen."""
+    import numpy as np
+    from front_end import HEIGHT, WIDTH
+
+    from dragwidget.ui.canvas import DragCanvas
+
+    ramp = np.arange(HEIGHT * WIDTH * 3).reshape(HEIGHT, WIDTH, 3) % 251
+    made = DragCanvas(ramp.astype(np.uint8), brush_size=9, probe=True)
+    yield made
+    assert made.last_error == ""
+    made.close()
+
+
+@pytest.fixture
+def page(canvas):
+    """The hand, see ``front_end.Page``."""
+    from front_end import Page
+
+    return Page(canvas)

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 import ipywidgets
 from ipycanvas.canvas import _CANVAS_MANAGER, _CMD_LIST
 
+# Of the picture that a hand draws on: shown four times as large, 8 canvas pixels to an image pixel.
+WIDTH, HEIGHT = 128, 96
+
 
 def send(widget, **content):
     """A message as the front end sends it."""

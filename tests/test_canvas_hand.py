@@ -3,27 +3,9 @@
 import numpy as np
 import plain_shapes
 import pytest
-from front_end import Page, drawings, messages
+from front_end import HEIGHT, WIDTH, drawings, messages
 
 from dragwidget.instructions import PointPair
-from dragwidget.ui.canvas import DragCanvas
-
-WIDTH, HEIGHT = 128, 96  # shown four times as large: 8 canvas pixels to an image pixel
-
-
-@pytest.fixture
-def canvas():
-    ramp = np.arange(HEIGHT * WIDTH * 3).reshape(HEIGHT, WIDTH, 3) % 251
-    made = DragCanvas(ramp.astype(np.uint8), brush_size=9, probe=True)
-    yield made
-    assert made.last_error == ""
-    made.close()
-
-
-@pytest.fixture
-def page(canvas):
-    return Page(canvas)
-
 
 # ---------------------------------------------------------------- points
 

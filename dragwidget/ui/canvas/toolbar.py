@@ -93,6 +93,8 @@ class Toolbar:
             )
         ]  # fmt: skip
         self.delete = button("Delete", "", "Remove the selected pair (Delete)", self._delete)
+        # Of no use, and out of sight, while there is no pair; their place stays, nothing jumps.
+        self.of_pair = _row([self.pair, *self.nudges, self.delete])
         self.box = ipywidgets.VBox(
             [
                 _row([*self.tools.values(), _gap(), self.undo, self.redo]),
@@ -102,7 +104,7 @@ class Toolbar:
                         _gap(), self.style, self.opacity, self.tint,
                     ]
                 ),
-                _row([*self.mask_buttons, _gap(), self.pair, *self.nudges, self.delete]),
+                _row([*self.mask_buttons, _gap(), self.of_pair]),
             ],
             layout={"max_width": "100%"},
         )  # fmt: skip
@@ -133,7 +135,7 @@ class Toolbar:
 
     def close(self) -> None:
         """Close every control, so that nothing of the canvas is kept by them."""
-        for row in self.box.children:
+        for row in (*self.box.children, self.of_pair):
             for control in (*row.children, row):
                 control.close()
         self.box.close()
@@ -151,6 +153,7 @@ class Toolbar:
         for nudge in self.nudges:  # greyed no more often: four messages each time
             nudge.disabled = not can_draw
         self.delete.disabled = not can_draw or selected is None
+        self.of_pair.layout.visibility = "visible" if canvas.pairs else "hidden"
 
     # ------------------------------------------------------------ making controls
 
