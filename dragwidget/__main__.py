@@ -38,11 +38,16 @@ GROUPS = {
 COMMANDS = {  # by the words that call it; the first of two is a group
     "edit": Command("drag points of a picture to where they should be", "dragwidget.cli.edit"),
     "doctor": Command("see whether everything works on this machine", "dragwidget.cli.doctor"),
+    "store": Command("see, check or empty what is kept on disk", "dragwidget.cli.store"),
     "demo picture": Command("draw a picture to try an edit on", "dragwidget.cli.demo_picture"),
     "demo train": Command("train the embedded model anew", "dragwidget.demo.train"),
     "bench scenes": Command(
         "score edits of the embedded model's world by the true answers",
         "dragwidget.bench.scenes_command",
+    ),
+    "bench ablations": Command(
+        "see what each setting does, one at a time, by the true answers",
+        "dragwidget.bench.ablations_command",
     ),
     "bench proofs": Command(
         "prove the instrument that scores them", "dragwidget.bench.proofs_command"

@@ -24,8 +24,10 @@ from dragwidget.history import Node
 from dragwidget.instructions import DragInstructions
 from dragwidget.rendering import referencing, rendering
 from dragwidget.settings import Settings
-from dragwidget.source import Source, conditioning, inverting
+from dragwidget.source import Inversion, Source, conditioning, inversion_from, inverting
 from dragwidget.stages import Progress, Shelf, StageStatus
+from dragwidget.store import Store
+from dragwidget.storing import find_inversion, find_lora, keep_inversion, keep_lora
 
 __all__ = ["Asked", "Stages", "TrainedLoRA"]
 
@@ -68,6 +70,7 @@ class Stages:
     Args:
         check: called between any two passes of the network that report no progress, such as those
             of one drag step; it may raise to stop the work.
+        store: where LoRAs and inversions are looked for, and kept for other sessions.
 
     Attributes:
         loras: the ones that were trained last.
@@ -75,8 +78,11 @@ class Stages:
         references: the source picture's own pass, of the last render.
     """
 
-    def __init__(self, model: DiffusionModel, check: Callable[[], None]) -> None:
+    def __init__(
+        self, model: DiffusionModel, check: Callable[[], None], store: Store | None = None
+    ) -> None:
         self.model = model
+        self.store = store
         self.loras: Shelf[TrainedLoRA] = Shelf(4)
         # What was dragged is the user's own work, and small: an inversion and its history stay.
         self.edits: Shelf[Dragging] = Shelf(1000)
@@ -115,14 +121,17 @@ class Stages:
         """Train the LoRA, if it is wanted and not there."""
         if source.lora is not None or source.why_no_lora(settings):
             return source.lora
-        made = self.loras.get(source.lora_key(settings))
-        if made is None:
+        if made := self.loras.get(source.lora_key(settings)):
+            return made.lora
+        lora = find_lora(self.store, self.model, source, settings)
+        if lora is None:
             batches = noised_batches(self.model, source.picture.pixels, settings.lora)
             text = conditioning(self.model, source.prompt).prompt
             for step in train_lora(self.model, text, batches, settings.lora):
                 yield Progress("lora", step.index, settings.lora.steps, step.loss)
-            made = self.keep_lora(TrainedLoRA(step.lora, source, settings))
-        return made.lora
+            lora = step.lora
+            keep_lora(self.store, self.model, source, settings, lora)
+        return self.keep_lora(TrainedLoRA(lora, source, settings)).lora
 
     def preparing(self, source: Source, settings: Settings) -> Generator[Progress, None, Dragging]:
         """Make LoRA and inversion where they are not there."""
@@ -132,10 +141,20 @@ class Stages:
                 other.release()
         if edit is None:
             lora = yield from self.training(source, settings)
-            inversion = yield from inverting(self.model, source, settings, lora)
-            edit = self.keep_edit(Dragging(inversion))
+            edit = self.keep_edit(Dragging((yield from self._inverting(source, settings, lora))))
         edit.before_pass = self._check
         return edit
+
+    def _inverting(
+        self, source: Source, settings: Settings, lora: LoRA | None
+    ) -> Generator[Progress, None, Inversion]:
+        """Invert the picture, or find the inversion; a generated one's way is known."""
+        store = self.store if source.generation is None else None
+        if latents := find_inversion(store, self.model, source, settings, lora):
+            return inversion_from(latents, self.model, source, settings, lora)
+        inversion = yield from inverting(self.model, source, settings, lora)
+        keep_inversion(store, self.model, source, settings, lora, inversion.latents)
+        return inversion
 
     def rendering(self, asked: Asked, step: int | None) -> Generator[Progress, None, Image.Image]:
         """Denoise a latent beside the source picture's own pass, which is made once."""

@@ -34,6 +34,7 @@ from dragwidget.picture import read_picture
 from dragwidget.settings import DragSettings, Settings
 from dragwidget.source import Generation, Inversion, Source, generating
 from dragwidget.stages import Cancelled, Monitor, Progress, StageStatus
+from dragwidget.store import Store
 
 __all__ = ["Cancelled", "DragSession"]
 
@@ -46,6 +47,11 @@ class DragSession:
     A call that fails leaves the session as it was before; only stages that were finished and drag
     steps that were taken are kept.
 
+    Args:
+        progress: called with how far the work has come.
+        store: where LoRAs and inversions are looked for before they are made, and kept for other
+            sessions; ``None``: nowhere.
+
     Attributes:
         monitor: reports progress, and cancels.
         stages: what was made so far, and makes the rest.
@@ -53,11 +59,15 @@ class DragSession:
     """
 
     def __init__(
-        self, model: DiffusionModel, *, progress: Callable[[Progress], None] | None = None
+        self,
+        model: DiffusionModel,
+        *,
+        progress: Callable[[Progress], None] | None = None,
+        store: Store | None = None,
     ) -> None:
         self.model = model
         self.monitor = Monitor(progress)
-        self.stages = Stages(model, self.monitor.check)
+        self.stages = Stages(model, self.monitor.check, store)
         self.ended: Ended | None = None
         self._asked = Asked(model.recommended)
 
@@ -67,10 +77,11 @@ class DragSession:
         name: str | os.PathLike[str] = "critters",
         *,
         progress: Callable[[Progress], None] | None = None,
+        store: Store | None = None,
         **options: Any,
     ) -> DragSession:
         """A session on a model by name, folder, hub id or checkpoint; options as ``load_model``."""
-        return cls(load_model(name, **options), progress=progress)
+        return cls(load_model(name, **options), progress=progress, store=store)
 
     # What is edited, and how
 

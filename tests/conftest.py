@@ -14,6 +14,12 @@ settings.register_profile("dragwidget", deadline=None, max_examples=50)
 settings.load_profile("dragwidget")
 
 
+@pytest.fixture(autouse=True)
+def _own_store(tmp_path, monkeypatch):
+    """No test finds what another has made, nor what a user has."""
+    monkeypatch.setenv("DRAGWIDGET_CACHE", str(tmp_path / "cache of this test"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread_and_the_same_bits():
     torch = sys.modules.get("torch")  # loaded by now, if any test that was chosen needs it

@@ -140,6 +140,7 @@ class PlainCanvas:
         xy = self.clamp(xy)
         self.gesture = {"tool": self.tool, "start": xy, "last": xy, "points": [self.image(xy)]}
         self.gesture["corner"] = bool(self.corners)
+        self.gesture["went"] = False
         if self.tool in ("brush", "eraser"):
             self.gesture["size"] = self.canvas.brush_size
         if self.tool == "points":
@@ -171,6 +172,7 @@ class PlainCanvas:
         if far(gesture["last"], xy) >= DROP:
             gesture["points"].append(self.image(xy))
             gesture["last"] = xy
+            gesture["went"] |= far(gesture["start"], xy) >= DRAG
 
     def release(self, xy):
         gesture, self.gesture = self.gesture, None
@@ -203,8 +205,7 @@ class PlainCanvas:
             self.selected, self.end = len(self.pairs) - 1, "target"
 
     def release_lasso(self, gesture, points, xy, moved):
-        went = [far(gesture["start"], self.on_screen(p)) >= DRAG for p in gesture["points"]]
-        if not gesture["corner"] and (moved >= DRAG or any(went)):
+        if not gesture["corner"] and (moved >= DRAG or gesture["went"]):
             if len(points) >= 3:
                 self.lasso(points)
             return
@@ -212,7 +213,8 @@ class PlainCanvas:
         if len(at) >= 3 and (far(xy, at[0]) <= self.reach or far(xy, at[-1]) < DRAG):
             self.close_lasso()
         elif not at or far(xy, at[-1]) >= DRAG:
-            self.corners.append(self.image(xy))
+            # A click is where it began, though the view may have changed since.
+            self.corners.append(self.image(xy) if gesture["corner"] else points[0])
 
     def close_lasso(self):
         corners, self.corners = self.corners, []

@@ -168,3 +168,18 @@ def test_a_message_that_makes_no_sense_is_an_error_that_is_told(canvas, page, ca
     page.drag((90, 30), (100, 50))
     assert len(canvas.pairs) == 1
     assert caplog.text
+
+
+def test_a_corner_is_where_it_was_clicked_though_the_view_changed_before_the_release(canvas, page):
+    canvas.tool = "lasso"
+    canvas.zoom_to(4, center=(30, 30))
+    where = canvas.viewport.to_canvas((32, 28))
+    page.event("mouse_down", *where)
+    canvas.fit()
+    page.event("mouse_up", *where)
+    for corner in [(60, 30), (50, 60)]:
+        page.click(corner)
+    canvas.close_lasso()
+    assert canvas.mask[29, 34]
+    assert canvas.mask[50, 49]
+    assert not canvas.mask[20, 20]

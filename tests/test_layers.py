@@ -21,7 +21,8 @@ PACKAGE = Path(dragwidget.__file__).parent
 DATA = {"frames", "instructions_json", "instructions", "dragbench", "picture", "settings"}
 SESSION = DATA | {
     "drag", "diffusion",
-    "stages", "history", "source", "dragging", "rendering", "making", "session", "archive", "store",
+    "stages", "history", "source", "dragging", "rendering", "store", "storing", "making", "session",
+    "archive",
 }  # fmt: skip
 STANDS_ON = {
     "frames": set(),
@@ -37,10 +38,13 @@ STANDS_ON = {
     "source": DATA | {"drag", "diffusion", "stages"},
     "dragging": DATA | {"drag", "diffusion", "stages", "history", "source"},
     "rendering": DATA | {"drag", "diffusion", "stages", "source"},
-    "making": DATA | {"drag", "diffusion", "stages", "history", "source", "dragging", "rendering"},
+    "store": set(),
+    "storing": DATA | {"diffusion", "source", "store"},
+    "making": DATA
+    | {"drag", "diffusion", "stages", "history", "source", "dragging", "rendering"}
+    | {"store", "storing"},
     "session": SESSION,
     "archive": SESSION,
-    "store": SESSION,
     "demo": SESSION,
     "bench": SESSION | {"demo"},
     "ui": set(),

@@ -85,6 +85,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--max-side", type=int, metavar="PIXELS", help="work on a picture no larger than this"
     )
+    how.add_argument(
+        "--no-store",
+        action="store_true",
+        help="neither look on disk for a LoRA and an inversion made before, nor keep them",
+    )
     how.add_argument("--device", default="auto", help="cuda, mps or cpu; default: the best")
     how.add_argument("--dtype", default="auto", help="float32, float16 or bfloat16")
     out = parser.add_argument_group("what is written")
@@ -134,8 +139,12 @@ def _changes_of(args: argparse.Namespace) -> Changes:
 def _open(args: argparse.Namespace, changes: list[Changes]) -> DragSession:
     """A session on the model asked for, with its recommended settings but for the changes."""
     from dragwidget.session import DragSession
+    from dragwidget.store import Store
 
-    session = DragSession.from_pretrained(args.model, device=args.device, dtype=args.dtype)
+    store = None if args.no_store else Store()
+    session = DragSession.from_pretrained(
+        args.model, device=args.device, dtype=args.dtype, store=store
+    )
     session.settings = with_changes(session.settings, *changes)
     return session
 

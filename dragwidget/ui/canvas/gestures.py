@@ -229,7 +229,8 @@ class LassoDrag(Gesture):
         if not self.is_corner and distance(self.start, xy) >= LEAST_DRAG:
             self.is_free = True
         if not self.is_free:
-            self.hand.add_corner(xy)
+            # A click is where it began, though the view may have changed since.
+            self.hand.add_corner(xy, self.image(xy) if self.is_corner else self.points[0])
             return
         if xy != self.last:
             self.points.append(self.image(xy))
@@ -352,8 +353,11 @@ class Hand:
 
     # ------------------------------------------------------------ the lasso that is clicked
 
-    def add_corner(self, xy: XY) -> None:
-        """A click: near the first corner, or twice in one place, it closes."""
+    def add_corner(self, xy: XY, corner: XY) -> None:
+        """A click at canvas point ``xy``: near the first corner, or twice in one place, it closes.
+
+        ``corner`` is what was meant, in image pixels.
+        """
         to_canvas = self.host.viewport.to_canvas
         if len(self.corners) >= 3 and (
             distance(xy, to_canvas(self.corners[0])) <= self.reach
@@ -362,7 +366,7 @@ class Hand:
             self.close_lasso()
             return
         if not self.corners or distance(xy, to_canvas(self.corners[-1])) >= LEAST_DRAG:
-            self.corners.append(self.host.viewport.to_image(xy))
+            self.corners.append(corner)
         self._show_corners()
 
     def close_lasso(self) -> None:
