@@ -39,6 +39,7 @@ class Conditioning:
 
     @property
     def guided(self) -> bool:
+        """Whether a pass is of two prompts."""
         return self.guidance_scale > 1 and self.negative is not None
 
     @property
@@ -59,7 +60,6 @@ class DiffusionModel:
         name: what it was loaded from.
         fingerprint: stands for the weights wherever a result must remember what made it.
         recommended: the settings that suit this model; the paper's unless it says otherwise.
-        picture_side: longer side that the model was trained on, image pixels.
     """
 
     def __init__(
@@ -93,14 +93,17 @@ class DiffusionModel:
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return _first_parameter(self.unet).device
 
     @property
     def dtype(self) -> torch.dtype:
+        """Of the weights."""
         return _first_parameter(self.unet).dtype
 
     @property
     def latent_channels(self) -> int:
+        """Channels of a latent, c."""
         return int(self.unet.config["in_channels"])
 
     @property
@@ -120,6 +123,7 @@ class DiffusionModel:
 
     @property
     def picture_side(self) -> int:
+        """Longer side that the model was trained on, image pixels."""
         size = self.unet.config["sample_size"]
         return int(max(size) if isinstance(size, (list, tuple)) else size) * self.vae_factor
 
@@ -176,6 +180,7 @@ class DiffusionModel:
             return self.vae.encode(self._to(self.vae, image)).latent_dist
 
     def sample_posterior(self, posterior: Any, generator: torch.Generator) -> Tensor:
+        """A latent (1, c, h, w) drawn from the autoencoder's posterior, scaled; for training."""
         return self._scaled(posterior, generator)
 
     def _scaled(self, posterior: Any, generator: torch.Generator | None) -> Tensor:

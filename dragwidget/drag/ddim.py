@@ -38,6 +38,7 @@ class Schedule:
 
     @property
     def stride(self) -> int:
+        """Training timesteps in one DDIM step, d."""
         return len(self.alphas_cumprod) // self.steps
 
     @property

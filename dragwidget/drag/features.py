@@ -32,6 +32,7 @@ class FeatureMap:
     grid: tuple[int, int]
 
     def detach(self) -> FeatureMap:
+        """The same without gradient."""
         return FeatureMap(tuple(block.detach() for block in self.blocks), self.grid)
 
     def patch(self, rows: Tensor, columns: Tensor) -> Tensor:

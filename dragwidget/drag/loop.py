@@ -1,4 +1,4 @@
-"""The drag as a loop of small, explicit steps (paper, section 3.3, algorithm of METHOD "Drag").
+"""The drag as a loop of small, explicit steps (paper, section 3.3).
 
 ``advance`` takes one step from a ``DragState`` to the next and is the only place that changes a
 latent; ``drag`` walks it as a generator of ``DragStep``. Everything the next step depends on is in

@@ -37,6 +37,7 @@ class Commands:
         raise NotImplementedError
 
     def show_viewport(self, viewport: Viewport) -> None:
+        """Show another part of the picture."""
         raise NotImplementedError
 
     @contextmanager
@@ -57,20 +58,24 @@ class Commands:
             return sketch.add_pair(handle, target)
 
     def move_handle(self, index: int, xy: XY) -> None:
+        """Put the handle of a pair somewhere else."""
         with self._editing() as sketch:
             sketch.move_handle(index, xy)
 
     def move_target(self, index: int, xy: XY) -> None:
+        """Put the target of a pair somewhere else."""
         with self._editing() as sketch:
             sketch.move_target(index, xy)
 
     def delete_pair(self, index: int) -> None:
+        """Remove a pair; those after it move up by one."""
         with self._editing() as sketch:
             sketch.delete_pair(index)
             if self.selected is not None and self.selected >= index:
                 self.selected = None if self.selected == index else self.selected - 1
 
     def clear_pairs(self) -> None:
+        """Remove all pairs; the mask stays."""
         with self._editing() as sketch:
             sketch.set_pairs(())
 
@@ -115,6 +120,7 @@ class Commands:
             sketch.grow(pixels)
 
     def shrink(self, pixels: float) -> None:
+        """Let the mask reach that much less far."""
         with self._editing() as sketch:
             sketch.grow(-pixels)
 

@@ -41,7 +41,8 @@ class DragCanvas(events.Listening, Showing, Commands, ipywidgets.VBox):
     Args:
         image: what ``picture.read_picture`` takes; ``None``: an empty canvas until one is set.
         width: of the canvas in CSS pixels, padding included; "fit": about 560 on the longest side.
-        toolbar, caption: whether to show the buttons above and the line below.
+        toolbar: whether to show the buttons above.
+        caption: whether to show the line below.
         probe: whether the toolbar has the tool "probe".
         traits: starting values of the traits below.
 
@@ -211,10 +212,12 @@ class DragCanvas(events.Listening, Showing, Commands, ipywidgets.VBox):
 
     @property
     def can_undo(self) -> bool:
+        """Whether there is a change to take back."""
         return self._sketch is not None and self._sketch.can_undo
 
     @property
     def can_redo(self) -> bool:
+        """Whether there is a change to do again."""
         return self._sketch is not None and self._sketch.can_redo
 
     def _changed(self) -> None:

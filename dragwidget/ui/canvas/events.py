@@ -163,10 +163,12 @@ class Listening(Guarded):
     _probe_callbacks: list[Callable[[float, float], None]]
 
     def tell_key(self, name: str) -> None:
+        """Call what ``on_key`` registered."""
         for callback in list(self._key_callbacks):
             callback(name)
 
     def probe_at(self, xy: XY) -> None:
+        """Call what ``on_probe`` registered, with a point in image pixels."""
         for callback in list(self._probe_callbacks):
             callback(*xy)
 

@@ -99,6 +99,7 @@ class Showing(Guarded):
         self._throttle.ask()
 
     def clear_tracks(self) -> None:
+        """Take those marks away."""
         self.show_tracks((), ())
 
     def flush(self) -> None:

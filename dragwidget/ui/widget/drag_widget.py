@@ -40,7 +40,7 @@ Picture = Image.Image | str | os.PathLike[str] | npt.NDArray[Any]
 class DragWidget(ipywidgets.VBox):
     """Point-based editing of one picture.
 
-        widget = DragWidget("photo.jpg", prompt="a fox")
+        widget = DragWidget("fox.png", prompt="a fox")
         widget
 
     Everything that a hand can do on the page has a method, so that a script, or a notebook that is
@@ -57,7 +57,9 @@ class DragWidget(ipywidgets.VBox):
         clock: ``"thread"``, ``"play"`` or ``"sync"``, see ``Runner``; by default what suits the
             place.
         max_side: longest side that the model works at, pixels.
-        options: passed on to ``load_model``.
+        render_when_done: make the exact picture after every run.
+        options: passed on to ``load_model``; and ``store``, where LoRAs and inversions are kept for
+            other sessions: by default the user's, ``None`` for nowhere.
 
     Attributes:
         canvas: the ``DragCanvas``.
@@ -86,6 +88,7 @@ class DragWidget(ipywidgets.VBox):
         **options: Any,
     ) -> None:
         from dragwidget.session import DragSession
+        from dragwidget.store import Store
 
         if isinstance(image, DragSession):
             session, self._path = image, None
@@ -95,6 +98,7 @@ class DragWidget(ipywidgets.VBox):
         elif image is None:
             raise TypeError("DragWidget needs a picture (path, Pillow image, array) or a session")
         else:
+            options.setdefault("store", Store())
             session = DragSession.from_pretrained(model, **options)
             if settings is not None:
                 session.settings = settings

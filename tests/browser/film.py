@@ -1,0 +1,252 @@
+"""Makes the README's film: a drag as it happens in the widget, in JupyterLab, by mouse.
+
+    PYTHONPATH=tests python -m browser.film [OUT.gif]
+
+Needs what the tests in a browser need. Waiting is cut: a picture is kept only where something has
+changed, and each phase has a pace of its own.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageChops
+
+from browser.canvases import PictureOnPage
+from browser.conftest import FLAGS, chromium_path, what_is_missing
+from browser.pages import NotebookPage
+from browser.server import JupyterServer
+from dragwidget.bench.scenes import to_image
+from dragwidget.demo.tasks import DragTask, drag_task
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+OUT = Path(__file__).parents[2] / "docs" / "pictures" / "drag.gif"
+TASK = ("mountain", 900_033)
+# The brush over the mountain and the sky above it, (x, y) in pixels of the picture.
+STROKE = [(50.0, 48.0), (60.0, 31.0), (58.0, 50.0), (72.0, 42.0), (70.0, 58.0), (86.0, 54.0)]
+STROKE += [(82.0, 68.0), (100.0, 66.0), (94.0, 80.0), (110.0, 82.0), (113.0, 89.0)]
+WINDOW, HEIGHT = {"width": 1010, "height": 1000}, 860  # CSS pixels; height of the film
+LARGEST = 3_000_000  # bytes
+COLOURS = 255
+PICTURE = (24, 120, 476, 572)  # where most colours are: left, top, right, bottom
+# Thresholds of a 4 x 4 Bayer matrix, as levels about 0.
+PATTERN = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]]) // 2 - 4
+BRUSH = 22  # pixels of the picture
+SHOW, PAINT, WAIT, STEP, REST = 900, 70, 110, 110, 2600  # how long a picture is shown, ms
+MOST, FEW = 36, 8  # pictures of the drag, and of inverting and rendering
+
+# The drag starts as the paper's does, so that it takes steps to be seen; the rest is recommended.
+CELLS = [
+    """
+from dataclasses import replace
+import torch
+from dragwidget import DragWidget
+torch.set_num_threads(1)  # one core for the drag, one for the browser
+widget = DragWidget("fox.png", prompt={prompt!r})
+drag = replace(widget.settings.drag, start="inverted", learning_rate=0.03)
+widget.settings = replace(widget.settings, drag=drag)
+widget.canvas.brush_size = {brush}""",
+    "widget",
+]
+
+
+@dataclass
+class Camera:
+    """Takes pictures of the widget, one after the other.
+
+    Attributes:
+        frames: pictures, each with how long it is shown, ms.
+    """
+
+    page: Page
+    frames: list[tuple[Image.Image, int]] = field(default_factory=list)
+
+    def shoot(self, milliseconds: int) -> None:
+        """Keep how the widget looks; where it looks as before, that is enough."""
+        left, top, width, height = self.page.evaluate(
+            "() => { const box = document.querySelector('.dragwidget').getBoundingClientRect();"
+            " return [box.left, box.top, box.width, box.height]; }"
+        )
+        clip: Any = {"x": left, "y": top, "width": width, "height": min(height, HEIGHT)}
+        with Image.open(io.BytesIO(self.page.screenshot(clip=clip))) as image:
+            picture = Image.new("RGB", (image.width, HEIGHT), "white")
+            picture.paste(image.convert("RGB"), (0, 0))
+        if self.frames and ImageChops.difference(self.frames[-1][0], picture).getbbox() is None:
+            return
+        self.frames.append((picture, milliseconds))
+
+    def hold(self, milliseconds: int) -> None:
+        """Show the last picture that long."""
+        picture, _ = self.frames.pop()
+        self.frames.append((picture, milliseconds))
+
+    def thin(self, since: int, most: int) -> None:
+        """Of the pictures from the one with this number on, leave ``most``, evenly chosen."""
+        taken = self.frames[since:]
+        if len(taken) > most:
+            kept = sorted({round(k * (len(taken) - 1) / (most - 1)) for k in range(most)})
+            self.frames[since:] = [taken[k] for k in kept]
+
+    def save(self, path: Path) -> None:
+        """Write all that was taken, in colours that they share: so only what changes is stored."""
+        chosen = [frame for frame, _ in self.frames[:: len(self.frames) // 4]]
+        chosen.append(self.frames[-1][0])
+        samples = [frame.crop(PICTURE) for frame in chosen] + chosen[-2:]
+        sheet = Image.new("RGB", (samples[-1].width, sum(s.height for s in samples)), "white")
+        top = 0
+        for sample in samples:
+            sheet.paste(sample, (0, top))
+            top += sample.height
+        palette = sheet.quantize(COLOURS, Image.Quantize.MEDIANCUT)
+        pictures = [
+            dithered(picture).quantize(palette=palette, dither=Image.Dither.NONE)
+            for picture, _ in self.frames
+        ]
+        times = [milliseconds for _, milliseconds in self.frames]
+        pictures[0].save(
+            path, save_all=True, append_images=pictures[1:], duration=times, loop=0, disposal=1
+        )
+
+
+def dithered(frame: Image.Image) -> Image.Image:
+    """A frame whose picture has a faint pattern, always the same, so that no colours step.
+
+    What does not change from frame to frame then still is the same, unlike after diffusing errors.
+    """
+    left, top, right, bottom = PICTURE
+    pixels = np.asarray(frame).astype(int)
+    tiles = np.tile(PATTERN, ((bottom - top) // 4 + 1, (right - left) // 4 + 1))
+    pixels[top:bottom, left:right] += tiles[: bottom - top, : right - left, None]
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+@contextmanager
+def laboratory(folder: Path) -> Iterator[NotebookPage]:
+    """A light JupyterLab without its side bar, and a notebook to be opened in it."""
+    from playwright.sync_api import sync_playwright
+
+    with JupyterServer(folder) as server, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium_path(), args=list(FLAGS), chromium_sandbox=False
+        )
+        context: Any = browser.new_context(viewport=WINDOW, color_scheme="light")
+        page = NotebookPage(context.new_page(), server, "film", seconds=600)
+        try:
+            yield page
+        finally:
+            page.close()
+            browser.close()
+
+
+def drag_slowly(camera: Camera, canvas: PictureOnPage, path: list[tuple[float, float]]) -> None:
+    """Press at the first point and go through all, with pictures on the way."""
+    canvas.press(path[0])
+    for (x0, y0), (x1, y1) in pairwise(path):
+        for share in (0.5, 1.0):
+            canvas.hover((x0 + share * (x1 - x0), y0 + share * (y1 - y0)))
+            camera.page.wait_for_timeout(150)
+            camera.shoot(PAINT)
+    canvas.release()
+    camera.page.wait_for_timeout(400)
+    camera.shoot(PAINT)
+
+
+def play(page: NotebookPage, task: DragTask) -> Camera:
+    """The whole edit by mouse."""
+    prompt = task.instructions.prompt
+    page.open([cell.format(prompt=prompt, brush=BRUSH) for cell in CELLS])
+    page.page.evaluate("() => window.jupyterapp.commands.execute('application:toggle-left-area')")
+    page.run_all()
+    canvas = PictureOnPage(page.canvas(0, "dragwidget-canvas").element, task.instructions.size)
+    page.until(lambda: canvas.shows((5, 120))[3] == 255, "the picture shows")
+    page.page.evaluate("() => document.querySelector('.dragwidget').scrollIntoView()")
+    page.page.wait_for_timeout(1000)
+    camera = Camera(page.page)
+    camera.shoot(SHOW)
+
+    page.click("dragwidget-tool-brush")
+    page.kernel.wait_for("widget.canvas.tool == 'brush'")
+    camera.shoot(SHOW // 2)
+    drag_slowly(camera, canvas, STROKE)
+    page.kernel.wait_for("widget.canvas.mask is not None")
+    page.page.wait_for_timeout(500)
+    camera.shoot(SHOW // 2)
+    page.click("dragwidget-tool-points")
+    page.kernel.wait_for("widget.canvas.tool == 'points'")
+    for pair in task.instructions.pairs:
+        drag_slowly(camera, canvas, [pair.handle, pair.target])
+    page.page.mouse.move(5, 5)
+    page.page.wait_for_timeout(500)
+    camera.shoot(SHOW)
+    camera.hold(SHOW)
+
+    page.click("dragwidget-run")
+    page.page.mouse.move(5, 5)
+    watch(page, camera, "widget.index >= 1 or widget.state == 'idle'", WAIT, FEW)
+    watch(page, camera, "widget.session.ended is not None", STEP, MOST)
+    watch(page, camera, "widget.state == 'idle' and widget.result is not None", WAIT, FEW)
+    compare(page, camera)
+    assert page.kernel.get("[widget.error, widget.canvas.last_error]") == ["", ""]
+    print(f"{page.kernel.get('widget.index')} steps, {page.kernel.get('widget.session.ended')}")
+    return camera
+
+
+def compare(page: NotebookPage, camera: Camera) -> None:
+    """The mask out of sight, and both pictures beside each other."""
+    page.page.wait_for_timeout(1500)
+    camera.shoot(SHOW)
+    camera.hold(SHOW)
+    page.page.locator(".dragwidget select").first.select_option("hidden")
+    page.kernel.wait_for("widget.canvas.mask_style == 'hidden'")
+    page.page.wait_for_timeout(800)
+    camera.shoot(SHOW)
+    page.page.get_by_text("Compare", exact=True).click()
+    page.page.mouse.move(5, 5)
+    page.page.locator(".dragwidget-compare img").wait_for(state="visible")
+    page.page.wait_for_timeout(1500)
+    camera.shoot(REST)
+    camera.hold(REST)
+
+
+def watch(page: NotebookPage, camera: Camera, until: str, milliseconds: int, most: int) -> None:
+    """Take pictures until something holds in the kernel; of many, leave ``most``."""
+    since = len(camera.frames)
+    while not page.kernel.get(f"bool({until})"):
+        camera.shoot(milliseconds)
+        page.page.wait_for_timeout(60)
+    camera.shoot(milliseconds)
+    camera.thin(since, most)
+
+
+def main(out: Path) -> None:
+    """Make the film."""
+    if missing := what_is_missing():
+        raise SystemExit(missing)
+    task = drag_task(*TASK)
+    with tempfile.TemporaryDirectory() as folder, laboratory(Path(folder)) as page:
+        to_image(task.source).save(page.server.root / "fox.png")
+        camera = play(page, task)
+    camera.save(out)
+    size = out.stat().st_size
+    width, height = camera.frames[0][0].size
+    seconds = sum(milliseconds for _, milliseconds in camera.frames) / 1000
+    print(
+        f"{out}: {width} x {height}, {len(camera.frames)} pictures, {seconds:.0f} s, {size} bytes"
+    )
+    if size > LARGEST:
+        raise SystemExit(f"more than {LARGEST} bytes: take fewer colours or pictures")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else OUT)
