@@ -1,0 +1,160 @@
+"""``dragwidget bench ablations``: what each setting does, one at a time, by the true answers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from dragwidget.bench.ablations import (
+    BASES,
+    SWEEPS,
+    Result,
+    base_settings,
+    make_jobs,
+    make_points,
+    summarise,
+    sweep,
+    to_plain,
+)
+from dragwidget.diffusion.loading import load_model
+from dragwidget.settings import Settings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--settings", choices=BASES, default="paper", help="what to sweep around")
+    parser.add_argument("--only", metavar="SWEEP,..", help=f"by default all: {','.join(SWEEPS)}")
+    parser.add_argument("--n", type=int, default=24, help="tasks a point, the same at every point")
+    parser.add_argument("--seed", type=int, default=950_000, help="of the first task")
+    parser.add_argument("--model", default="critters", help="as for `edit`")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, each with one thread")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="results; a rerun goes on from it")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.jobs < 1:
+        raise ValueError(f"--jobs must be 1 process or more, got {args.jobs}")
+    model = load_model(args.model)
+    base = base_settings(args.settings, model)
+    points = make_points(base, model, args.only.split(",") if args.only else None)
+    made_by = {
+        "model": args.model,
+        "weights": model.fingerprint,
+        "base": args.settings,
+        "settings": base.to_dict(),
+        "versions": {name: version(name) for name in ("dragwidget", "torch", "diffusers")},
+    }
+    results = _finished(args.json, made_by)
+    done = {(result.point, *result.task) for result in results}
+    jobs = make_jobs(
+        points,
+        args.n,
+        seed=args.seed,
+        model=args.model,
+        done=lambda *one: one in done,
+    )
+    left = sum(len(job.points) for job in jobs)
+    total = args.n * len(points)
+    torch.set_num_threads(1 if args.jobs > 1 else torch.get_num_threads())
+    pool = (
+        ProcessPoolExecutor(args.jobs, get_context("spawn"), torch.set_num_threads, (1,))
+        if args.jobs > 1
+        else nullcontext()
+    )
+    with pool as executor, tqdm(total=total, initial=total - left, disable=None) as bar:
+        for found in sweep(jobs, executor):
+            results += found
+            bar.update(len(found))
+            if args.json:
+                _write(args.json, made_by, base, model, results)
+    sys.stdout.write(table(summarise(points, results, base)) + "\n")
+    return 0
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The summary for a terminal."""
+    head = ("share done", "gain", "error, px", "outside", "inside", "failed", "steps")
+    lines = [f"{'':<24}{'n':>4}  {head[0]:<20}{head[1]:<21}{head[2]:<20}" + _columns(head[3:])]
+    for row in rows:
+        name = f"{SWEEPS[row['sweep']].field} {row['value']}"
+        star = "*" if row["point"] == "base" else " "
+        gain = "" if row["gain"] is None else _interval(row["gain"], "+.2f")
+        lines.append(
+            f"{name:<23}{star}{row['n']:>4}  {_interval(row['share_done'], '.2f'):<20}"
+            f"{gain:<21}{_interval(row['error'], '.1f'):<20}"
+            + _columns(
+                (
+                    f"{row['outside_psnr']:.1f}",
+                    f"{row['inside_psnr']:.1f}",
+                    f"{row['fit_failures']}",
+                    f"{row['steps']:.0f}",
+                )
+            )
+        )
+    return "\n".join([*lines, "* the base, a point of every sweep; gain: over it, task by task"])
+
+
+def _columns(words: Sequence[str]) -> str:
+    return "".join(f"{word:>8}" for word in words)
+
+
+def _interval(values: dict[str, float], form: str) -> str:
+    return f"{values['mean']:{form}} [{values['low']:{form}}, {values['high']:{form}}]"
+
+
+def _write(
+    path: Path, made_by: dict[str, Any], base: Settings, model: Any, results: Sequence[Result]
+) -> None:
+    """All at once, one line for each point and each result."""
+    names = {result.point for result in results}
+    known = [point for point in make_points(base, model) if point.name in names]
+    parts = {
+        **{name: json.dumps(value) for name, value in made_by.items()},
+        "machine": json.dumps(f"{platform.machine()}, {os.cpu_count()} cores"),
+        "points": _lines(summarise(known, results, base)),
+        "results": _lines([to_plain(result) for result in results]),
+    }
+    text = ",\n".join(f"{json.dumps(name)}: {value}" for name, value in parts.items())
+    temporary = path.with_suffix(".part")
+    temporary.write_text("{\n" + text + "\n}\n")
+    temporary.replace(path)
+
+
+def _lines(rows: Sequence[dict[str, Any]]) -> str:
+    return "[\n" + ",\n".join(json.dumps(_short(row)) for row in rows) + "\n]"
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _short(inner) for name, inner in value.items()}
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def _finished(path: Path | None, made_by: dict[str, Any]) -> list[Result]:
+    """Results of an earlier run on the same base and weights.
+
+    Raises:
+        ValueError: the file is of another base, or of other weights or versions; it is kept.
+    """
+    if path is None or not path.is_file():
+        return []
+    earlier = json.loads(path.read_text())
+    for name, value in json.loads(json.dumps(made_by)).items():
+        if earlier.get(name) != value:
+            raise ValueError(
+                f"{path} holds results of other {name} than this run would make: name another "
+                "file, or move it"
+            )
+    return [Result(**row) for row in earlier["results"]]
