@@ -32,7 +32,7 @@ class Command(NamedTuple):
 
 GROUPS = {
     "demo": "the embedded model and the world that it knows",
-    "bench": "how good edits are",
+    "bench": "how good edits are, and how quick",
 }
 
 COMMANDS = {  # by the words that call it; the first of two is a group
@@ -48,6 +48,9 @@ COMMANDS = {  # by the words that call it; the first of two is a group
     "bench ablations": Command(
         "see what each setting does, one at a time, by the true answers",
         "dragwidget.bench.ablations_command",
+    ),
+    "bench speed": Command(
+        "time every part of an edit beside a plain reference", "dragwidget.bench.speed_command"
     ),
     "bench proofs": Command(
         "prove the instrument that scores them", "dragwidget.bench.proofs_command"
