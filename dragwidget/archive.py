@@ -39,7 +39,7 @@ from dragwidget.source import Generation, Source, inversion_from
 if TYPE_CHECKING:
     from dragwidget.session import DragSession
 
-__all__ = ["load", "save"]
+__all__ = ["load", "packed", "read_node", "save", "write_node"]
 
 FORMAT, VERSION = "dragwidget.session", 1
 JSON_NAME, TENSORS_NAME = "session.json", "tensors.safetensors"
@@ -106,8 +106,8 @@ def save(session: DragSession, path: str | os.PathLike[str]) -> None:
 
 
 def _write(path: Path, content: dict[str, Any], tensors: Tensors) -> None:
-    packed = {key: t.detach().to("cpu", copy=True).contiguous() for key, t in tensors.items()}
-    if sum(tensor.nbytes for tensor in packed.values()) > MAX_BYTES:
+    whole = {key: t.detach().to("cpu", copy=True).contiguous() for key, t in tensors.items()}
+    if sum(tensor.nbytes for tensor in whole.values()) > MAX_BYTES:
         raise ValueError(f"the session is larger than {MAX_BYTES} bytes: no file is written")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent} to save in: make it first")
@@ -116,7 +116,7 @@ def _write(path: Path, content: dict[str, Any], tensors: Tensors) -> None:
         with unfinished.open("xb") as file:
             with zipfile.ZipFile(file, "w") as archive:
                 archive.writestr(JSON_NAME, json.dumps(content))
-                archive.writestr(TENSORS_NAME, write_tensors(packed))
+                archive.writestr(TENSORS_NAME, write_tensors(whole))
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
@@ -134,9 +134,7 @@ def _write_edit(edit: Dragging, name: str, tensors: Tensors) -> dict[str, Any]:
     if inversion.source.generation is None:
         tensors[f"{name}latents"] = torch.cat(inversion.latents)
     for node in history.nodes[1:]:
-        tensors[f"{name}node.{node.number}"] = torch.cat(
-            [node.latent, node.moments.first, node.moments.second]
-        )
+        tensors[f"{name}node.{node.number}"] = packed(node)
     # Each once, not with every step: a mask is as large as the picture.
     drawn = {id(n.instructions): n.instructions for n in history.nodes if n.instructions}
     places = {key: place for place, key in enumerate(drawn)}
@@ -146,13 +144,19 @@ def _write_edit(edit: Dragging, name: str, tensors: Tensors) -> dict[str, Any]:
         "drawn": [instructions.to_json() for instructions in drawn.values()],
         "lora": _digest(inversion.lora),
         "lora_was_given": inversion.source.lora is not None,
-        "nodes": [_write_node(node, places) for node in history.nodes[1:]],
+        "nodes": [write_node(node, places[id(node.instructions)]) for node in history.nodes[1:]],
         "current": history.current.index,
         "tip": history.tip.number,
     }
 
 
-def _write_node(node: Node, places: dict[int, int]) -> dict[str, Any]:
+def packed(node: Node) -> Tensor:
+    """What of a node is no JSON: latent and Adam's moments, (3, c, h, w)."""
+    return torch.cat([node.latent, node.moments.first, node.moments.second])
+
+
+def write_node(node: Node, drawn: int) -> dict[str, Any]:
+    """A node as JSON holds it; ``drawn`` is the place of its instructions in a list of them."""
     step, settings = node.step, node.settings
     assert step is not None
     assert settings is not None
@@ -160,7 +164,7 @@ def _write_node(node: Node, places: dict[int, int]) -> dict[str, Any]:
         "parent": node.parent,
         "count": node.moments.count,
         "still": node.still,
-        "drawn": places[id(node.instructions)],
+        "drawn": drawn,
         "settings": asdict(settings),
         "born": node.born,
         "handles": node.handles,
@@ -302,18 +306,33 @@ def _read_edit(
     for instructions in drawn:
         source.check(instructions)
     for number, node in enumerate(data["nodes"], start=1):
-        packed = tensors[f"{name}node.{number}"]
-        if packed.shape != (3, *latents[0].shape[1:]):
-            raise ValueError(f"step {number} of its history is of shape {tuple(packed.shape)}")
-        history.nodes.append(_read_node(number, node, packed, drawn))
+        history.nodes.append(
+            read_node(number, node, tensors[f"{name}node.{number}"], drawn, latents[0])
+        )
     history.go_to(data["tip"])
     history.rewind(data["current"])
     return edit
 
 
-def _read_node(
-    number: int, data: dict[str, Any], packed: Tensor, drawn: list[DragInstructions]
+def read_node(
+    number: int,
+    data: dict[str, Any],
+    packed: Tensor,
+    drawn: list[DragInstructions],
+    like: Tensor,
 ) -> Node:
+    """A node from what ``write_node`` and ``packed`` made of it.
+
+    Args:
+        number: its place in the history.
+        drawn: the list that holds its instructions.
+        like: a latent of the same edit.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is none.
+    """
+    if packed.shape != (3, *like.shape[1:]):
+        raise ValueError(f"step {number} of its history is of shape {tuple(packed.shape)}")
     if not 0 <= data["drawn"] < len(drawn):
         raise ValueError(f"step {number} of its history was not drawn")
     if not all(0 <= earlier < number for earlier in (data["parent"], *data["born"])):

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["VARIABLE", "Entry", "Store", "default_folder"]
+__all__ = ["VARIABLE", "Entry", "Store", "default_folder", "write_whole"]
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ class Store:
         name = f"{_digest(made_by)}.{hashlib.sha256(content).hexdigest()}{SUFFIX}"
         path = self.folder / kind / name
         try:
-            _write(path, content)
+            write_whole(path, content)
             self._make_room(spare=path)
         except OSError as error:
             log.warning("the %s is not kept for other sessions: %s", kind, error)
@@ -231,8 +231,8 @@ def _unpacked(content: bytes, path: Path) -> dict[str, Tensor] | None:
         return None
 
 
-def _write(path: Path, content: bytes) -> None:
-    """A whole file or none."""
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a whole file or none. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     who = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     unfinished = path.with_name(f".{who}{UNFINISHED}")

@@ -22,7 +22,7 @@ DATA = {"frames", "instructions_json", "instructions", "dragbench", "picture", "
 SESSION = DATA | {
     "drag", "diffusion",
     "stages", "history", "source", "dragging", "rendering", "store", "storing", "making", "session",
-    "archive",
+    "archive", "journal",
 }  # fmt: skip
 STANDS_ON = {
     "frames": set(),
@@ -45,6 +45,7 @@ STANDS_ON = {
     | {"store", "storing"},
     "session": SESSION,
     "archive": SESSION,
+    "journal": SESSION,
     "demo": SESSION,
     "bench": SESSION | {"demo", "bench.networks"},
     "bench.networks": SESSION | {"bench"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import ipywidgets
@@ -14,11 +14,12 @@ from PIL import Image
 
 from dragwidget.instructions import DragInstructions
 from dragwidget.ui.canvas import DragCanvas
-from dragwidget.ui.widget.editing import Action, Editing
+from dragwidget.ui.widget.editing import Editing
 from dragwidget.ui.widget.export import film
 from dragwidget.ui.widget.export_panel import ExportPanel
 from dragwidget.ui.widget.features_panel import FeaturesPanel
 from dragwidget.ui.widget.history_panel import HistoryPanel
+from dragwidget.ui.widget.layout import all_below
 from dragwidget.ui.widget.pictures import encoded
 from dragwidget.ui.widget.recipe import python_of
 from dragwidget.ui.widget.view import View
@@ -58,6 +59,8 @@ class DragWidget(ipywidgets.VBox):
             place.
         max_side: longest side that the model works at, pixels.
         render_when_done: make the exact picture after every run.
+        journal: where the edit is written down as it is made, for ``restore``; by default a new
+            folder in the user's cache, ``False`` for nowhere.
         options: passed on to ``load_model``; and ``store``, where LoRAs and inversions are kept for
             other sessions: by default the user's, ``None`` for nowhere.
 
@@ -85,8 +88,10 @@ class DragWidget(ipywidgets.VBox):
         clock: ClockName | None = None,
         max_side: int | None = None,
         render_when_done: bool = True,
+        journal: str | os.PathLike[str] | Literal[False] | None = None,
         **options: Any,
     ) -> None:
+        from dragwidget.journal import Journal
         from dragwidget.session import DragSession
         from dragwidget.store import Store
 
@@ -105,6 +110,7 @@ class DragWidget(ipywidgets.VBox):
             session.set_image(image, prompt, max_side=max_side)
             self._path = os.fspath(image) if isinstance(image, str | os.PathLike) else None
         self._max_side = max_side
+        self._journal = None if journal is False else Journal(journal)
         on_page = FIT if width == "fit" else width
         self.session = session
         self.canvas = DragCanvas(session.image, width=on_page, toolbar=False, probe=True)
@@ -142,18 +148,9 @@ class DragWidget(ipywidgets.VBox):
         }
 
     def _connect(self) -> None:
-        actions: dict[Action, Callable[[], object]] = {
-            "prepare": self.prepare,
-            "step": self.step,
-            "run": self.run,
-            "pause": self.pause,
-            "stop": self.stop,
-            "reset": self.reset,
-            "render": self.render,
-        }
-        for name, action in actions.items():
-            guarded = self._guarded(action)
-            self._view.buttons.by_name[name].on_click(lambda _, do=guarded: do())
+        for name, button in self._view.buttons.by_name.items():  # each has a method of its name
+            guarded = self._guarded(getattr(self, name))
+            button.on_click(lambda _, do=guarded: do())
         self._view.prompt.observe(self._guarded(lambda _: self._want()), "value")
         self._view.settings.observe(self._guarded(lambda _: self._want()), "settings")
         self.canvas.observe(self._guarded(lambda _: self._drawn()), ["pairs", "mask_version"])
@@ -221,10 +218,20 @@ class DragWidget(ipywidgets.VBox):
         self._editing.prompt = self.prompt
         self._editing.want_settings(self.settings)
         self._view.state()
+        self._keep()
 
     def _drawn(self) -> None:
         self._editing.steer()
         self._view.state()
+        self._keep()
+
+    def _keep(self) -> None:
+        """Write down what is drawn and asked for."""
+        from dragwidget.journal import Wanted
+
+        if self._journal is not None:
+            pairs, mask = self.canvas.pairs, self.canvas.mask
+            self._journal.drew(self.session, Wanted(self.prompt, self.settings, pairs, mask))
 
     # What can be done
 
@@ -280,6 +287,7 @@ class DragWidget(ipywidgets.VBox):
     def _stand(self, node: Node) -> None:
         self._clear_error()
         self._view.place()
+        self._keep()
         self.index = self._view.index
         if self._editing.picture_of(node) is None:
             self._editing.look()
@@ -306,6 +314,8 @@ class DragWidget(ipywidgets.VBox):
     # What becomes of it, told from whatever thread works
 
     def _reported(self, report: Report) -> None:
+        if report.step is not None and self._journal is not None:
+            self._journal.took_step(self.session)
         self._view.report(report)
         self.index = self._view.index
 
@@ -355,6 +365,23 @@ class DragWidget(ipywidgets.VBox):
             raise ValueError("there are no instructions yet: draw a pair of points first")
         return self.instructions.to_json().encode()
 
+    @classmethod
+    def restore(cls, journal: str | os.PathLike[str] | None = None, **options: Any) -> DragWidget:
+        """The edit as it was when its kernel ended, its last step perhaps excepted.
+
+        Args:
+            journal: its folder; by default the newest; FileNotFoundError where there is none.
+            options: passed on to ``load_model``; and ``clock``.
+        """
+        from dragwidget.journal import restore
+
+        clock = options.pop("clock", None)
+        session, drawn = restore(journal, **options)
+        widget = cls(session, clock=clock)
+        widget.canvas.pairs = drawn.pairs
+        widget.canvas.set_mask(drawn.mask)
+        return widget
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one ``.drag`` file, which ``DragSession.load`` opens again."""
         self.session.save(path)
@@ -363,15 +390,8 @@ class DragWidget(ipywidgets.VBox):
         """Stop, take the widget from the page and let go of the session and its memory."""
         if hasattr(self, "_view"):  # it is closed, too, where it could not be made, or twice
             self._editing.close()
-            for part in list(_parts(self))[1:]:
+            for part in list(all_below(self)):
                 part.unobserve_all()
                 part.close()
             del self.session, self._editing, self._view
         super().close()
-
-
-def _parts(part: Any) -> Iterator[Any]:
-    """A widget and all below it."""
-    yield part
-    for child in getattr(part, "children", ()):
-        yield from _parts(child)

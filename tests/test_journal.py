@@ -1,0 +1,229 @@
+"""What is written down of an edit while it is made, and what a crash leaves of it."""
+
+import json
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_sessions import FAR, ask, left_half, session_on
+
+from dragwidget.archive import load
+from dragwidget.journal import DRAWN, KEPT, WHOLE, Journal, journals, restore
+from dragwidget.ui.widget import DragWidget
+
+KILLS = int(os.environ.get("DRAGWIDGET_KILLS", "4"))
+
+
+def dragged(tiny, folder, steps=3):
+    """A session of so many steps, each written down."""
+    session = session_on(tiny)
+    session.instructions = ask()
+    journal = Journal(folder)
+    journal.drew(session)
+    for _ in range(steps):
+        session.step()
+        journal.took_step(session)
+    return session, journal
+
+
+def assert_same_history(one, other):
+    assert len(one.nodes) == len(other.nodes)
+    for a, b in zip(one.nodes, other.nodes, strict=True):
+        assert torch.equal(a.latent, b.latent)
+        assert torch.equal(a.moments.second, b.moments.second)
+        assert (a.number, a.parent, a.handles, a.born) == (b.number, b.parent, b.handles, b.born)
+    assert one.current.number == other.current.number
+
+
+def test_every_step_is_there_again(tiny, tmp_path):
+    session, _ = dragged(tiny, tmp_path)
+    again, _ = restore(tmp_path, tiny)
+    assert_same_history(session.history, again.history)
+    assert again.instructions == session.instructions
+    assert again.settings == session.settings
+    np.testing.assert_array_equal(np.asarray(again.image), np.asarray(session.image))
+
+
+def test_a_drag_goes_on_as_if_nothing_had_happened(tiny, tmp_path):
+    session, _ = dragged(tiny, tmp_path)
+    again, _ = restore(tmp_path, tiny)
+    session.step()
+    again.step()
+    assert torch.equal(session.history.current.latent, again.history.current.latent)
+
+
+def test_branches_and_where_it_stands_are_there_again(tiny, tmp_path):
+    session, journal = dragged(tiny, tmp_path)
+    session.rewind(1)
+    session.instructions = ask(FAR)
+    session.step()
+    journal.took_step(session)
+    session.rewind(1)
+    journal.drew(session)
+    again, _ = restore(tmp_path, tiny)
+    assert_same_history(session.history, again.history)
+    assert len(again.history.tips) == 2
+
+
+def test_another_inversion_is_written_down_too(tiny, tmp_path):
+    session, journal = dragged(tiny, tmp_path)
+    fewer = replace(session.settings.inversion, steps=session.settings.inversion.steps - 1)
+    session.settings = replace(session.settings, inversion=fewer)
+    session.step()
+    journal.took_step(session)
+    again, _ = restore(tmp_path, tiny)
+    assert len(again.edits) == 2
+    assert_same_history(session.history, again.history)
+
+
+def test_a_step_costs_a_small_file_and_the_whole_is_written_once(tiny, tmp_path):
+    dragged(tiny, tmp_path, steps=1)
+    written = (tmp_path / WHOLE).stat().st_mtime_ns
+    dragged(tiny, tmp_path / "b", steps=5)
+    whole = tmp_path / "b" / WHOLE
+    assert len(load(whole, tiny).history.nodes) == 2
+    steps = list((tmp_path / "b").glob("step-0-*"))
+    assert len(steps) == 4
+    assert max(step.stat().st_size for step in steps) < whole.stat().st_size
+    assert (tmp_path / WHOLE).stat().st_mtime_ns == written
+
+
+def test_a_damaged_step_ends_what_is_restored(tiny, tmp_path, caplog):
+    session, _ = dragged(tiny, tmp_path, steps=5)
+    (third,) = tmp_path.glob("step-0-3.*")
+    third.write_bytes(third.read_bytes()[:-1])
+    again, _ = restore(tmp_path, tiny)
+    assert "damaged" in caplog.text
+    assert len(again.history.nodes) == 3
+    assert torch.equal(again.history.nodes[2].latent, session.history.nodes[2].latent)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'{"prompt": 1}', b'{"prompt": "a", "settings": {}}']
+)
+def test_damage_to_what_was_drawn_keeps_the_rest(tiny, tmp_path, caplog, content):
+    caplog.set_level(logging.CRITICAL)
+    dragged(tiny, tmp_path)
+    (tmp_path / DRAWN).write_bytes(content)
+    again, _ = restore(tmp_path, tiny)
+    assert len(again.history.nodes) == 4
+
+
+def test_nothing_to_restore_is_said():
+    with pytest.raises(FileNotFoundError, match="no edit to restore"):
+        restore()
+
+
+def test_what_cannot_be_written_stops_nothing(tiny, tmp_path, caplog):
+    (tmp_path / "file").write_text("in the way")
+    session, _ = dragged(tiny, tmp_path / "file" / "journal")
+    assert len(session.history.nodes) == 4
+    assert "not written down" in caplog.text
+
+
+def test_the_folder_may_be_deleted_meanwhile(tiny, tmp_path, caplog):
+    import shutil
+
+    caplog.set_level(logging.CRITICAL)
+    session, journal = dragged(tiny, tmp_path / "j")
+    shutil.rmtree(tmp_path / "j")
+    session.step()
+    journal.took_step(session)
+    assert len(session.history.nodes) == 5
+
+
+def test_only_the_newest_are_kept(tiny):
+    session = session_on(tiny)
+    made = []
+    for k in range(KEPT + 2):
+        journal = Journal()
+        journal.drew(session)
+        made.append(journal.folder)
+        for path in journal.folder.iterdir():
+            os.utime(path, (1e9 + k, 1e9 + k))
+    assert len(journals()) <= KEPT + 1
+    assert journals()[0] == made[-1]
+    assert not made[0].exists()
+
+
+# ---------------------------------------------------------------- the widget
+
+
+def test_a_widget_comes_back_with_everything(tiny):
+    widget = DragWidget(session_on(tiny), instructions=ask(), clock="sync")
+    widget.run(3)
+    widget.rewind(2)
+    widget.canvas.set_mask(left_half())
+    widget.prompt = "another"
+    state = widget.instructions, widget.settings, widget.prompt, widget.session
+    widget.close()
+    again = DragWidget.restore(clock="sync", device="cpu", dtype="float32")
+    assert (again.instructions, again.settings, again.prompt) == state[:3]
+    assert [len(edit.history.nodes) for edit in again.session.edits] == [
+        len(edit.history.nodes) for edit in state[3].edits
+    ]
+    again.close()
+
+
+def test_a_mask_without_a_pair_comes_back(tiny):
+    widget = DragWidget(session_on(tiny), clock="sync")
+    widget.canvas.set_mask(left_half())
+    widget.close()
+    again = DragWidget.restore(clock="sync", device="cpu", dtype="float32")
+    np.testing.assert_array_equal(again.canvas.mask, left_half())
+    again.close()
+
+
+def test_a_widget_without_a_journal_writes_nothing(tiny):
+    widget = DragWidget(session_on(tiny), instructions=ask(), clock="sync", journal=False)
+    widget.run(2)
+    widget.close()
+    assert journals() == []
+
+
+# ---------------------------------------------------------------- a process that is killed
+
+DRAGS = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from tiny_sessions import ask, session_on
+from dragwidget.diffusion.loading import load_model
+from dragwidget.journal import Journal
+session = session_on(load_model(sys.argv[2], device="cpu", dtype="float32"))
+session.instructions = ask()
+journal = Journal(sys.argv[3])
+journal.drew(session)
+while True:
+    session.step()
+    journal.took_step(session)
+    print(len(session.history.nodes), flush=True)
+"""
+
+
+@pytest.mark.parametrize("kill", range(KILLS))
+def test_a_kill_loses_no_step_that_was_taken(tiny, tiny_folder, tmp_path, kill):
+    chance = random.Random(kill)
+    command = [sys.executable, "-c", textwrap.dedent(DRAGS), str(Path(__file__).parent)]
+    with subprocess.Popen(
+        [*command, str(tiny_folder), str(tmp_path / "journal")], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        seen = [process.stdout.readline() for _ in range(chance.randrange(1, 8))]
+        time.sleep(chance.random() * 0.05)
+        os.kill(process.pid, signal.SIGKILL)
+        seen += process.stdout.readlines()
+    taken = max(int(line) for line in seen if line.strip())
+    session, _ = restore(tmp_path / "journal", tiny)
+    assert taken <= len(session.history.nodes) <= taken + 1
+    assert json.loads((tmp_path / "journal" / DRAWN).read_bytes())["points"]
+    session.step()
