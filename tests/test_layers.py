@@ -52,13 +52,14 @@ STANDS_ON = {
     "ui": set(),
     "ui.styles": set(),
     "ui.tooltips": set(),
+    "ui.still": set(),
     "ui.drawing": {"frames"},
-    "ui.canvas": DATA | {"ui.drawing", "ui.tooltips"},  # drawing loads no torch
+    "ui.canvas": DATA | {"ui.drawing", "ui.still", "ui.tooltips"},  # drawing loads no torch
     "ui.controls": DATA | {"ui.styles", "ui.tooltips"},
     "ui.plots": {"ui.styles"},
     "ui.runner": {"stages", "ui.drawing"},
     "ui.widget": SESSION
-    | {"ui.canvas", "ui.controls", "ui.plots", "ui.runner", "ui.styles", "ui.tooltips"},
+    | {"ui.canvas", "ui.controls", "ui.plots", "ui.runner", "ui.styles", "ui.still", "ui.tooltips"},
     "bars": {"stages"},
     "cli": SESSION | {"bars", "demo", "bench"},
     "__main__": {"cli", "demo", "bench"},  # by name, when they are called

@@ -18,7 +18,7 @@ from dragwidget.ui.canvas.marks import (
     paint_with_pillow,
 )
 from dragwidget.ui.canvas.overlay import Overlay, encode, shown_size
-from dragwidget.ui.canvas.snapshot import small_png
+from dragwidget.ui.still import small_png
 
 
 def same(xy):

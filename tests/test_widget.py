@@ -1,5 +1,6 @@
 """The whole widget without a page: everything a hand can do, from Python."""
 
+import base64
 import gc
 import io
 import json
@@ -298,3 +299,12 @@ def bytes_of_tensors():
     alive = [found for found in gc.get_objects() if type(found) is torch.Tensor]
     storages = [found.untyped_storage() for found in alive]
     return sum({s.data_ptr(): s.nbytes() for s in storages}.values())
+
+
+def test_a_notebook_without_a_kernel_shows_a_picture_of_it(widget):
+    made = widget()
+    bundle = made._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+    with Image.open(io.BytesIO(base64.b64decode(bundle["image/png"]))) as still:
+        assert max(still.size) == 512
+    assert "<style" not in bundle["text/plain"]

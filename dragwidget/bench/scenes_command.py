@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     jobs = [Job(kinds[k % len(kinds)], args.seed + k, args.model, settings) for k in range(args.n)]
     made_by = {
         "model": args.model,
+        "weights": load_model(args.model).fingerprint,
         "settings": settings.to_dict(),
         "versions": {name: version(name) for name in ("dragwidget", "torch", "diffusers")},
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",

@@ -25,8 +25,8 @@ __all__ = ["Finding", "Report", "examine"]
 
 # Looked up, not loaded: the widget's own packages have no place in the model's process.
 _PACKAGES = (
-    "torch", "diffusers", "transformers", "peft", "safetensors", "huggingface_hub", "numpy",
-    "pillow", "matplotlib", "ipywidgets", "ipycanvas",
+    "torch", "diffusers", "transformers", "safetensors", "huggingface_hub", "numpy",
+    "pillow", "matplotlib", "platformdirs", "ipywidgets", "ipycanvas",
 )  # fmt: skip
 
 

@@ -134,7 +134,7 @@ def error_line(error: BaseException | str | None, *, hint: str = "") -> str:
     first, _, rest = text.partition("\n")
     line = f"<strong>⚠</strong> {escape(first)}"
     if hint:
-        line += f' <span class="dragwidget-faint">{escape(hint)}</span>'
+        line += f' <span class="dragwidget-faint">· {escape(hint)}</span>'
     details = details or rest
     if details:
         line = f"<details><summary>{line}</summary><pre>{escape(details)}</pre></details>"

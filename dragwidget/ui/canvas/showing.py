@@ -5,13 +5,11 @@ What is laid over is never part of undo nor of the instructions.
 
 from __future__ import annotations
 
-import base64
 import threading
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import ipywidgets
 from PIL import Image, ImageDraw
 
 from dragwidget.frames import XY, Size
@@ -24,12 +22,12 @@ from dragwidget.ui.canvas.marks import Marks
 from dragwidget.ui.canvas.overlay import SHOWN_SIDE
 from dragwidget.ui.canvas.scene import Scene
 from dragwidget.ui.canvas.sketch import Sketch
-from dragwidget.ui.canvas.snapshot import compose, small_png
+from dragwidget.ui.canvas.snapshot import compose
 from dragwidget.ui.canvas.throttle import Throttle
 from dragwidget.ui.canvas.viewport import Viewport
+from dragwidget.ui.still import StillPicture
 
 PREVIEW_INTERVAL = 0.1  # seconds between updates of what is laid over
-STATIC_BYTES = 100 * 1024  # of the picture that a notebook without a kernel shows, as text
 EMPTY_SIZE = (512, 384)
 
 
@@ -38,7 +36,7 @@ def read_source(image: Any) -> SourceImage:
     return read_picture(image, multiple=1, max_side=SHOWN_SIDE)
 
 
-class Showing(Guarded):
+class Showing(Guarded, StillPicture):
     """The part of ``DragCanvas`` that shows."""
 
     _lock: threading.RLock
@@ -174,30 +172,6 @@ class Showing(Guarded):
         size = self.viewport.size
         shown = "no picture" if self._source is None else f"{size[0]} x {size[1]}"
         return f"{type(self).__name__}({shown}: {describe(self._sketch)})"
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        """The live widget, and for a notebook without a kernel its picture and a line of text."""
-        data: dict[str, Any] = {"text/plain": repr(self)}
-        if hasattr(ipywidgets.VBox, "_repr_mimebundle_"):  # since ipywidgets 8
-            data = dict(super()._repr_mimebundle_(**kwargs) or data)  # type: ignore[misc]
-        elif self._view_name is not None:  # type: ignore[attr-defined]
-            data["application/vnd.jupyter.widget-view+json"] = {
-                "version_major": 2,
-                "version_minor": 0,
-                "model_id": self._model_id,  # type: ignore[attr-defined]
-            }
-        data["text/plain"] = repr(self)
-        png = small_png(self.snapshot(512), STATIC_BYTES * 3 // 4)  # base64 adds a third
-        data["image/png"] = base64.b64encode(png).decode("ascii")
-        return data
-
-    if hasattr(ipywidgets.VBox, "_ipython_display_"):  # ipywidgets 7, which knows no other way
-
-        def _ipython_display_(self, **kwargs: Any) -> None:
-            from IPython.display import display
-
-            display(self._repr_mimebundle_(), raw=True)  # type: ignore[no-untyped-call]
-            self._handle_displayed(**kwargs)  # type: ignore[attr-defined]
 
 
 def _placeholder() -> Image.Image:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-
 from PIL import Image
 
 from dragwidget.frames import BoolArray, Size
@@ -48,17 +46,3 @@ def compose(
     unit = max(result_size) / 512
     shapes = marks.shapes(lambda xy: (xy[0] * scale_x, xy[1] * scale_y), max(unit, 0.5))
     return paint_with_pillow(result, shapes)
-
-
-def small_png(image: Image.Image, limit: int) -> bytes:
-    """A PNG of at most ``limit`` bytes: with fewer colours, then smaller, until it fits."""
-    for side in (512, 384, 256, 192, 128, 64):
-        scale = min(1.0, side / max(image.size))
-        width, height = (max(1, round(length * scale)) for length in image.size)
-        smaller = image.resize((width, height), Image.Resampling.LANCZOS)
-        for candidate in (smaller, smaller.quantize(128)):
-            file = io.BytesIO()
-            candidate.save(file, "PNG", optimize=True)
-            if file.tell() <= limit:
-                return file.getvalue()
-    raise AssertionError("64 x 64 pixels of 128 colours are always small enough")

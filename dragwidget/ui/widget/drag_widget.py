@@ -14,6 +14,7 @@ from PIL import Image
 
 from dragwidget.instructions import DragInstructions
 from dragwidget.ui.canvas import DragCanvas
+from dragwidget.ui.still import StillPicture
 from dragwidget.ui.widget.editing import Editing
 from dragwidget.ui.widget.export import film
 from dragwidget.ui.widget.export_panel import ExportPanel
@@ -38,7 +39,7 @@ FIT = 500  # CSS pixels of the canvas: leaves room for the controls beside it in
 Picture = Image.Image | str | os.PathLike[str] | npt.NDArray[Any]
 
 
-class DragWidget(ipywidgets.VBox):
+class DragWidget(StillPicture, ipywidgets.VBox):
     """Point-based editing of one picture.
 
         widget = DragWidget("fox.png", prompt="a fox")
@@ -293,12 +294,8 @@ class DragWidget(ipywidgets.VBox):
             self._editing.look()
 
     def _key(self, name: str) -> None:
-        if name == "step":
-            self.step()
-        elif self.state == "running":
-            self.pause()
-        else:
-            self.run()
+        actions = {"step": self.step, "run": self.pause if self.state == "running" else self.run}
+        actions[name]()
 
     def _probing(self, on: bool) -> None:
         self.canvas.tool = "probe" if on else "points"
@@ -345,6 +342,9 @@ class DragWidget(ipywidgets.VBox):
     def snapshot(self) -> Image.Image:
         """The canvas as a plain picture: newest picture, mask, points."""
         return self.canvas.snapshot()
+
+    def __repr__(self) -> str:
+        return f"DragWidget({self.canvas!r}, step {self.index})"
 
     def code(self) -> str:
         """Python that repeats this edit without a hand, bit for bit."""

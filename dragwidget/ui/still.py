@@ -1,0 +1,59 @@
+"""What a notebook shows without a kernel, in place of a live widget: a picture and a line."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable
+from typing import Any
+
+import ipywidgets
+from PIL import Image
+
+__all__ = ["StillPicture", "small_png"]
+
+STATIC_BYTES = 100 * 1024  # of the picture in the notebook's file, as text
+
+
+class StillPicture:
+    """A widget that leaves its ``snapshot()`` in the notebook; to be named before its VBox."""
+
+    snapshot: Callable[[], Image.Image]
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        """The live widget, and for a notebook without a kernel its picture and a line of text."""
+        data: dict[str, Any] = {"text/plain": repr(self)}
+        if hasattr(ipywidgets.VBox, "_repr_mimebundle_"):  # since ipywidgets 8
+            data = dict(super()._repr_mimebundle_(**kwargs) or data)  # type: ignore[misc]
+        elif self._view_name is not None:  # type: ignore[attr-defined]
+            data["application/vnd.jupyter.widget-view+json"] = {
+                "version_major": 2,
+                "version_minor": 0,
+                "model_id": self._model_id,  # type: ignore[attr-defined]
+            }
+        data["text/plain"] = repr(self)
+        png = small_png(self.snapshot(), STATIC_BYTES * 3 // 4)  # base64 adds a third
+        data["image/png"] = base64.b64encode(png).decode("ascii")
+        return data
+
+    if hasattr(ipywidgets.VBox, "_ipython_display_"):  # ipywidgets 7, which knows no other way
+
+        def _ipython_display_(self, **kwargs: Any) -> None:
+            from IPython.display import display
+
+            display(self._repr_mimebundle_(), raw=True)  # type: ignore[no-untyped-call]
+            self._handle_displayed(**kwargs)  # type: ignore[attr-defined]
+
+
+def small_png(image: Image.Image, limit: int) -> bytes:
+    """A PNG of at most ``limit`` bytes: with fewer colours, then smaller, until it fits."""
+    for side in (512, 384, 256, 192, 128, 64):
+        scale = min(1.0, side / max(image.size))
+        width, height = (max(1, round(length * scale)) for length in image.size)
+        smaller = image.resize((width, height), Image.Resampling.LANCZOS)
+        for candidate in (smaller, smaller.quantize(128)):
+            file = io.BytesIO()
+            candidate.save(file, "PNG", optimize=True)
+            if file.tell() <= limit:
+                return file.getvalue()
+    raise AssertionError("64 x 64 pixels of 128 colours are always small enough")
