@@ -13,12 +13,13 @@ from PIL import Image
 __all__ = ["StillPicture", "small_png"]
 
 STATIC_BYTES = 100 * 1024  # of the picture in the notebook's file, as text
+SIDE = 512  # its longest, pixels, if that fits
 
 
 class StillPicture:
     """A widget that leaves its ``snapshot()`` in the notebook; to be named before its VBox."""
 
-    snapshot: Callable[[], Image.Image]
+    snapshot: Callable[[int], Image.Image]  # of its longest side, pixels
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         """The live widget, and for a notebook without a kernel its picture and a line of text."""
@@ -32,7 +33,7 @@ class StillPicture:
                 "model_id": self._model_id,  # type: ignore[attr-defined]
             }
         data["text/plain"] = repr(self)
-        png = small_png(self.snapshot(), STATIC_BYTES * 3 // 4)  # base64 adds a third
+        png = small_png(self.snapshot(SIDE), STATIC_BYTES * 3 // 4)  # base64 adds a third
         data["image/png"] = base64.b64encode(png).decode("ascii")
         return data
 

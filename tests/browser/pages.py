@@ -190,12 +190,15 @@ class NotebookPage:
         with Image.open(io.BytesIO(self.page.screenshot())) as image:
             return np.asarray(image.convert("RGB"))
 
-    def screenshot(self, title: str) -> Path | None:
-        """Keep a picture of the page in the folder DRAGWIDGET_SCREENSHOTS, where it is given."""
+    def screenshot(self, title: str, css_class: str = "") -> Path | None:
+        """Keep a picture of the page in the folder DRAGWIDGET_SCREENSHOTS, where it is given.
+
+        css_class: of what alone is to be seen, in full; by default the page as it is scrolled.
+        """
         folder = os.environ.get("DRAGWIDGET_SCREENSHOTS")
         if not folder:
             return None
         path = Path(folder) / f"{title}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.page.screenshot(path=path)
+        (self.control(css_class) if css_class else self.page).screenshot(path=path)
         return path

@@ -93,15 +93,15 @@ def assert_repeated_without_a_page(page):
 def test_a_whole_edit_by_hand(lab):
     page, canvas = lab, opened(lab)
     empty = page.kernel.get("[len(canvas.pairs), canvas.mask is None]")
-    page.screenshot("widget/empty")
+    page.screenshot("widget/empty", "dragwidget")
     draw(page, canvas)
-    page.screenshot("widget/drawn")
+    page.screenshot("widget/drawn", "dragwidget")
     before = canvas.pixels()
 
     page.click("dragwidget-run")
     page.kernel.wait_for("widget.index >= 3", 300)
     page.until(lambda: not np.array_equal(canvas.pixels(), before), "handles move on the canvas")
-    page.screenshot("widget/running")
+    page.screenshot("widget/running", "dragwidget")
     # The kernel takes the other tool's mark away.
     tool = timed(page, "dragwidget-tool-lasso", f"!{is_chosen('points')}")
     chosen = timed(page, "dragwidget-tool-points", f"!{is_chosen('lasso')}")
@@ -109,7 +109,7 @@ def test_a_whole_edit_by_hand(lab):
     print(f"while it drags, ms: tools {tool:.0f} and {chosen:.0f}, Pause {paused:.0f}")
     page.kernel.wait_for("widget.state == 'paused' and widget._editing.runner._driver is None")
     at = page.kernel.get("widget.index")
-    page.screenshot("widget/paused")
+    page.screenshot("widget/paused", "dragwidget")
 
     canvas.drag([PAIRS[0][1], (80.0, 70.0)])
     page.kernel.wait_for("abs(canvas.pairs[0].target[1] - 70) < 2")
@@ -132,7 +132,7 @@ def test_a_whole_edit_by_hand(lab):
     page.kernel.wait_for("len(widget.session.history.tips) == 2 and widget.state == 'idle'")
     page.click("dragwidget-render")
     page.kernel.wait_for("widget.result is not None and widget.state == 'idle'", 300)
-    page.screenshot("widget/rendered")
+    page.screenshot("widget/rendered", "dragwidget")
     assert_repeated_without_a_page(page)
 
     while page.kernel.get("canvas.can_undo"):
@@ -151,7 +151,7 @@ def test_draw_run_and_render_in(new_page, app):
     page.kernel.wait_for("widget.index == 1 and widget.state == 'idle'", 300)
     page.click("dragwidget-render")
     page.kernel.wait_for("widget.result is not None and widget.state == 'idle'", 300)
-    page.screenshot(f"widget/{app}")
+    page.screenshot(f"widget/{app}", "dragwidget")
     assert_repeated_without_a_page(page)
 
 
@@ -209,7 +209,7 @@ def test_a_step_that_fails_is_told_and_what_was_dragged_is_kept(lab):
     page.kernel.wait_for("widget.error and widget.state == 'idle'", 300)
     shown = page.page.locator(".dragwidget-error-text")
     shown.first.wait_for(state="visible")
-    page.screenshot("widget/error")
+    page.screenshot("widget/error", "dragwidget")
     page.kernel.run("hook.remove()")
     at = page.kernel.get("widget.index")
     page.click("dragwidget-step")
@@ -227,7 +227,7 @@ def test_the_page_says_how_far_the_preparation_is(lab):
     page.click("dragwidget-prepare")
     status = page.control("dragwidget-status")
     page.until(lambda: " of 400" in status.inner_text(), "the status counts the LoRA's steps", 300)
-    page.screenshot("widget/preparing")
+    page.screenshot("widget/preparing", "dragwidget")
     page.click("dragwidget-stop")
     idle(page)
     assert page.kernel.get("[widget.error, canvas.last_error]") == ["", ""]
@@ -252,4 +252,4 @@ def test_nothing_is_wider_than_the_page_when(new_page, name, options):
     assert overflow <= 0
     page.kernel.run("widget._failed(ValueError('an error, as it looks'))")
     page.page.wait_for_timeout(500)
-    page.screenshot(f"widget/{name}")
+    page.screenshot(f"widget/{name}", "dragwidget")

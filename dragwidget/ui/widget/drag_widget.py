@@ -339,9 +339,9 @@ class DragWidget(StillPicture, ipywidgets.VBox):
 
     # What can be taken away
 
-    def snapshot(self) -> Image.Image:
-        """The canvas as a plain picture: newest picture, mask, points."""
-        return self.canvas.snapshot()
+    def snapshot(self, side: int | None = None) -> Image.Image:
+        """The canvas as a plain picture with mask and points; ``side``: its longest, pixels."""
+        return self.canvas.snapshot(side)
 
     def __repr__(self) -> str:
         return f"DragWidget({self.canvas!r}, step {self.index})"
