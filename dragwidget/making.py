@@ -172,12 +172,15 @@ class Stages:
         latent = yield from rendering(edit.inversion, node.latent, branch, render, frozen)
         return asked.source.picture_of(self.model.decode(latent))
 
-    def previewing(self, asked: Asked, step: int | None) -> Generator[Progress, None, Image.Image]:
+    def previewing(
+        self, asked: Asked, step: int | None, *, quick: bool
+    ) -> Generator[Progress, None, Image.Image]:
         """Change the picture by how the network's first guess at the clean latent has changed."""
         edit, node = yield from self._at(asked, step)
         latent = edit.inversion.latents[0] + edit.change(node, asked.settings.drag)
         self._check()
-        return asked.source.picture_of(self.model.decode(latent))
+        decode = edit.inversion.linear_decoder.decode if quick else self.model.decode
+        return asked.source.picture_of(decode(latent))
 
     def similarity(self, asked: Asked, xy: XY) -> dict[int, npt.NDArray[np.float32]]:
         """How like the features under a point are those elsewhere, for every block."""

@@ -30,9 +30,8 @@ from dragwidget.frames import XY
 from dragwidget.history import History
 from dragwidget.instructions import DragInstructions
 from dragwidget.making import Asked, Stages
-from dragwidget.picture import read_picture
 from dragwidget.settings import DragSettings, Settings
-from dragwidget.source import Generation, Inversion, Source, generating
+from dragwidget.source import Generation, Inversion, Source, fitted, generating
 from dragwidget.stages import Cancelled, Monitor, Progress, StageStatus
 from dragwidget.store import Store
 
@@ -104,17 +103,7 @@ class DragSession:
             multiple: both sides that the model works at are multiples of this, pixels; by default
                 what every level of its network divides evenly.
         """
-        if multiple is None:
-            multiple = self.model.picture_multiple
-        if multiple < 1 or multiple % self.model.vae_factor:
-            raise ValueError(
-                f"multiple must be {self.model.vae_factor}, the pixels of one latent cell of this "
-                f"model, or a multiple of it, got {multiple}"
-            )
-        side = self.model.picture_side
-        max_side = side if max_side is None else max_side
-        picture = read_picture(image, multiple=multiple, max_side=max_side, min_side=side)
-        self._choose(Source.of(picture, prompt))
+        self._choose(Source.of(fitted(self.model, image, max_side, multiple), prompt))
 
     def generate(
         self,
@@ -342,17 +331,23 @@ class DragSession:
         """Denoise the latent beside the source picture's own pass, which is made once."""
         return self.stages.rendering(self._asked, step)
 
-    def preview(self, step: int | None = None) -> Image.Image:
-        """The picture as it is now, or at a step of this branch: quick and approximate.
+    def preview(self, step: int | None = None, *, quick: bool = False) -> Image.Image:
+        """The picture as it is now, or at a step of this branch: soon and approximate.
 
-        The source, changed by how the network's first guess at the clean latent has changed: one
-        pass of the network, and one more the first time, in place of one for each denoising step.
+        The source, changed by how the network's first guess at the clean latent has changed. After
+        a drag step with a mask that guess is there already; else it is one pass of the network.
+
+        Args:
+            quick: draw it by a linear map in place of the autoencoder, which can take as long as a
+                drag step: blurred where it changed.
         """
-        return self._run(self.previewing(step))
+        return self._run(self.previewing(step, quick=quick))
 
-    def previewing(self, step: int | None = None) -> Generator[Progress, None, Image.Image]:
+    def previewing(
+        self, step: int | None = None, *, quick: bool = False
+    ) -> Generator[Progress, None, Image.Image]:
         """The same, without forgetting that other work was cancelled."""
-        return self.stages.previewing(self._asked, step)
+        return self.stages.previewing(self._asked, step, quick=quick)
 
     def similarity(self, xy: XY) -> dict[int, npt.NDArray[np.float32]]:
         """What motion supervision sees: how alike the features under ``xy`` and elsewhere are.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Generator
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,16 +14,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dragwidget.diffusion.linear_decoder import LinearDecoder
 from dragwidget.diffusion.lora import LoRA
 from dragwidget.diffusion.model import Conditioning, DiffusionModel, Predictor
 from dragwidget.drag.ddim import Schedule, denoise, invert
 from dragwidget.frames import Size
 from dragwidget.instructions import DragInstructions, check_prompt, check_size
-from dragwidget.picture import SourceImage
+from dragwidget.picture import SourceImage, read_picture
 from dragwidget.settings import InversionSettings, Settings, check_number
 from dragwidget.stages import Key, Progress
 
-__all__ = ["Generation", "Inversion", "Source", "generating", "inverting"]
+__all__ = ["Generation", "Inversion", "Source", "fitted", "generating", "inverting"]
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,22 @@ class Source:
         return (*self.inversion_key(settings), ("the render's attention layers", layers))
 
 
+def fitted(
+    model: DiffusionModel, image: Any, max_side: int | None, multiple: int | None
+) -> SourceImage:
+    """A picture at a size that suits the model; ``None``: what the model was trained on."""
+    if multiple is None:
+        multiple = model.picture_multiple
+    if multiple < 1 or multiple % model.vae_factor:
+        raise ValueError(
+            f"multiple must be {model.vae_factor}, the pixels of one latent cell of this model, or "
+            f"a multiple of it, got {multiple}"
+        )
+    side = model.picture_side
+    max_side = side if max_side is None else max_side
+    return read_picture(image, multiple=multiple, max_side=max_side, min_side=side)
+
+
 def to_pixels(decoded: Tensor) -> npt.NDArray[np.uint8]:
     """(1, 3, H, W) in [0, 1] -> (H, W, 3) uint8."""
     image = finite(decoded, "the decoded picture")[0].permute(1, 2, 0)
@@ -173,6 +192,11 @@ class Inversion:
     def timestep(self) -> int:
         """Where the latent is edited."""
         return self.schedule.timesteps[self.schedule.steps - self.count]
+
+    @cached_property
+    def linear_decoder(self) -> LinearDecoder:
+        """Draws latents that are like this picture's."""
+        return LinearDecoder.fit(self.latents[0], self.source.picture.pixels)
 
 
 def conditioning(

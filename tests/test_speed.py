@@ -217,7 +217,15 @@ PASSES = {
         "cold": TRAINED + N + STEPS + 1 + 2 * N,
         "warm": STEPS + N,
     },
-    "preview": {PLAIN: N, "mask": 0, "no mask": 2},
+    "preview": {
+        PLAIN: N,
+        "mask": 0,
+        "mask, quick": 0,
+        "mask, step": 1,
+        "no mask": 1,
+        "no mask, quick": 1,
+        "no mask, step": 1,
+    },
 }
 
 

@@ -309,11 +309,18 @@ def _preview(task: Task) -> Part:
         session = our_session(short)
         session.instructions = short.instructions(mask=mask)
         session.step()
-        with meter.lap("mask" if mask else "no mask"):
-            session.preview()
+        session.preview(quick=True)  # the first one fits its map
+        drawn = "mask" if mask else "no mask"
+        for quick in (True, False):
+            with meter.lap(f"{drawn}, step") if quick else nullcontext():
+                session.step()
+            with meter.lap(f"{drawn}, quick" if quick else drawn):
+                session.preview(quick=quick)
 
     cases = (reference, partial(ours, mask=True), partial(ours, mask=False))
-    return Part("preview", cases, (Compare("mask", "mask"), Compare("no mask", "no mask")))
+    laps = (f"{drawn}{quick}" for drawn in ("mask", "no mask") for quick in (", quick", ""))
+    rows = (Compare(lap, lap, unit=f"{lap.split(', ')[0]}, step") for lap in laps)
+    return Part("preview", cases, tuple(rows))
 
 
 PARTS: dict[str, Callable[[Task], Part]] = {

@@ -170,8 +170,8 @@ def table(rows: Sequence[Row], grown: Sequence[Growth]) -> str:
         )
         lines.append(f"{row.part:<9}{row.variant:<39}" + _columns(values))
         if row.in_units is not None:
-            plain = _number(row.reference_in_units, ".1f")
-            lines.append(f"{'':<11}of one step: {row.in_units:.1f}, the plain one {plain}")
+            plain = _number(row.reference_in_units, ".2f")
+            lines.append(f"{'':<11}of one step: {row.in_units:.2f}, the plain one {plain}")
     if rows:
         lines.append("ratio: ours / plain; peak: over the weights, weight gradients count")
     if grown:

@@ -60,10 +60,14 @@ class Pace:
     Args:
         interval: seconds from one to the next, at least.
         share: of the time that previews may take.
+
+    Attributes:
+        quick: the autoencoder was too slow for this, so they are drawn without it.
     """
 
     def __init__(self, interval: float = 0.5, share: float = 0.1) -> None:
         self.interval, self.share = interval, share
+        self.quick = False
         self._due = 0.0
 
     def due(self) -> bool:
@@ -71,6 +75,7 @@ class Pace:
 
     def took(self, seconds: float) -> None:
         self._due = monotonic() + max(self.interval, seconds * (1 / self.share - 1))
+        self.quick = self.quick or seconds > self.interval / 2
 
 
 def preparing(session: DragSession) -> Generator[Report, None, None]:
@@ -119,7 +124,7 @@ def dragging(
 
 def _timed_preview(session: DragSession, pace: Pace) -> Image.Image:
     start = monotonic()
-    picture = _finished(session.previewing())
+    picture = _finished(session.previewing(quick=pace.quick))
     pace.took(monotonic() - start)
     return picture
 
