@@ -92,6 +92,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--device", default="auto", help="cuda, mps or cpu; default: the best")
     how.add_argument("--dtype", default="auto", help="float32, float16 or bfloat16")
+    how.add_argument(
+        "--memory", choices=["normal", "low"], default="normal", help="low: less of it, more time"
+    )
     out = parser.add_argument_group("what is written")
     out.add_argument(
         "-o",
@@ -143,7 +146,7 @@ def _open(args: argparse.Namespace, changes: list[Changes]) -> DragSession:
 
     store = None if args.no_store else Store()
     session = DragSession.from_pretrained(
-        args.model, device=args.device, dtype=args.dtype, store=store
+        args.model, device=args.device, dtype=args.dtype, memory=args.memory, store=store
     )
     session.settings = with_changes(session.settings, *changes)
     return session

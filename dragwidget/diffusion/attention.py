@@ -125,7 +125,8 @@ def _recording(predictor: Predictor, branch: ReferenceBranch) -> Predict:
         model = predictor.model
         with model.lock, _processors(model.unet, branch.layers, _Record) as processors:
             prediction = predictor.predict(latent, timestep)
-        branch.states.append(tuple(processor.seen for processor in processors))
+        away = torch.device("cpu") if model.memory == "low" else model.device
+        branch.states.append(tuple(processor.seen.to(away) for processor in processors))
         return prediction
 
     return predict
@@ -157,7 +158,7 @@ def render_latents(
         with torch.no_grad():
             with model.lock, _processors(model.unet, layers, _LookAt) as look:
                 for processor, state in zip(look, states, strict=True):
-                    processor.reference = state
+                    processor.reference = state.to(model.device)
                 prediction = predictor.predict(latent, timestep)
             latent, _ = schedule.step(latent, prediction, timestep)
             if settings.keep_frozen and frozen is not None:

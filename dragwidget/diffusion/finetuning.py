@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dragwidget.diffusion.lora import LoRA, enabled
+from dragwidget.diffusion.lora import LoRA
 from dragwidget.diffusion.model import DiffusionModel
 from dragwidget.drag.ddim import compose
 from dragwidget.drag.optimizer import loss_scale
@@ -139,7 +139,7 @@ def _loss(model: DiffusionModel, embeddings: Tensor, batch: LoRABatch, lora: LoR
     if model.prediction_type == "v_prediction":
         target = a.sqrt() * batch.noise - (1 - a).sqrt() * batch.latents
     text = embeddings.expand(len(noised), -1, -1).to(model.device, model.dtype)
-    with model.lock, enabled(model.unet, lora):
+    with model.switched(lora):
         predicted = model.unet(
             noised.to(model.device, model.dtype),
             batch.timesteps.to(model.device),

@@ -13,6 +13,7 @@ import torch
 from dragwidget.diffusion.attention import layers_of, self_attention_layers
 from dragwidget.diffusion.checkpoint import is_checkpoint, read_checkpoint
 from dragwidget.diffusion.hub import INDEX, MODEL, VAE, fetch, is_hub_id
+from dragwidget.diffusion.low_memory import Memory, check_memory
 from dragwidget.diffusion.model import DiffusionModel
 from dragwidget.diffusion.reading import check_index, check_parts, read_parts, read_vae
 from dragwidget.settings import DragSettings, RenderSettings, Settings
@@ -63,6 +64,7 @@ def load_model(
     revision: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     config: str | os.PathLike[str] | None = None,
+    memory: Memory = "normal",
 ) -> DiffusionModel:
     """Load a Stable-Diffusion-type model.
 
@@ -76,6 +78,7 @@ def load_model(
         cache_dir: where hub models are kept; by default Hugging Face's own folder.
         config: for a checkpoint file, the diffusers folder or hub id whose layout it has; by
             default diffusers guesses it, and fetches it from the hub.
+        memory: ``"low"``: less memory on the device, more time; see ``DiffusionModel``.
 
     Raises:
         FileNotFoundError: no such folder, file or hub model.
@@ -84,6 +87,7 @@ def load_model(
     """
     device = choose_device(device)
     dtype = choose_dtype(dtype, device)
+    waits = torch.device("cpu") if check_memory(memory) == "low" else device
     name = str(source)
     other_vae = None if vae is None else read_vae(_find_vae(str(vae), cache_dir), str(vae))
     if is_checkpoint(name):
@@ -95,9 +99,9 @@ def load_model(
         folder = _find(name, revision, cache_dir)
         parts = read_parts(folder, name, vae=other_vae)
     check_parts(parts, name)
-    for part in ("unet", "vae", "text_encoder"):
+    for part, where in (("unet", device), ("vae", waits), ("text_encoder", waits)):
         # Not ``parts[part].to``: diffusers would log that it may not suit every model.
-        parts[part] = torch.nn.Module.to(parts[part], device, dtype)
+        parts[part] = torch.nn.Module.to(parts[part], where, dtype)
     scheduler = parts.pop("scheduler")
     return DiffusionModel(
         **parts,
@@ -107,6 +111,7 @@ def load_model(
         name=name,
         fingerprint=_fingerprint(parts, scheduler),
         recommended=_recommended(folder, parts["unet"]),
+        memory=memory,
     )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dragwidget.diffusion.lora import LoRA, enabled
+from dragwidget.diffusion.low_memory import Memory, check_memory, checkpointed, on_device
 from dragwidget.drag.ddim import PredictionType, Schedule
 from dragwidget.drag.evaluation import ModelOutput
 from dragwidget.settings import RenderSettings, Settings
@@ -60,6 +62,9 @@ class DiffusionModel:
         name: what it was loaded from.
         fingerprint: stands for the weights wherever a result must remember what made it.
         recommended: the settings that suit this model; the paper's unless it says otherwise.
+        memory: ``"low"``: for gradients, activations are computed twice, not kept; autoencoder and
+            text encoder may wait on the CPU, and so does what a render remembers. The results are
+            the same, the time is more.
     """
 
     def __init__(
@@ -75,6 +80,7 @@ class DiffusionModel:
         name: str = "model",
         fingerprint: str = "",
         recommended: Settings | None = None,
+        memory: Memory = "normal",
     ) -> None:
         # Any: diffusers and transformers do not say what their modules hold.
         self.unet: Any = unet.eval().requires_grad_(False)
@@ -90,6 +96,7 @@ class DiffusionModel:
         self.name = name
         self.fingerprint = fingerprint or name
         self.recommended = recommended or Settings()
+        self.memory = check_memory(memory)
 
     @property
     def device(self) -> torch.device:
@@ -176,7 +183,7 @@ class DiffusionModel:
     def posterior(self, pixels: npt.NDArray[np.uint8]) -> Any:
         """The autoencoder's distribution over latents for a picture (H, W, 3) uint8."""
         image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
-        with torch.no_grad():
+        with torch.no_grad(), on_device(self.vae, self.device):
             return self.vae.encode(self._to(self.vae, image)).latent_dist
 
     def sample_posterior(self, posterior: Any, generator: torch.Generator) -> Tensor:
@@ -193,7 +200,7 @@ class DiffusionModel:
 
     def decode(self, latent: Tensor) -> Tensor:
         """Latent (1, c, h, w) -> picture (1, 3, H, W) float32 in [0, 1]."""
-        with torch.no_grad():
+        with torch.no_grad(), on_device(self.vae, self.device):
             z = self._to(self.vae, latent / self.vae.config["scaling_factor"])
             image: Tensor = self.vae.decode(z).sample
         return (image.float() / 2 + 0.5).clamp(0, 1)
@@ -216,7 +223,7 @@ class DiffusionModel:
                 UserWarning,
                 stacklevel=2,
             )
-        with torch.no_grad():
+        with torch.no_grad(), on_device(self.text_encoder, self.device):
             embeddings: Tensor = self.text_encoder(
                 tokens.to(_first_parameter(self.text_encoder).device)
             )[0]
@@ -225,6 +232,22 @@ class DiffusionModel:
     def predictor(self, conditioning: Conditioning, lora: LoRA | None = None) -> Predictor:
         """This model with its text and, if there is one, its LoRA: what the method calls."""
         return Predictor(self, conditioning, lora)
+
+    @contextmanager
+    def switched(self, lora: LoRA | None) -> Iterator[None]:
+        """A pass of the network with a LoRA, no other pass beside it."""
+        with self.lock, enabled(self.unet, lora), self._checkpointed(lora):
+            yield
+
+    def _checkpointed(self, lora: LoRA | None) -> AbstractContextManager[None]:
+        if self.memory == "normal":
+            return nullcontext()
+        return checkpointed(self.unet, partial(self._again, lora))
+
+    @contextmanager
+    def _again(self, lora: LoRA | None) -> Iterator[None]:
+        with self.lock, enabled(self.unet, lora):
+            yield
 
     @staticmethod
     def _to(module: nn.Module, tensor: Tensor) -> Tensor:
@@ -268,8 +291,7 @@ class Predictor:
             batch = torch.cat([batch, batch])
         prediction = None
         with (
-            self.model.lock,
-            enabled(unet, self._lora),
+            self.model.switched(self._lora),
             _block_outputs(unet, blocks, stop=not predict) as seen,
             suppress(_PassDone),
         ):
