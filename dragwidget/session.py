@@ -26,6 +26,7 @@ from dragwidget.diffusion.lora import LoRA, load_lora
 from dragwidget.diffusion.model import DiffusionModel
 from dragwidget.drag.loop import DragStep, Ended
 from dragwidget.dragging import Dragging
+from dragwidget.estimating import Estimate, estimate
 from dragwidget.frames import XY
 from dragwidget.history import History
 from dragwidget.instructions import DragInstructions
@@ -185,6 +186,14 @@ class DragSession:
         """For each stage, whether it can be used as it is, and if not, why."""
         return self.stages.status(self.source, self.settings)
 
+    def estimate(self, *, timed: bool = True) -> Estimate:
+        """How long the edit will take from nothing, and how much memory; ``print`` it.
+
+        Args:
+            timed: take a pass of the network, to know how quick the device is.
+        """
+        return estimate(self.model, self.source, self.settings, self.instructions, timed=timed)
+
     def prepare(self) -> None:
         """Make LoRA and inversion now, where they are not fresh; otherwise on demand."""
         self.invert()
@@ -302,11 +311,7 @@ class DragSession:
 
     @property
     def history(self) -> History:
-        """The steps so far, and every branch.
-
-        Raises:
-            RuntimeError: the picture is not inverted yet, or not as it is asked for now.
-        """
+        """The steps so far, and every branch; RuntimeError where nothing is inverted as asked."""
         edit = self.stages.edit(self.source, self.settings)
         if edit is None:
             raise RuntimeError("the picture is not inverted yet: prepare() or drag() first")

@@ -21,8 +21,8 @@ PACKAGE = Path(dragwidget.__file__).parent
 DATA = {"frames", "instructions_json", "instructions", "dragbench", "picture", "settings"}
 SESSION = DATA | {
     "drag", "diffusion",
-    "stages", "history", "source", "dragging", "rendering", "store", "storing", "making", "session",
-    "archive", "journal",
+    "stages", "history", "source", "dragging", "rendering", "store", "storing", "making",
+    "estimating", "session", "archive", "journal",
 }  # fmt: skip
 STANDS_ON = {
     "frames": set(),
@@ -43,6 +43,7 @@ STANDS_ON = {
     "making": DATA
     | {"drag", "diffusion", "stages", "history", "source", "dragging", "rendering"}
     | {"store", "storing"},
+    "estimating": DATA | {"drag", "diffusion", "stages", "source"},
     "session": SESSION,
     "archive": SESSION,
     "journal": SESSION,

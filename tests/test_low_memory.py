@@ -10,21 +10,9 @@ from tiny_sessions import FAR, ask, left_half, session_on
 
 from dragwidget.diffusion.lora import enabled
 from dragwidget.diffusion.low_memory import checkpointed, on_device
-from dragwidget.diffusion.model import Conditioning, DiffusionModel
+from dragwidget.diffusion.model import Conditioning
 
 CPU = torch.device("cpu")
-
-
-def with_memory(model, memory):
-    return DiffusionModel(
-        unet=model.unet,
-        vae=model.vae,
-        text_encoder=model.text_encoder,
-        tokenizer=model.tokenizer,
-        alphas_cumprod=model.alphas_cumprod,
-        recommended=model.recommended,
-        memory=memory,
-    )
 
 
 @pytest.mark.parametrize("mask", [True, False])
@@ -32,7 +20,7 @@ def with_memory(model, memory):
 def test_an_edit_in_low_memory_is_the_same_bit_for_bit(tiny, mask, lora_steps):
     made = []
     for memory in ("normal", "low"):
-        session = session_on(with_memory(tiny, memory), lora_steps=lora_steps)
+        session = session_on(tiny.with_parts(memory=memory), lora_steps=lora_steps)
         session.instructions = ask(FAR, mask=left_half() if mask else None)
         session.run(steps=3)
         made.append((session.history.current.latent, np.asarray(session.render())))
@@ -60,8 +48,8 @@ def kept(model, blocks=(3,)):
 
 
 def test_a_pass_in_low_memory_keeps_a_small_part_for_its_gradient(tiny):
-    normal, wanted = kept(with_memory(tiny, "normal"))
-    low, gradient = kept(with_memory(tiny, "low"))
+    normal, wanted = kept(tiny.with_parts(memory="normal"))
+    low, gradient = kept(tiny.with_parts(memory="low"))
     assert low < 0.4 * normal
     assert torch.equal(gradient, wanted)
 
@@ -71,7 +59,7 @@ def test_a_pass_without_a_gradient_is_not_computed_twice(tiny):
     unet = tiny.unet
     hook = unet.mid_block.attentions[0].register_forward_hook(lambda *_: passes.append(1))
     try:
-        predictor = with_memory(tiny, "low").predictor(Conditioning(tiny.embed("a cat")))
+        predictor = tiny.with_parts(memory="low").predictor(Conditioning(tiny.embed("a cat")))
         with torch.no_grad():
             predictor.predict(torch.zeros(1, 4, 16, 16), 500)
         assert len(passes) == 1
@@ -156,4 +144,4 @@ def test_a_part_that_is_there_does_not_move():
 
 def test_memory_is_normal_or_low(tiny):
     with pytest.raises(ValueError, match="'normal' or 'low', got 'tiny'"):
-        with_memory(tiny, "tiny")
+        tiny.with_parts(memory="tiny")

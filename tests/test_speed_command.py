@@ -14,6 +14,7 @@ from dragwidget.bench.memory import Lap, Meter
 from dragwidget.bench.networks import SIZES, Size, in_type, make_network
 from dragwidget.bench.rounds import PLAIN, Compare, Part, measure, run_part
 from dragwidget.bench.speed import PARTS
+from dragwidget.diffusion import devices
 from dragwidget.settings import Settings
 
 CPU = torch.device("cpu")
@@ -58,7 +59,7 @@ def test_where_the_system_counts_no_peak_there_is_none(monkeypatch, tmp_path):
     with meter.lap("a"):
         pass
     assert meter.laps["a"].peak is None
-    assert memory.free_memory(torch.device("mps")) is None
+    assert devices.free_memory(torch.device("mps")) is None
 
 
 def test_a_lap_has_a_name_of_its_own():

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["Lap", "Meter", "free_memory"]
+from dragwidget.diffusion.devices import in_table
+
+__all__ = ["Lap", "Meter"]
 
 _PROC = Path("/proc/self")
 
@@ -84,15 +86,6 @@ class Meter:
             self._peaks[name] = max(self._peaks[name], peak)
 
 
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that could be taken on a device; ``None`` where the system does not say."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    if device.type != "cpu":
-        return None
-    return _proc(Path("/proc/meminfo"), "MemAvailable")
-
-
 def _settle(device: torch.device) -> None:
     """Give back what is held by nothing any more."""
     gc.collect()
@@ -115,13 +108,13 @@ def _wait(device: torch.device) -> None:
 def _held(device: torch.device) -> int | None:
     if device.type == "cuda":
         return int(torch.cuda.memory_allocated(device))
-    return _proc(_PROC / "status", "VmRSS") if device.type == "cpu" else None
+    return in_table(_PROC / "status", "VmRSS") if device.type == "cpu" else None
 
 
 def _peak(device: torch.device) -> int | None:
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    return _proc(_PROC / "status", "VmHWM") if device.type == "cpu" else None
+    return in_table(_PROC / "status", "VmHWM") if device.type == "cpu" else None
 
 
 def _forget_peak(device: torch.device) -> bool:
@@ -136,16 +129,3 @@ def _forget_peak(device: torch.device) -> bool:
     except OSError:
         return False
     return True
-
-
-def _proc(path: Path, field: str) -> int | None:
-    """A field of a table of the system, in kB there, as bytes."""
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        name, _, value = line.partition(":")
-        if name == field:
-            return int(value.split()[0]) * 1024
-    return None

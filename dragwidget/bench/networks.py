@@ -14,7 +14,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from dragwidget.bench.memory import free_memory
+from dragwidget.diffusion.devices import free_memory
 from dragwidget.diffusion.loading import EMBEDDED, load_model
 from dragwidget.diffusion.model import DiffusionModel
 
@@ -70,17 +70,11 @@ def in_type(model: DiffusionModel, dtype: torch.dtype) -> DiffusionModel:
         unet = type(model.unet).from_config(model.unet.config)
     weights = {name: tensor.to(dtype) for name, tensor in model.unet.state_dict().items()}
     unet.load_state_dict(weights, assign=True)
-    return DiffusionModel(
+    return model.with_parts(
         unet=unet,
         # Not ``vae.to``: diffusers would log that it may not suit every model.
         vae=torch.nn.Module.to(deepcopy(model.vae), dtype=dtype),
         text_encoder=torch.nn.Module.to(deepcopy(model.text_encoder), dtype=dtype),
-        tokenizer=model.tokenizer,
-        alphas_cumprod=model.alphas_cumprod,
-        prediction_type=model.prediction_type,
-        steps_offset=model.steps_offset,
-        name=model.name,
-        recommended=model.recommended,
     )
 
 

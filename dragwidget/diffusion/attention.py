@@ -125,8 +125,7 @@ def _recording(predictor: Predictor, branch: ReferenceBranch) -> Predict:
         model = predictor.model
         with model.lock, _processors(model.unet, branch.layers, _Record) as processors:
             prediction = predictor.predict(latent, timestep)
-        away = torch.device("cpu") if model.memory == "low" else model.device
-        branch.states.append(tuple(processor.seen.to(away) for processor in processors))
+        branch.states.append(tuple(each.seen.to(model.waiting_device) for each in processors))
         return prediction
 
     return predict

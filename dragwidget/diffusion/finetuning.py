@@ -18,7 +18,7 @@ from dragwidget.drag.ddim import compose
 from dragwidget.drag.optimizer import loss_scale
 from dragwidget.settings import LoRASettings
 
-__all__ = ["LoRABatch", "LoRAStep", "noised_batches", "train_lora"]
+__all__ = ["LoRABatch", "LoRAStep", "loss_of", "noised_batches", "train_lora"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +115,7 @@ def train_lora(
     )
     for index, batch in zip(range(1, settings.steps + 1), batches, strict=False):
         with torch.enable_grad():
-            loss = _loss(model, embeddings, batch, lora)
+            loss = loss_of(model, embeddings, batch, lora)
             scale = loss_scale(model.dtype)
             gradients = torch.autograd.grad(loss * scale, matrices)
         if not (loss.isfinite() and all(gradient.isfinite().all() for gradient in gradients)):
@@ -130,7 +130,7 @@ def train_lora(
         yield LoRAStep(index, float(loss.detach()), lora.map(lambda m: m.detach().clone()))
 
 
-def _loss(model: DiffusionModel, embeddings: Tensor, batch: LoRABatch, lora: LoRA) -> Tensor:
+def loss_of(model: DiffusionModel, embeddings: Tensor, batch: LoRABatch, lora: LoRA) -> Tensor:
     """Mean square error of the predicted noise (or velocity), float32."""
     a = model.alphas_cumprod[batch.timesteps][:, None, None, None]
     a = a.to(batch.latents)

@@ -99,9 +99,25 @@ class DiffusionModel:
         self.memory = check_memory(memory)
 
     @property
+    def parts(self) -> dict[str, Any]:
+        """All that the constructor takes."""
+        names = ("unet", "vae", "text_encoder", "tokenizer", "alphas_cumprod", "prediction_type")
+        more = ("steps_offset", "name", "fingerprint", "recommended", "memory")
+        return {name: getattr(self, name) for name in (*names, *more)}
+
+    def with_parts(self, **parts: Any) -> DiffusionModel:
+        """A model like this one, with other parts."""
+        return DiffusionModel(**{**self.parts, **parts})
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return _first_parameter(self.unet).device
+
+    @property
+    def waiting_device(self) -> torch.device:
+        """Where large tensors wait that are not used soon."""
+        return torch.device("cpu") if self.memory == "low" else self.device
 
     @property
     def dtype(self) -> torch.dtype:
