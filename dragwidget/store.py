@@ -53,7 +53,7 @@ class Entry:
     """One thing that is kept.
 
     Attributes:
-        kind: ``"lora"`` or ``"inversion"``.
+        kind: ``"lora"``, ``"inversion"``, or ``"training"``: a LoRA that is not done yet.
         size: bytes.
         used: when it was written or last read, seconds since the epoch.
     """
@@ -112,8 +112,19 @@ class Store:
             return tensors
         return None
 
-    def put(self, kind: str, made_by: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bool:
-        """Keep tensors, whole or not at all; whether that was possible."""
+    def put(
+        self,
+        kind: str,
+        made_by: Mapping[str, Any],
+        tensors: Mapping[str, Tensor],
+        *,
+        alone: bool = False,
+    ) -> bool:
+        """Keep tensors, whole or not at all; whether that was possible.
+
+        Args:
+            alone: what was kept as made by the same goes, once these are kept.
+        """
         from safetensors.torch import save
 
         said = json.dumps(made_by, sort_keys=True)
@@ -127,11 +138,19 @@ class Store:
         path = self.folder / kind / name
         try:
             write_whole(path, content)
+            if alone:
+                self.remove(kind, made_by, spare=path)
             self._make_room(spare=path)
         except OSError as error:
             log.warning("the %s is not kept for other sessions: %s", kind, error)
             return False
         return True
+
+    def remove(self, kind: str, made_by: Mapping[str, Any], *, spare: Path | None = None) -> None:
+        """Remove all that was made by exactly this, ``spare`` excepted."""
+        for path in self._kept(kind, _digest(made_by)):
+            if path != spare:
+                _unlink(path)
 
     def entries(self) -> list[Entry]:
         """All that is kept, what was used last first."""
@@ -176,8 +195,10 @@ class Store:
                 yield path
 
     def _kept(self, kind: str, digest: str) -> list[Path]:
+        """The newest first: of one thing on its way, that is the one that has come furthest."""
         try:
-            return sorted((self.folder / kind).glob(f"{digest}.*{SUFFIX}"))
+            found = list((self.folder / kind).glob(f"{digest}.*{SUFFIX}"))
+            return sorted(found, key=lambda path: (-_written(path), path))
         except OSError as error:
             log.warning("cannot look into %s: %s", self.folder / kind, error)
             return []
@@ -273,6 +294,21 @@ def _touch(path: Path) -> None:
         os.utime(path)
     except OSError as error:
         log.debug("cannot touch %s: %s", path, error)
+
+
+def _unlink(path: Path) -> None:
+    """Remove a file; where that is not possible it stays, and goes when room is needed."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        log.debug("cannot remove %s: %s", path, error)
+
+
+def _written(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _size(path: Path) -> int:
