@@ -18,25 +18,24 @@ import hashlib
 import json
 import logging
 import os
-import secrets
-import socket
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dragwidget.files import ABANDONED, UNFINISHED, remove_abandoned, write_whole
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["VARIABLE", "Entry", "Store", "default_folder", "write_whole"]
+__all__ = ["VARIABLE", "Entry", "Store", "default_folder"]
 
 log = logging.getLogger(__name__)
 
 VARIABLE = "DRAGWIDGET_CACHE"
 LIMIT = 5 * 2**30  # bytes
-SUFFIX, UNFINISHED, DAMAGED = ".safetensors", ".unfinished", "damaged"
-_ABANDONED = 24 * 3600.0  # seconds after which an unfinished file of another machine is removed
+SUFFIX, DAMAGED = ".safetensors", "damaged"
 
 
 def default_folder() -> Path:
@@ -216,7 +215,7 @@ class Store:
         """Remove what was used longest ago, never what was written just now."""
         self._remove_abandoned()
         for aside in (self.folder / DAMAGED).glob("*"):
-            if time.time() - aside.stat().st_mtime > _ABANDONED:
+            if time.time() - aside.stat().st_mtime > ABANDONED:
                 aside.unlink(missing_ok=True)
         entries = self.entries()
         total = sum(entry.size for entry in entries)
@@ -228,10 +227,8 @@ class Store:
                 total -= entry.size
 
     def _remove_abandoned(self) -> None:
-        """Unfinished files of processes that are dead, as far as can be known."""
-        for path in self.folder.glob(f"*/.*{UNFINISHED}"):
-            if _is_abandoned(path):
-                path.unlink(missing_ok=True)
+        for folder in self.folder.glob("*"):
+            remove_abandoned(folder)
 
 
 def _digest(made_by: Mapping[str, Any]) -> str:
@@ -250,42 +247,6 @@ def _unpacked(content: bytes, path: Path) -> dict[str, Tensor] | None:
         return load(content)
     except SafetensorError:  # written by something else, under a right name
         return None
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a whole file or none. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    who = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-    unfinished = path.with_name(f".{who}{UNFINISHED}")
-    try:
-        with unfinished.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
-
-
-def _is_abandoned(path: Path) -> bool:
-    host, _, pid = path.name.removesuffix(UNFINISHED)[1:].rpartition("-")[0].rpartition("-")
-    if host == socket.gethostname() and pid.isdigit() and os.name == "posix":
-        return not _is_alive(int(pid))
-    try:
-        return time.time() - path.stat().st_mtime > _ABANDONED
-    except FileNotFoundError:
-        return False
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True  # another user's
-    return True
 
 
 def _touch(path: Path) -> None:
