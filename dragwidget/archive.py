@@ -7,8 +7,11 @@ by the next render.
 
 from __future__ import annotations
 
+import errno
 import json
+import lzma
 import os
+import struct
 import zipfile
 import zlib
 from dataclasses import asdict, replace
@@ -54,6 +57,8 @@ _UNREADABLE = (
     zlib.error,
     RuntimeError,
     OverflowError,
+    lzma.LZMAError,
+    struct.error,
 )
 
 Tensors = dict[str, Tensor]
@@ -247,6 +252,11 @@ def _read(path: Path) -> tuple[dict[str, Any], Tensors]:
                 )
             return content, read_tensors(archive.read(TENSORS_NAME))
     except (*_UNREADABLE, ValueError) as error:
+        raise _damaged(path, error) from error
+    except OSError as error:
+        # A directory that points before the file's start, or a damaged bzip2; else it is the disk.
+        if error.errno not in (errno.EINVAL, None):
+            raise
         raise _damaged(path, error) from error
 
 
