@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from dragwidget.history import History, Node
 from dragwidget.journal import Journal, restore
 from dragwidget.session import DragSession
 from dragwidget.store import default_folder
+from dragwidget.ui.widget import DragWidget
+from dragwidget.ui.widget.view import TRAIL, _thinned
 
 SHAPE = (1, 1, 2, 2)
 NODE = 3 * 4 * 4  # bytes of one
@@ -270,3 +273,43 @@ def test_a_session_whose_files_are_gone_goes_on(tiny, tmp_path):
     session.rewind(7)
     session.step(1)
     assert len(session.history.nodes) == 10
+
+
+# ---------------------------------------------------------------- the widget
+
+
+def test_the_widget_follows_a_long_drag_as_quickly_as_a_short_one(tiny):
+    session = dragged(tiny, 1)
+    widget = DragWidget(session, instructions=ask(), clock="sync", journal=False)
+    history, first = session.history, session.history.current
+    drawn = []
+    widget.canvas.show_tracks = lambda *shown: drawn.append(shown[-1])
+
+    def shown():
+        """Seconds that a report of a step takes, on average, curves now and then included."""
+        begun = time.perf_counter()
+        for _ in range(100):
+            widget._view.drag(history.current, hurry=False)
+        return (time.perf_counter() - begun) / 100
+
+    short = shown()
+    for number in range(2, 10_001):
+        step = replace(first.step, index=number)
+        history.append(replace(first, number=number, parent=number - 1, step=step))
+    assert shown() < 10 * short + 5e-3
+    assert [len(trail) for trail in drawn[-1]] == [TRAIL - 1]  # the start has no handles
+    begun = time.perf_counter()
+    widget.rewind(5_000)
+    assert time.perf_counter() - begun < 5
+    assert session.history.current.index == 5_000
+    widget.close()
+
+
+def test_a_long_trail_is_thinned_and_keeps_its_ends():
+    history = start()
+    grow(history, 1_000)
+    path = history.path()
+    thinned = _thinned(path)
+    assert len(thinned) == TRAIL
+    assert (thinned[0], thinned[-1]) == (path[0], path[-1])
+    assert _thinned(path[:TRAIL]) == path[:TRAIL]
