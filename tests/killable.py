@@ -26,7 +26,7 @@ from dragwidget.store import Store
 
 LORA_STEPS = 8
 DRAG_STEPS = 5
-PUTS = 100
+PUTS = 30
 SAVES = 40
 
 Say = Callable[[object], None]
@@ -67,7 +67,7 @@ def made_by(k: int) -> dict[str, Any]:
 def put(_model: Any, folder: Path, say: Say) -> None:
     store = Store(folder / "store")
     for k in range(PUTS):
-        store.put("lora", made_by(k), {"x": torch.full((2**16,), float(k))})
+        store.put("lora", made_by(k), {"x": torch.full((2**20,), float(k))})
         say(k)
 
 

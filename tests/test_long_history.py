@@ -286,17 +286,19 @@ def test_the_widget_follows_a_long_drag_as_quickly_as_a_short_one(tiny):
     widget.canvas.show_tracks = lambda *shown: drawn.append(shown[-1])
 
     def shown():
-        """Seconds that a report of a step takes, on average, curves now and then included."""
-        begun = time.perf_counter()
+        """Seconds that each of a hundred reports of a step takes; some draw the curves anew."""
+        taken = []
         for _ in range(100):
+            begun = time.perf_counter()
             widget._view.drag(history.current, hurry=False)
-        return (time.perf_counter() - begun) / 100
+            taken.append(time.perf_counter() - begun)
+        return sorted(taken)
 
-    short = shown()
+    short = shown()[50]
     for number in range(2, 10_001):
         step = replace(first.step, index=number)
         history.append(replace(first, number=number, parent=number - 1, step=step))
-    assert shown() < 10 * short + 5e-3
+    assert shown()[50] < 10 * short + 5e-3
     assert [len(trail) for trail in drawn[-1]] == [TRAIL - 1]  # the start has no handles
     begun = time.perf_counter()
     widget.rewind(5_000)
