@@ -7,9 +7,11 @@ by the next render.
 
 from __future__ import annotations
 
+import errno
 import json
+import lzma
 import os
-import secrets
+import struct
 import zipfile
 import zlib
 from dataclasses import asdict, replace
@@ -20,7 +22,6 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as read_tensors
-from safetensors.torch import save as write_tensors
 from torch import Tensor
 
 from dragwidget.diffusion.loading import load_model
@@ -29,17 +30,19 @@ from dragwidget.diffusion.model import DiffusionModel
 from dragwidget.drag.loop import DragStep
 from dragwidget.drag.optimizer import Moments
 from dragwidget.dragging import Dragging
+from dragwidget.files import remove_abandoned, whole_file
 from dragwidget.history import Node
 from dragwidget.instructions import DragInstructions
 from dragwidget.making import TrainedLoRA
 from dragwidget.picture import SourceImage
 from dragwidget.settings import DragSettings, Settings
 from dragwidget.source import Generation, Source, inversion_from
+from dragwidget.tensorfile import Later, size, write_tensors
 
 if TYPE_CHECKING:
     from dragwidget.session import DragSession
 
-__all__ = ["load", "packed", "read_node", "save", "write_node"]
+__all__ = ["load", "read_node", "save", "write_node"]
 
 FORMAT, VERSION = "dragwidget.session", 1
 JSON_NAME, TENSORS_NAME = "session.json", "tensors.safetensors"
@@ -54,6 +57,8 @@ _UNREADABLE = (
     zlib.error,
     RuntimeError,
     OverflowError,
+    lzma.LZMAError,
+    struct.error,
 )
 
 Tensors = dict[str, Tensor]
@@ -68,7 +73,7 @@ def save(session: DragSession, path: str | os.PathLike[str]) -> None:
     all_loras = [source.lora, *(made.lora for made in trained)]
     all_loras += [edit.inversion.lora for edit in edits]
     loras = {lora.digest: lora for lora in all_loras if lora is not None}
-    tensors = {
+    tensors: dict[str, Tensor | Later] = {
         "original": torch.from_numpy(source.picture.original.copy()),
         "pixels": torch.from_numpy(source.picture.pixels.copy()),
     }
@@ -105,36 +110,28 @@ def save(session: DragSession, path: str | os.PathLike[str]) -> None:
     _write(Path(path), content, tensors)
 
 
-def _write(path: Path, content: dict[str, Any], tensors: Tensors) -> None:
-    whole = {key: t.detach().to("cpu", copy=True).contiguous() for key, t in tensors.items()}
-    if sum(tensor.nbytes for tensor in whole.values()) > MAX_BYTES:
+def _write(path: Path, content: dict[str, Any], tensors: dict[str, Tensor | Later]) -> None:
+    if size(tensors) > MAX_BYTES:
         raise ValueError(f"the session is larger than {MAX_BYTES} bytes: no file is written")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent} to save in: make it first")
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.unfinished")
-    try:
-        with unfinished.open("xb") as file:
-            with zipfile.ZipFile(file, "w") as archive:
-                archive.writestr(JSON_NAME, json.dumps(content))
-                archive.writestr(TENSORS_NAME, write_tensors(whole))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+    remove_abandoned(path.parent)
+    with whole_file(path) as file, zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(JSON_NAME, json.dumps(content))
+        with archive.open(TENSORS_NAME, "w", force_zip64=True) as part:
+            write_tensors(part, tensors)
 
 
 def _digest(lora: LoRA | None) -> str | None:
     return None if lora is None else lora.digest
 
 
-def _write_edit(edit: Dragging, name: str, tensors: Tensors) -> dict[str, Any]:
+def _write_edit(edit: Dragging, name: str, tensors: dict[str, Tensor | Later]) -> dict[str, Any]:
     inversion, history = edit.inversion, edit.history
     if inversion.source.generation is None:
         tensors[f"{name}latents"] = torch.cat(inversion.latents)
     for node in history.nodes[1:]:
-        tensors[f"{name}node.{node.number}"] = packed(node)
+        tensors[f"{name}node.{node.number}"] = _packed_later(node, inversion.latents[0])
     # Each once, not with every step: a mask is as large as the picture.
     drawn = {id(n.instructions): n.instructions for n in history.nodes if n.instructions}
     places = {key: place for place, key in enumerate(drawn)}
@@ -150,9 +147,9 @@ def _write_edit(edit: Dragging, name: str, tensors: Tensors) -> dict[str, Any]:
     }
 
 
-def packed(node: Node) -> Tensor:
-    """What of a node is no JSON: latent and Adam's moments, (3, c, h, w)."""
-    return torch.cat([node.latent, node.moments.first, node.moments.second])
+def _packed_later(node: Node, like: Tensor) -> Later:
+    """Read when it is written: a long history is on disk, and need not be in memory for this."""
+    return Later(like, (3, *like.shape[1:]), lambda: node.packed)
 
 
 def write_node(node: Node, drawn: int) -> dict[str, Any]:
@@ -256,6 +253,11 @@ def _read(path: Path) -> tuple[dict[str, Any], Tensors]:
             return content, read_tensors(archive.read(TENSORS_NAME))
     except (*_UNREADABLE, ValueError) as error:
         raise _damaged(path, error) from error
+    except OSError as error:
+        # A directory that points before the file's start, or a damaged bzip2; else it is the disk.
+        if error.errno not in (errno.EINVAL, None):
+            raise
+        raise _damaged(path, error) from error
 
 
 def _read_source(content: dict[str, Any], tensors: Tensors) -> Source:
@@ -306,9 +308,7 @@ def _read_edit(
     for instructions in drawn:
         source.check(instructions)
     for number, node in enumerate(data["nodes"], start=1):
-        history.nodes.append(
-            read_node(number, node, tensors[f"{name}node.{number}"], drawn, latents[0])
-        )
+        history.add(read_node(number, node, tensors[f"{name}node.{number}"], drawn, latents[0]))
     history.go_to(data["tip"])
     history.rewind(data["current"])
     return edit
@@ -321,7 +321,7 @@ def read_node(
     drawn: list[DragInstructions],
     like: Tensor,
 ) -> Node:
-    """A node from what ``write_node`` and ``packed`` made of it.
+    """A node from what ``write_node`` and ``Node.packed`` made of it.
 
     Args:
         number: its place in the history.

@@ -29,11 +29,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as write_tensors
 
 from dragwidget import archive
+from dragwidget.files import remove_abandoned, write_whole
 from dragwidget.frames import BoolArray
 from dragwidget.instructions import DragInstructions, PointPair, check_prompt
 from dragwidget.instructions_json import from_runs, to_runs
 from dragwidget.settings import Settings
-from dragwidget.store import default_folder, write_whole
+from dragwidget.store import default_folder
 
 if TYPE_CHECKING:
     from dragwidget.diffusion.model import DiffusionModel
@@ -46,6 +47,7 @@ log = logging.getLogger(__name__)
 
 WHOLE, DRAWN = "session.drag", "drawn.json"
 KEPT = 20  # journals; the ones that were written to longest ago go
+_NOT_BEGUN = 3600.0  # seconds after which a folder without a whole is taken for a dead process's
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,8 +151,8 @@ class Journal:
             for path in self.folder.glob(f"step-{place}-*"):
                 if int(path.name.split("-")[2].split(".")[0]) < count:
                     path.unlink(missing_ok=True)
-        for old in journals(self.folder.parent)[KEPT:]:
-            shutil.rmtree(old, ignore_errors=True)
+        if self.folder.parent == _home():  # elsewhere, what lies beside it is not ours
+            _tidy()
 
 
 def journals(home: Path | None = None) -> list[Path]:
@@ -188,11 +190,25 @@ def restore(
             raise FileNotFoundError(f"there is no edit to restore in {_home()}")
         folder = found[0]
     folder = Path(folder)
+    remove_abandoned(folder)
     session = archive.load(folder / WHOLE, model, **options)
+    steps = _steps(folder)
+    drawn: dict[str, DragInstructions] = {}
     for place, edit in enumerate(session.edits):
-        while _read_step(folder, place, edit):
+        while _read_step(steps.get((place, len(edit.history.nodes)), []), edit, drawn):
             pass
     return session, _read_drawn(folder, session)
+
+
+def _tidy() -> None:
+    """Remove journals beyond those that are kept, and what is left of ones that never began."""
+    for old in journals()[KEPT:]:
+        shutil.rmtree(old, ignore_errors=True)
+    for path in _home().glob("*"):
+        with suppress(OSError):
+            if not (path / WHOLE).exists() and time.time() - path.stat().st_mtime > _NOT_BEGUN:
+                remove_abandoned(path)
+                path.rmdir()
 
 
 def _home() -> Path:
@@ -206,16 +222,30 @@ def _write_step(folder: Path, place: int, edit: Dragging) -> None:
         "node": json.dumps(archive.write_node(node, 0)),
         "drawn": node.instructions.to_json(),
     }
-    tensor = archive.packed(node).detach().cpu().contiguous()
+    tensor = node.packed.detach().cpu().contiguous()
     content = write_tensors({"node": tensor}, said)
     digest = hashlib.sha256(content).hexdigest()
     write_whole(folder / f"step-{place}-{node.number}.{digest}.safetensors", content)
 
 
-def _read_step(folder: Path, place: int, edit: Dragging) -> bool:
-    """Take one more step from the journal; whether there was one."""
+def _steps(folder: Path) -> dict[tuple[int, int], list[Path]]:
+    """All steps that were written, by edit and node."""
+    found: dict[tuple[int, int], list[Path]] = {}
+    for path in folder.glob("step-*.safetensors"):
+        with suppress(ValueError):
+            _, place, number = path.name.split(".")[0].split("-")
+            found.setdefault((int(place), int(number)), []).append(path)
+    return found
+
+
+def _read_step(written: list[Path], edit: Dragging, known: dict[str, DragInstructions]) -> bool:
+    """Take one more step from the journal; whether there was one.
+
+    Args:
+        known: instructions that were read, which steps share: a mask is as large as the picture.
+    """
     number = len(edit.history.nodes)
-    for path in folder.glob(f"step-{place}-{number}.*.safetensors"):
+    for path in written:
         digest = path.name.split(".")[1]
         if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
             log.warning("%s is damaged: it and the steps after it are not restored", path)
@@ -223,7 +253,9 @@ def _read_step(folder: Path, place: int, edit: Dragging) -> bool:
         try:
             with safe_open(path, "pt") as opened:
                 said, tensor = opened.metadata(), opened.get_tensor("node")
-            drawn = DragInstructions.from_json(said["drawn"])
+            if said["drawn"] not in known:
+                known[said["drawn"]] = DragInstructions.from_json(said["drawn"])
+            drawn = known[said["drawn"]]
             edit.inversion.source.check(drawn)
             like = edit.inversion.latents[0]
             data = json.loads(said["node"])

@@ -7,6 +7,7 @@ what is kept was made by exactly its key.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from dragwidget.diffusion.attention import ReferenceBranch
-from dragwidget.diffusion.finetuning import noised_batches, train_lora
+from dragwidget.diffusion.finetuning import LoRAStep, noised_batches, train_lora
 from dragwidget.diffusion.lora import LoRA
 from dragwidget.diffusion.model import DiffusionModel
 from dragwidget.dragging import Dragging
@@ -25,11 +26,20 @@ from dragwidget.instructions import DragInstructions
 from dragwidget.rendering import referencing, rendering
 from dragwidget.settings import Settings
 from dragwidget.source import Inversion, Source, conditioning, inversion_from, inverting
-from dragwidget.stages import Progress, Shelf, StageStatus
+from dragwidget.stages import Key, Progress, Shelf, StageStatus
 from dragwidget.store import Store
-from dragwidget.storing import find_inversion, find_lora, keep_inversion, keep_lora
+from dragwidget.storing import (
+    find_inversion,
+    find_lora,
+    find_training,
+    keep_inversion,
+    keep_lora,
+    keep_training,
+)
 
 __all__ = ["Asked", "Stages", "TrainedLoRA"]
+
+CHECKPOINT_SECONDS = 20.0  # of LoRA training that a killed process may lose
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +98,8 @@ class Stages:
         self.edits: Shelf[Dragging] = Shelf(1000)
         self.references: Shelf[ReferenceBranch] = Shelf(1)
         self._check = check
+        # The step after which a training was interrupted, and the key of its LoRA.
+        self._trained: tuple[Key, LoRAStep] | None = None
 
     def status(self, source: Source, settings: Settings) -> dict[str, StageStatus]:
         """For each stage, whether it can be used as it is, and if not, why."""
@@ -125,13 +137,28 @@ class Stages:
             return made.lora
         lora = find_lora(self.store, self.model, source, settings)
         if lora is None:
-            batches = noised_batches(self.model, source.picture.pixels, settings.lora)
-            text = conditioning(self.model, source.prompt).prompt
-            for step in train_lora(self.model, text, batches, settings.lora):
-                yield Progress("lora", step.index, settings.lora.steps, step.loss)
-            lora = step.lora
+            lora = yield from self._training(source, settings)
             keep_lora(self.store, self.model, source, settings, lora)
+        self._trained = None
         return self.keep_lora(TrainedLoRA(lora, source, settings)).lora
+
+    def _training(self, source: Source, settings: Settings) -> Generator[Progress, None, LoRA]:
+        """Train the LoRA, from where this session or another was interrupted."""
+        key, last = self._trained or (None, None)
+        if last is None or key != source.lora_key(settings):
+            last = find_training(self.store, self.model, source, settings)
+        random = None if last is None else last.random
+        batches = noised_batches(self.model, source.picture.pixels, settings.lora, random)
+        text = conditioning(self.model, source.prompt).prompt
+        kept = time.monotonic()
+        for step in train_lora(self.model, text, batches, settings.lora, after=last):
+            last, self._trained = step, (source.lora_key(settings), step)
+            if time.monotonic() - kept >= CHECKPOINT_SECONDS:
+                keep_training(self.store, self.model, source, settings, step)
+                kept = time.monotonic()
+            yield Progress("lora", step.index, settings.lora.steps, step.loss)
+        assert last is not None
+        return last.lora
 
     def preparing(self, source: Source, settings: Settings) -> Generator[Progress, None, Dragging]:
         """Make LoRA and inversion where they are not there."""

@@ -18,25 +18,24 @@ import hashlib
 import json
 import logging
 import os
-import secrets
-import socket
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dragwidget.files import ABANDONED, UNFINISHED, remove_abandoned, write_whole
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["VARIABLE", "Entry", "Store", "default_folder", "write_whole"]
+__all__ = ["VARIABLE", "Entry", "Store", "default_folder"]
 
 log = logging.getLogger(__name__)
 
 VARIABLE = "DRAGWIDGET_CACHE"
 LIMIT = 5 * 2**30  # bytes
-SUFFIX, UNFINISHED, DAMAGED = ".safetensors", ".unfinished", "damaged"
-_ABANDONED = 24 * 3600.0  # seconds after which an unfinished file of another machine is removed
+SUFFIX, DAMAGED = ".safetensors", "damaged"
 
 
 def default_folder() -> Path:
@@ -53,7 +52,7 @@ class Entry:
     """One thing that is kept.
 
     Attributes:
-        kind: ``"lora"`` or ``"inversion"``.
+        kind: ``"lora"``, ``"inversion"``, or ``"training"``: a LoRA that is not done yet.
         size: bytes.
         used: when it was written or last read, seconds since the epoch.
     """
@@ -112,8 +111,19 @@ class Store:
             return tensors
         return None
 
-    def put(self, kind: str, made_by: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bool:
-        """Keep tensors, whole or not at all; whether that was possible."""
+    def put(
+        self,
+        kind: str,
+        made_by: Mapping[str, Any],
+        tensors: Mapping[str, Tensor],
+        *,
+        alone: bool = False,
+    ) -> bool:
+        """Keep tensors, whole or not at all; whether that was possible.
+
+        Args:
+            alone: what was kept as made by the same goes, once these are kept.
+        """
         from safetensors.torch import save
 
         said = json.dumps(made_by, sort_keys=True)
@@ -127,11 +137,19 @@ class Store:
         path = self.folder / kind / name
         try:
             write_whole(path, content)
+            if alone:
+                self.remove(kind, made_by, spare=path)
             self._make_room(spare=path)
         except OSError as error:
             log.warning("the %s is not kept for other sessions: %s", kind, error)
             return False
         return True
+
+    def remove(self, kind: str, made_by: Mapping[str, Any], *, spare: Path | None = None) -> None:
+        """Remove all that was made by exactly this, ``spare`` excepted."""
+        for path in self._kept(kind, _digest(made_by)):
+            if path != spare:
+                _unlink(path)
 
     def entries(self) -> list[Entry]:
         """All that is kept, what was used last first."""
@@ -176,8 +194,10 @@ class Store:
                 yield path
 
     def _kept(self, kind: str, digest: str) -> list[Path]:
+        """The newest first: of one thing on its way, that is the one that has come furthest."""
         try:
-            return sorted((self.folder / kind).glob(f"{digest}.*{SUFFIX}"))
+            found = list((self.folder / kind).glob(f"{digest}.*{SUFFIX}"))
+            return sorted(found, key=lambda path: (-_written(path), path))
         except OSError as error:
             log.warning("cannot look into %s: %s", self.folder / kind, error)
             return []
@@ -195,7 +215,7 @@ class Store:
         """Remove what was used longest ago, never what was written just now."""
         self._remove_abandoned()
         for aside in (self.folder / DAMAGED).glob("*"):
-            if time.time() - aside.stat().st_mtime > _ABANDONED:
+            if time.time() - aside.stat().st_mtime > ABANDONED:
                 aside.unlink(missing_ok=True)
         entries = self.entries()
         total = sum(entry.size for entry in entries)
@@ -207,10 +227,8 @@ class Store:
                 total -= entry.size
 
     def _remove_abandoned(self) -> None:
-        """Unfinished files of processes that are dead, as far as can be known."""
-        for path in self.folder.glob(f"*/.*{UNFINISHED}"):
-            if _is_abandoned(path):
-                path.unlink(missing_ok=True)
+        for folder in self.folder.glob("*"):
+            remove_abandoned(folder)
 
 
 def _digest(made_by: Mapping[str, Any]) -> str:
@@ -231,48 +249,27 @@ def _unpacked(content: bytes, path: Path) -> dict[str, Tensor] | None:
         return None
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a whole file or none. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    who = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-    unfinished = path.with_name(f".{who}{UNFINISHED}")
-    try:
-        with unfinished.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
-
-
-def _is_abandoned(path: Path) -> bool:
-    host, _, pid = path.name.removesuffix(UNFINISHED)[1:].rpartition("-")[0].rpartition("-")
-    if host == socket.gethostname() and pid.isdigit() and os.name == "posix":
-        return not _is_alive(int(pid))
-    try:
-        return time.time() - path.stat().st_mtime > _ABANDONED
-    except FileNotFoundError:
-        return False
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True  # another user's
-    return True
-
-
 def _touch(path: Path) -> None:
     """It was used now; where that cannot be written, it only goes sooner."""
     try:
         os.utime(path)
     except OSError as error:
         log.debug("cannot touch %s: %s", path, error)
+
+
+def _unlink(path: Path) -> None:
+    """Remove a file; where that is not possible it stays, and goes when room is needed."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        log.debug("cannot remove %s: %s", path, error)
+
+
+def _written(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _size(path: Path) -> int:

@@ -14,13 +14,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dragwidget.diffusion.finetuning import LoRAStep
 from dragwidget.diffusion.lora import LoRA
 from dragwidget.diffusion.model import DiffusionModel
 from dragwidget.settings import Settings
 from dragwidget.source import Source
 from dragwidget.store import Store
 
-__all__ = ["find_inversion", "find_lora", "keep_inversion", "keep_lora"]
+__all__ = [
+    "find_inversion",
+    "find_lora",
+    "find_training",
+    "keep_inversion",
+    "keep_lora",
+    "keep_training",
+]
 
 LAYOUT = 1  # of the tensors in an entry; counted up when it changes
 
@@ -31,27 +39,74 @@ def find_lora(
     """The LoRA of exactly this picture, prompt and settings, if any session has trained it."""
     if store is None:
         return None
-    kept = store.get("lora", _lora_made_by(model, source, settings))
+    made_by = _lora_made_by(model, source, settings)
+    kept = store.get("lora", made_by)
     if kept is None:
         return None
-    down, up = (
-        {name[len(part) :]: matrix for name, matrix in kept.items() if name.startswith(part)}
-        for part in ("down.", "up.")
-    )
-    lora = LoRA(down, up).map(lambda matrix: matrix.to(model.device))
-    lora.check(model.unet)
-    return lora
+    store.remove("training", made_by)  # of a session that was killed when it was done
+    return _lora_of(kept, "", model)
 
 
 def keep_lora(
     store: Store | None, model: DiffusionModel, source: Source, settings: Settings, lora: LoRA
 ) -> None:
-    """Let other sessions find a LoRA."""
+    """Let other sessions find a LoRA; where that was possible, its training is not kept on."""
     if store is None:
         return
-    tensors = {f"down.{name}": matrix for name, matrix in lora.down.items()}
-    tensors |= {f"up.{name}": matrix for name, matrix in lora.up.items()}
-    store.put("lora", _lora_made_by(model, source, settings), tensors)
+    made_by = _lora_made_by(model, source, settings)
+    if store.put("lora", made_by, _matrices(lora, "")):
+        store.remove("training", made_by)
+
+
+def find_training(
+    store: Store | None, model: DiffusionModel, source: Source, settings: Settings
+) -> LoRAStep | None:
+    """How far any session has come in training exactly this LoRA."""
+    if store is None:
+        return None
+    kept = store.get("training", _lora_made_by(model, source, settings))
+    if kept is None:
+        return None
+    return LoRAStep(
+        int(kept["index"]),
+        float(kept["loss"]),
+        _lora_of(kept, "", model),
+        _lora_of(kept, "first.", model),
+        _lora_of(kept, "second.", model),
+        kept["random"],
+    )
+
+
+def keep_training(
+    store: Store | None, model: DiffusionModel, source: Source, settings: Settings, step: LoRAStep
+) -> None:
+    """Let a later session go on after this step, in place of any earlier one."""
+    if store is None or step.random is None:
+        return
+    tensors = {
+        "index": torch.tensor(step.index),
+        "loss": torch.tensor(step.loss, dtype=torch.float64),
+        "random": step.random,
+        **_matrices(step.lora, ""),
+        **_matrices(step.first, "first."),
+        **_matrices(step.second, "second."),
+    }
+    store.put("training", _lora_made_by(model, source, settings), tensors, alone=True)
+
+
+def _matrices(lora: LoRA, name: str) -> dict[str, Tensor]:
+    tensors = {f"{name}down.{path}": matrix for path, matrix in lora.down.items()}
+    return tensors | {f"{name}up.{path}": matrix for path, matrix in lora.up.items()}
+
+
+def _lora_of(kept: dict[str, Tensor], name: str, model: DiffusionModel) -> LoRA:
+    down, up = (
+        {key[len(start) :]: matrix for key, matrix in kept.items() if key.startswith(start)}
+        for start in (f"{name}down.", f"{name}up.")
+    )
+    lora = LoRA(down, up).map(lambda matrix: matrix.to(model.device))
+    lora.check(model.unet)
+    return lora
 
 
 def find_inversion(

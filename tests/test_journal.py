@@ -1,16 +1,8 @@
 """What is written down of an edit while it is made, and what a crash leaves of it."""
 
-import json
 import logging
 import os
-import random
-import signal
-import subprocess
-import sys
-import textwrap
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,8 +12,6 @@ from tiny_sessions import FAR, ask, left_half, session_on
 from dragwidget.archive import load
 from dragwidget.journal import DRAWN, KEPT, WHOLE, Journal, journals, restore
 from dragwidget.ui.widget import DragWidget
-
-KILLS = int(os.environ.get("DRAGWIDGET_KILLS", "4"))
 
 
 def dragged(tiny, folder, steps=3):
@@ -189,41 +179,3 @@ def test_a_widget_without_a_journal_writes_nothing(tiny):
     widget.run(2)
     widget.close()
     assert journals() == []
-
-
-# ---------------------------------------------------------------- a process that is killed
-
-DRAGS = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from tiny_sessions import ask, session_on
-from dragwidget.diffusion.loading import load_model
-from dragwidget.journal import Journal
-session = session_on(load_model(sys.argv[2], device="cpu", dtype="float32"))
-session.instructions = ask()
-journal = Journal(sys.argv[3])
-journal.drew(session)
-while True:
-    session.step()
-    journal.took_step(session)
-    print(len(session.history.nodes), flush=True)
-"""
-
-
-@pytest.mark.parametrize("kill", range(KILLS))
-def test_a_kill_loses_no_step_that_was_taken(tiny, tiny_folder, tmp_path, kill):
-    chance = random.Random(kill)
-    command = [sys.executable, "-c", textwrap.dedent(DRAGS), str(Path(__file__).parent)]
-    with subprocess.Popen(
-        [*command, str(tiny_folder), str(tmp_path / "journal")], stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        seen = [process.stdout.readline() for _ in range(chance.randrange(1, 8))]
-        time.sleep(chance.random() * 0.05)
-        os.kill(process.pid, signal.SIGKILL)
-        seen += process.stdout.readlines()
-    taken = max(int(line) for line in seen if line.strip())
-    session, _ = restore(tmp_path / "journal", tiny)
-    assert taken <= len(session.history.nodes) <= taken + 1
-    assert json.loads((tmp_path / "journal" / DRAWN).read_bytes())["points"]
-    session.step()

@@ -22,7 +22,7 @@ DATA = {"frames", "instructions_json", "instructions", "dragbench", "picture", "
 SESSION = DATA | {
     "drag", "diffusion",
     "stages", "history", "source", "dragging", "rendering", "store", "storing", "making",
-    "estimating", "session", "archive", "journal",
+    "estimating", "session", "files", "spilling", "tensorfile", "archive", "journal",
 }  # fmt: skip
 STANDS_ON = {
     "frames": set(),
@@ -34,17 +34,20 @@ STANDS_ON = {
     "drag": DATA,
     "diffusion": DATA | {"drag"},
     "stages": DATA,
-    "history": DATA | {"drag"},
+    "history": DATA | {"drag", "spilling"},
     "source": DATA | {"drag", "diffusion", "stages"},
     "dragging": DATA | {"drag", "diffusion", "stages", "history", "source"},
     "rendering": DATA | {"drag", "diffusion", "stages", "source"},
-    "store": set(),
+    "files": set(),
+    "store": {"files"},
+    "spilling": {"files", "store"},
     "storing": DATA | {"diffusion", "source", "store"},
     "making": DATA
     | {"drag", "diffusion", "stages", "history", "source", "dragging", "rendering"}
     | {"store", "storing"},
     "estimating": DATA | {"drag", "diffusion", "stages", "source"},
     "session": SESSION,
+    "tensorfile": set(),
     "archive": SESSION,
     "journal": SESSION,
     "demo": SESSION,

@@ -14,8 +14,9 @@ import torch
 from tiny_sessions import ask, picture
 
 from dragwidget.__main__ import main
+from dragwidget.files import PREFIX, UNFINISHED
 from dragwidget.session import DragSession
-from dragwidget.store import UNFINISHED, Store, default_folder
+from dragwidget.store import Store, default_folder
 
 MADE_BY = {"picture": "a", "settings": {"steps": 3}}
 
@@ -246,9 +247,9 @@ def test_an_unfinished_file_of_a_living_process_is_left_alone(store):
     import socket
 
     (store.folder / "lora").mkdir(parents=True)
-    mine = store.folder / "lora" / f".{socket.gethostname()}-{os.getpid()}-00{UNFINISHED}"
-    other = store.folder / "lora" / f".elsewhere-1-00{UNFINISHED}"
-    old = store.folder / "lora" / f".elsewhere-2-00{UNFINISHED}"
+    mine = store.folder / "lora" / f"{PREFIX}{socket.gethostname()}-{os.getpid()}-00{UNFINISHED}"
+    other = store.folder / "lora" / f"{PREFIX}elsewhere-1-00{UNFINISHED}"
+    old = store.folder / "lora" / f"{PREFIX}elsewhere-2-00{UNFINISHED}"
     for path in (mine, other, old):
         path.touch()
     os.utime(old, (0, 0))

@@ -29,31 +29,52 @@ class LoRABatch:
         latents: clean, (B, c, h, w) float32.
         noise: (B, c, h, w) float32.
         timesteps: how far each is noised, (B,) int64.
+        random: state of the random generator after it was drawn, uint8; ``None``: not known.
     """
 
     latents: Tensor
     noise: Tensor
     timesteps: Tensor
+    random: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class LoRAStep:
-    """One training step: its number from 1, the loss before it, and the LoRA after it."""
+    """One training step, and all that going on after it needs.
+
+    Attributes:
+        index: its number from 1.
+        loss: before it.
+        lora: after it, as the rest is.
+        first, second: AdamW's moments of each matrix.
+        random: state of the batches' random generator, uint8; ``None``: not known.
+    """
 
     index: int
     loss: float
     lora: LoRA
+    first: LoRA
+    second: LoRA
+    random: Tensor | None = None
 
 
 def noised_batches(
-    model: DiffusionModel, pixels: npt.NDArray[np.uint8], settings: LoRASettings
+    model: DiffusionModel,
+    pixels: npt.NDArray[np.uint8],
+    settings: LoRASettings,
+    random: Tensor | None = None,
 ) -> Iterator[LoRABatch]:
     """Endless batches of the picture (H, W, 3), sampled from the autoencoder and noised.
 
     The picture is encoded once, whole; with ``settings.random_crop`` each item is a square crop as
     long as the shorter side, encoded anew.
+
+    Args:
+        random: go on after the batch that has this state; by default from ``settings.seed``.
     """
     generator = torch.Generator().manual_seed(settings.seed)
+    if random is not None:
+        generator.set_state(random.cpu())
     levels = len(model.alphas_cumprod)
     size = settings.batch_size
     whole = None if settings.random_crop else model.posterior(pixels)
@@ -69,7 +90,7 @@ def noised_batches(
         )
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         timesteps = torch.randint(levels, (size,), generator=generator)
-        yield LoRABatch(latents, noise, timesteps)
+        yield LoRABatch(latents, noise, timesteps, generator.get_state())
 
 
 def _random_crop(
@@ -90,6 +111,7 @@ def train_lora(
     batches: Iterable[LoRABatch],
     settings: LoRASettings,
     initial: LoRA | None = None,
+    after: LoRAStep | None = None,
 ) -> Iterator[LoRAStep]:
     """Train a LoRA, one yielded ``LoRAStep`` for each of ``settings.steps``.
 
@@ -99,11 +121,14 @@ def train_lora(
         embeddings: of the prompt, (1, L, d).
         batches: at least ``settings.steps`` of them.
         initial: where to start; by default drawn with ``settings.seed``.
+        after: go on after this step, in place of starting; ``batches`` begin with the next one.
 
     Raises:
         ArithmeticError: the loss is not finite.
     """
-    if initial is None:
+    if after is not None:
+        initial = after.lora
+    elif initial is None:
         generator = torch.Generator().manual_seed(settings.seed)
         initial = LoRA.initial(model.unet, settings.rank, generator)
     lora = initial.map(lambda m: m.detach().float().to(model.device).clone().requires_grad_())
@@ -113,7 +138,10 @@ def train_lora(
         lr=settings.learning_rate,
         weight_decay=settings.weight_decay,
     )
-    for index, batch in zip(range(1, settings.steps + 1), batches, strict=False):
+    if after is not None:
+        _set_moments(optimizer, lora, after)
+    start = 1 if after is None else after.index + 1
+    for index, batch in zip(range(start, settings.steps + 1), batches, strict=False):
         with torch.enable_grad():
             loss = loss_of(model, embeddings, batch, lora)
             scale = loss_scale(model.dtype)
@@ -127,7 +155,25 @@ def train_lora(
         for matrix, gradient in zip(matrices, gradients, strict=True):
             matrix.grad = gradient / scale
         optimizer.step()
-        yield LoRAStep(index, float(loss.detach()), lora.map(lambda m: m.detach().clone()))
+        yield LoRAStep(
+            index,
+            float(loss.detach()),
+            lora.map(lambda m: m.detach().clone()),
+            lora.map(lambda m: optimizer.state[m]["exp_avg"].clone()),
+            lora.map(lambda m: optimizer.state[m]["exp_avg_sq"].clone()),
+            batch.random,
+        )
+
+
+def _set_moments(optimizer: torch.optim.AdamW, lora: LoRA, after: LoRAStep) -> None:
+    """Let AdamW go on as if it had taken the steps itself."""
+    for part in ("down", "up"):
+        for path, matrix in getattr(lora, part).items():
+            optimizer.state[matrix] = {
+                "step": torch.tensor(float(after.index)),
+                "exp_avg": getattr(after.first, part)[path].to(matrix).clone(),
+                "exp_avg_sq": getattr(after.second, part)[path].to(matrix).clone(),
+            }
 
 
 def loss_of(model: DiffusionModel, embeddings: Tensor, batch: LoRABatch, lora: LoRA) -> Tensor:

@@ -30,6 +30,7 @@ PHASES = {
     "preview": "Preview",
 }
 PLOT_EVERY = 0.2  # seconds; a curve that is redrawn more often is not seen better
+PLOT_SHARE = 0.1  # of the time that curves may take, however long they are
 
 
 class StatusPanel(ipywidgets.VBox):
@@ -47,7 +48,7 @@ class StatusPanel(ipywidgets.VBox):
         self._distances = ipywidgets.HTML(layout=Layout(height="40px", overflow="auto"))
         self._curves = ipywidgets.HTML(layout=Layout(height="112px", overflow="hidden"))
         super().__init__([self._badges, self._bar, self._line, self._distances, self._curves])
-        self._phase, self._start, self._first, self._plotted = "", 0.0, 0, 0.0
+        self._phase, self._start, self._first, self._plot_due = "", 0.0, 0, 0.0
         self.say("Draw a mask and a pair of points, then Run.")
         self.show_path([])
 
@@ -87,8 +88,7 @@ class StatusPanel(ipywidgets.VBox):
 
     def show_path(self, path: list[Node], *, hurry: bool = True) -> None:
         """Distances and curves along a path of the history; without ``hurry``, not too often."""
-        steps = [node.step for node in path if node.step is not None]
-        last = steps[-1] if steps else None
+        last = path[-1].step if path else None
         cells = []
         if last is not None:
             for k, (distance, reached) in enumerate(
@@ -98,9 +98,9 @@ class StatusPanel(ipywidgets.VBox):
                 cells.append(f"<span style='margin-right:14px'><b>{k}</b>: {text}</span>")
         self._distances.value = f"<div style='line-height:18px'>{''.join(cells)}</div>"
         now = monotonic()
-        if not hurry and now - self._plotted < PLOT_EVERY:
+        if not hurry and now < self._plot_due:
             return
-        self._plotted = now
+        steps = [node.step for node in path if node.step is not None]
         pairs = max((len(step.distances) for step in steps), default=0)
         distances = {
             str(k + 1): [float(s.distances[k]) for s in steps if k < len(s.distances)]
@@ -113,6 +113,8 @@ class StatusPanel(ipywidgets.VBox):
             + line_plot(distances, title="distance, px", width=160, height=104)
             + "</div>"
         )
+        took = monotonic() - now
+        self._plot_due = now + max(PLOT_EVERY, took / PLOT_SHARE)
 
 
 class ErrorLine(ipywidgets.HTML):

@@ -32,6 +32,7 @@ __all__ = ["View"]
 
 log = logging.getLogger(__name__)
 
+TRAIL = 200  # points of the way that a handle came: more cannot be told apart
 _OVER = {
     "Prepare": "Ready: Run drags.",
     "Render": "Rendered: this is the exact picture.",
@@ -160,11 +161,19 @@ class View:
         if node is None or node.number == 0:
             self._canvas.clear_tracks()
             return
+        shown = _thinned(path)
         trails = [
-            [step.handles[k] for step in path if k < len(step.handles)]
+            [step.handles[k] for step in shown if k < len(step.handles)]
             for k in range(len(node.handles))
         ]
         self._canvas.show_tracks(list(node.handles), trails)
+
+
+def _thinned(path: list[Node]) -> list[Node]:
+    """At most TRAIL of them, evenly spread, both ends among them."""
+    if len(path) <= TRAIL:
+        return path
+    return [path[k * (len(path) - 1) // (TRAIL - 1)] for k in range(TRAIL)]
 
 
 def _hint(error: BaseException) -> str:
