@@ -49,6 +49,7 @@ STANDS_ON = {
     "demo": SESSION,
     "bench": SESSION | {"demo", "bench.networks"},
     "bench.networks": SESSION | {"bench"},
+    "bench.soak_command": SESSION | {"bench", "demo", "ui.widget"},  # which it wears out, too
     "ui": set(),
     "ui.styles": set(),
     "ui.tooltips": set(),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["Lap", "Meter", "free_memory"]
+__all__ = ["Lap", "Meter", "free_memory", "held_memory"]
 
 _PROC = Path("/proc/self")
 
@@ -91,6 +91,12 @@ def free_memory(device: torch.device) -> int | None:
     if device.type != "cpu":
         return None
     return _proc(Path("/proc/meminfo"), "MemAvailable")
+
+
+def held_memory(device: torch.device) -> int | None:
+    """Bytes that are held for good, counted as ``Meter`` does; ``None`` where nobody says."""
+    _settle(device)
+    return _held(device)
 
 
 def _settle(device: torch.device) -> None:
