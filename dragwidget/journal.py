@@ -108,6 +108,7 @@ class Journal:
                     self._is_new = False
                     self._write_drawn(session)
             except (OSError, ValueError) as error:
+                self._edits = -1  # what comes next must not follow on what is missing
                 log.warning("the edit is not written down: %s", error)
             finally:
                 self._lock.release()
@@ -116,7 +117,7 @@ class Journal:
             write, wait = _nothing, False  # drawn between the last look and the release
 
     def _write_drawn(self, session: DragSession) -> None:
-        if self._edits < 0:
+        if self._edits < 0 or not (self.folder / WHOLE).is_file():  # it may have been deleted
             self._write_whole(session)
         wanted = self._wanted or Wanted.of(session)
         content = {
@@ -134,7 +135,7 @@ class Journal:
         if edit is None:
             return
         place = edits.index(edit)
-        if place >= self._edits:
+        if place >= self._edits or not (self.folder / WHOLE).is_file():
             self._write_whole(session)
         else:
             _write_step(self.folder, place, edit)
@@ -150,7 +151,8 @@ class Journal:
                 if int(path.name.split("-")[2].split(".")[0]) < count:
                     path.unlink(missing_ok=True)
         for old in journals(self.folder.parent)[KEPT:]:
-            shutil.rmtree(old, ignore_errors=True)
+            if old != self.folder:  # which may look old, where the clock was set back
+                shutil.rmtree(old, ignore_errors=True)
 
 
 def journals(home: Path | None = None) -> list[Path]:
@@ -253,7 +255,7 @@ def _read_drawn(folder: Path, session: DragSession) -> Wanted:
         at = [int(number) for number in content["at"]]
     except FileNotFoundError:
         return Wanted.of(session)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         log.warning("%s is damaged, what was drawn last is not restored: %s", folder / DRAWN, error)
         return Wanted.of(session)
     session.prompt, session.settings = wanted.prompt, wanted.settings

@@ -179,7 +179,7 @@ class DragSettings:
 
 def _blocks(value: Any) -> tuple[int, ...]:
     blocks = tuple(value) if isinstance(value, (tuple, list)) else (value,)
-    if not blocks or any(isinstance(b, bool) or not isinstance(b, int) or b < 0 for b in blocks):
+    if not blocks or not all(type(b) is int and 0 <= b <= 1000 for b in blocks):
         raise ValueError(
             "DragSettings.feature_blocks must name decoder blocks by whole numbers from 0 (the mid "
             f"block) up, got {quoted(value)}"

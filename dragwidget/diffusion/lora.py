@@ -271,8 +271,7 @@ def _parse(tensors: Mapping[str, Tensor], scaling: _Scaling, file: Path) -> LoRA
         raise ValueError(f"{file} is not a whole LoRA: its down and up matrices do not pair up")
     for path, matrix in down.items():
         alpha = found["alpha"].get(path)
-        whole = matrix.ndim == up[path].ndim == 2 and len(matrix) == up[path].shape[1] > 0
-        if not whole or (alpha is not None and alpha.numel() != 1):
+        if not matrix.numel() or matrix.ndim < 2 or (alpha is not None and alpha.numel() != 1):
             raise ValueError(
                 f"this LoRA's {path} is not of one rank: its matrices are "
                 f"{tuple(matrix.shape)} and {tuple(up[path].shape)}"
