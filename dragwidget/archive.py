@@ -206,7 +206,7 @@ def load(
         )
     try:
         return _restored(content, tensors, model)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise _damaged(path, error) from error
 
 

@@ -232,7 +232,8 @@ def _read_step(folder: Path, place: int, edit: Dragging) -> bool:
             node = archive.read_node(number, data, tensor.to(like.device), [drawn], like)
             edit.history.go_to(node.parent)
             edit.history.append(node)
-        except (KeyError, TypeError, ValueError, AssertionError, SafetensorError) as error:
+        except (LookupError, TypeError, ValueError, ArithmeticError, AssertionError,
+                AttributeError, RecursionError, SafetensorError) as error:  # fmt: skip
             log.warning("%s is no step of this edit: %s", path, error)
             return False
         return True
