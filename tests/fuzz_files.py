@@ -345,12 +345,15 @@ class Models(Kind):
             return
         data = file.read_bytes()
         file.unlink()  # it is a link to the whole model's
-        if file.suffix == ".safetensors":
-            data = spoilt_tensors(chance, data)
-        elif file.suffix == ".json" and chance.random() < 0.8:
-            text = spoil_json(chance, json.loads(data))
-            data = text if isinstance(text, bytes) else text.encode()
-        else:
+        try:
+            if file.suffix == ".safetensors":
+                data = spoilt_tensors(chance, data)
+            elif file.suffix == ".json" and chance.random() < 0.8:
+                text = spoil_json(chance, json.loads(data))
+                data = text if isinstance(text, bytes) else text.encode()
+            else:
+                data = spoil(chance, data)
+        except (ValueError, RecursionError):  # it was spoilt before
             data = spoil(chance, data)
         if chance.random() < 0.95:
             file.write_bytes(data)
