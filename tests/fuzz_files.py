@@ -10,6 +10,7 @@ import shutil
 import struct
 import zipfile
 import zlib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,12 @@ def png(chunks: list[bytes]) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
+@cache
+def packed_zeros(count: int) -> bytes:
+    """A bomb, where there are many."""
+    return zlib.compress(b"\x00" * count, 1)
+
+
 class Pictures(Kind):
     """Pictures of every format."""
 
@@ -250,13 +257,13 @@ class Pictures(Kind):
         header = struct.pack(
             ">IIBBBBB", width, height, depth, colour, 0, 0, chance.choice([0, 1, 7])
         )
-        packed = zlib.compress(b"\x00" * chance.choice([0, 10, 10**6, 5 * 10**7]), 1)
-        text = b"key\x00\x00" + zlib.compress(b"x" * 10**8, 1)
+        packed = packed_zeros(chance.choice([0, 10, 10**6, 5 * 10**7]))
+        text = b"key\x00\x00" + packed_zeros(10**8)
         others = [
             b"", chunk(b"PLTE", b"\x00" * 3), chunk(b"tRNS", b"\x00"), chunk(b"zTXt", text),
             chunk(b"iCCP", text), chunk(b"eXIf", b"MM\x00*" + b"\xff" * 40),
             chunk(b"iTXt", b"x", said=2**31), chunk(b"acTL", struct.pack(">II", 2**31 - 1, 0)),
-            chunk(b"iTXt", b"k\x00\x01\x00\x00\x00" + zlib.compress(b"x" * 10**8, 1)),
+            chunk(b"iTXt", b"k\x00\x01\x00\x00\x00" + packed_zeros(10**8)),
         ]  # fmt: skip
         made = png(
             [
