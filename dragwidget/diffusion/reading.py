@@ -218,4 +218,4 @@ def _switch(change: Callable[[], None]) -> None:
 
 
 def first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:500]
