@@ -55,6 +55,9 @@ COMMANDS = {  # by the words that call it; the first of two is a group
     "bench proofs": Command(
         "prove the instrument that scores them", "dragwidget.bench.proofs_command"
     ),
+    "bench soak": Command(
+        "see whether memory grows while an edit goes on and on", "dragwidget.bench.soak_command"
+    ),
 }
 
 

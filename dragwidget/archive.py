@@ -15,6 +15,7 @@ import struct
 import zipfile
 import zlib
 from dataclasses import asdict, replace
+from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -201,13 +202,13 @@ def load(
         )
     try:
         return _restored(content, tensors, model)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise _damaged(path, error) from error
 
 
 def _damaged(path: str | os.PathLike[str], error: Exception) -> ValueError:
-    what = f"it lacks {error}" if isinstance(error, KeyError) else error
-    return ValueError(f"{path} is not a session that can be opened: {what}")
+    what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+    return ValueError(f"{path} is not a session that can be opened: {what[:500]}")
 
 
 def _restored(content: dict[str, Any], tensors: Tensors, model: DiffusionModel) -> DragSession:
@@ -242,6 +243,11 @@ def _read(path: Path) -> tuple[dict[str, Any], Tensors]:
             for part in archive.infolist():
                 if part.file_size > MAX_BYTES:
                     raise ValueError(f"its {part.filename} is larger than {MAX_BYTES} bytes")
+                if part.compress_type != zipfile.ZIP_STORED:
+                    raise ValueError(
+                        f"its {part.filename} is compressed: dragwidget stores it plainly, and "
+                        "reads no other, as a small file could fill the memory"
+                    )
             content = json.loads(archive.read(JSON_NAME))
             if not isinstance(content, dict) or content.get("format") != FORMAT:
                 raise ValueError("it was not saved by dragwidget")
@@ -257,7 +263,7 @@ def _read(path: Path) -> tuple[dict[str, Any], Tensors]:
         # A directory that points before the file's start, or a damaged bzip2; else it is the disk.
         if error.errno not in (errno.EINVAL, None):
             raise
-        raise _damaged(path, error) from error
+        raise _damaged(path, ValueError("its parts lie outside of it")) from error
 
 
 def _read_source(content: dict[str, Any], tensors: Tensors) -> Source:
@@ -304,14 +310,24 @@ def _read_edit(
         raise ValueError(f"it has {len(latents)} latents of an inversion with {settings.inversion}")
     edit = Dragging(inversion_from(latents, model, source, settings, lora))
     history = edit.history
-    drawn = [DragInstructions.from_json(text) for text in data["drawn"]]
-    for instructions in drawn:
-        source.check(instructions)
+    if len(data["drawn"]) > len(data["nodes"]):
+        raise ValueError("more was drawn than steps were taken")
+    drawn = [_read_drawn(text, source) for text in data["drawn"]]
     for number, node in enumerate(data["nodes"], start=1):
-        history.add(read_node(number, node, tensors[f"{name}node.{number}"], drawn, latents[0]))
+        read = read_node(number, node, tensors[f"{name}node.{number}"], drawn, latents[0])
+        if read.index != history.nodes[read.parent].index + 1:
+            raise ValueError(f"step {number} of its history does not come after its parent")
+        history.add(read)
     history.go_to(data["tip"])
     history.rewind(data["current"])
     return edit
+
+
+def _read_drawn(text: str, source: Source) -> DragInstructions:
+    """One of many: checked at once, as a mask of another size may be large."""
+    instructions = DragInstructions.from_json(text)
+    source.check(instructions)
+    return instructions
 
 
 def read_node(
@@ -338,11 +354,15 @@ def read_node(
     if not all(0 <= earlier < number for earlier in (data["parent"], *data["born"])):
         raise ValueError(f"step {number} of its history does not come from earlier ones")
     latent, first, second = _single(packed)
-    handles, targets = np.array(data["handles"]), np.array(data["targets"])
+    handles, targets = (np.array(data[key], dtype=float) for key in ("handles", "targets"))
+    pairs = len(drawn[data["drawn"]].pairs)
+    counts = len(data["born"]), len(data["reached"])
+    if counts != (pairs, pairs) or handles.shape != (pairs, 2) or targets.shape != (pairs, 2):
+        raise ValueError(f"step {number} of its history has not the points that were drawn")
     step = DragStep(
-        index=data["index"],
-        loss=data["loss"],
-        loss_terms=data["loss_terms"],
+        index=index(data["index"]),
+        loss=float(data["loss"]),
+        loss_terms={key: float(value) for key, value in data["loss_terms"].items()},
         handles_xy=handles,
         targets_xy=targets,
         distances=np.linalg.norm(targets - handles, axis=-1),
@@ -353,8 +373,8 @@ def read_node(
         number=number,
         parent=data["parent"],
         latent=latent,
-        moments=Moments(first, second, data["count"]),
-        still=data["still"],
+        moments=Moments(first, second, index(data["count"])),
+        still=index(data["still"]),
         instructions=drawn[data["drawn"]],
         settings=DragSettings(**data["settings"]),
         born=tuple(data["born"]),

@@ -28,6 +28,7 @@ import numpy.typing as npt
 from dragwidget.frames import Size
 from dragwidget.instructions import DragInstructions
 
+MAX_BYTES = 256 * 2**20  # of a pickle; one of DragBench has a few hundred thousand
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -59,6 +60,8 @@ def read_dragbench(folder: str | os.PathLike[str]) -> DragBenchSample:
 
 def _load(path: Path) -> Any:
     """What a pickle of plain data holds; its arrays as ``_Array``."""
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"{path.name} is larger than {MAX_BYTES} bytes")
     data = path.read_bytes()
     try:
         # A few bytes can make the unpickler allocate many gigabytes. This pass allocates nothing:
@@ -66,7 +69,7 @@ def _load(path: Path) -> Any:
         for opcode, argument, _ in pickletools.genops(data):
             if opcode.name.endswith("PUT") and (argument or 0) > len(data):
                 raise pickle.UnpicklingError(f"it numbers a value {argument}")
-        return _PlainUnpickler(io.BytesIO(data)).load()
+        return _PlainUnpickler(data).load()
     except Exception as error:  # a damaged pickle makes the unpickler raise almost anything
         raise ValueError(f"{path.name} cannot be read: {error}") from error
 
@@ -102,13 +105,18 @@ class _PlainUnpickler(pickle.Unpickler):
     and a bound method has none that can be set.
     """
 
+    def __init__(self, data: bytes) -> None:
+        super().__init__(io.BytesIO(data))
+        # A value can be named again and again in two bytes, and copied each time by a call.
+        self._left = 2 * len(data)
+
     def find_class(self, module: str, name: str) -> Any:
         # Older names of the same modules: of Python 2, and of numpy before 2.0.
         module = re.sub("^__builtin__$", "builtins", module)
         module = re.sub(r"^numpy\.core\b", "numpy._core", module)
         allowed = {
-            "builtins.set": set,
-            "builtins.frozenset": frozenset,
+            "builtins.set": self._set,
+            "builtins.frozenset": self._frozenset,
             "builtins.complex": complex,
             "builtins.bytes": self._bytes,
             "builtins.bytearray": self._bytes,
@@ -126,6 +134,19 @@ class _PlainUnpickler(pickle.Unpickler):
             )
         return allowed[f"{module}.{name}"]
 
+    def _spend(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise pickle.UnpicklingError("its calls make much more than it holds")
+
+    def _set(self, values: Any = ()) -> set[Any]:
+        self._spend(len(values))
+        return set(values)
+
+    def _frozenset(self, values: Any = ()) -> frozenset[Any]:
+        self._spend(len(values))
+        return frozenset(values)
+
     def _bytes(self, data: bytes = b"") -> bytes:
         if not isinstance(data, bytes):  # a number would ask for that many bytes
             raise pickle.UnpicklingError(f"bytes must be made of bytes, not {type(data).__name__}")
@@ -134,6 +155,7 @@ class _PlainUnpickler(pickle.Unpickler):
     def _encode(self, text: str, encoding: str) -> bytes:
         if encoding != "latin1":  # how protocols before 3 write bytes
             raise pickle.UnpicklingError(f"it asks for the text encoding {encoding!r}")
+        self._spend(len(text))
         return text.encode("latin1")
 
     def _dtype(self, code: str, *_: object) -> _Dtype:

@@ -107,6 +107,8 @@ class Dragging:
         )
         self.history.append(after)
         self._live = (after, ahead)
+        # What no handle of this step was drawn on is seldom looked at again, and large.
+        self._seen = {n: seen for n, seen in self._seen.items() if n in {0, *born}}
         return step
 
     def release(self) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import reprlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -20,6 +19,7 @@ import numpy.typing as npt
 
 from dragwidget.frames import XY, BoolArray, Grid, Size, from_grid, mask_to_latent, to_grid
 from dragwidget.instructions_json import read_json, write_json
+from dragwidget.quoting import quoted
 
 __all__ = [
     "DragInstructions",
@@ -34,11 +34,6 @@ __all__ = [
 ]
 
 MAX_PAIRS = 100
-
-# Quotes values in error messages. Bounded, as a value may be made to hang ``repr``.
-_quoting = reprlib.Repr()
-_quoting.maxlevel = 2
-_short = _quoting.repr
 
 
 @dataclass(frozen=True)
@@ -211,13 +206,13 @@ def _point(value: Any, name: str) -> XY:
         and len(value) == 2
         and all(isinstance(number, Real) and not isinstance(number, bool) for number in value)
     ):
-        raise TypeError(f"a {name} point must be two numbers (x, y), got {_short(value)}")
+        raise TypeError(f"a {name} point must be two numbers (x, y), got {quoted(value)}")
     try:
         x, y = float(value[0]), float(value[1])
     except OverflowError:  # an int too large for a float
         x = y = math.inf
     if not (math.isfinite(x) and math.isfinite(y)):
-        raise ValueError(f"a {name} point must be finite, got {_short(value)}")
+        raise ValueError(f"a {name} point must be finite, got {quoted(value)}")
     return x, y
 
 
@@ -227,7 +222,11 @@ def _pairs_from_points(points: Any) -> tuple[PointPair, ...]:
         points = points.tolist()
     if not isinstance(points, Sequence) or isinstance(points, str | bytes):
         raise TypeError(
-            f"points must be a list of (x, y) or of pairs of them, got {_short(points)}"
+            f"points must be a list of (x, y) or of pairs of them, got {quoted(points)}"
+        )
+    if len(points) > 2 * MAX_PAIRS:  # before much is made of them
+        raise ValueError(
+            f"at most {MAX_PAIRS} pairs can be dragged at once, got {len(points)} points"
         )
     points = [point.tolist() if isinstance(point, np.ndarray) else point for point in points]
     if points and isinstance(points[0], Sequence) and points[0] and isinstance(points[0][0], Real):
@@ -244,7 +243,7 @@ def _pair(item: Any) -> PointPair:
     if isinstance(item, PointPair):
         return item
     if not isinstance(item, Sequence) or isinstance(item, str | bytes) or len(item) != 2:
-        raise TypeError(f"a pair must be (handle, target), each (x, y), got {_short(item)}")
+        raise TypeError(f"a pair must be (handle, target), each (x, y), got {quoted(item)}")
     return PointPair(item[0], item[1])
 
 
@@ -255,17 +254,17 @@ def check_size(size: Any) -> Size:
         and len(size) == 2
         and all(isinstance(side, Integral) and not isinstance(side, bool) for side in size)
     ):
-        raise TypeError(f"size must be two whole numbers (width, height), got {_short(size)}")
+        raise TypeError(f"size must be two whole numbers (width, height), got {quoted(size)}")
     width, height = int(size[0]), int(size[1])
     if width < 1 or height < 1:
-        raise ValueError(f"size must be at least 1 x 1 pixel, got {_short(size)}")
+        raise ValueError(f"size must be at least 1 x 1 pixel, got {quoted(size)}")
     return width, height
 
 
 def _check_pairs(pairs: Any, size: Size) -> tuple[PointPair, ...]:
     if not isinstance(pairs, Sequence) or not all(isinstance(pair, PointPair) for pair in pairs):
         raise TypeError(
-            f"pairs must be a tuple of PointPair, got {_short(pairs)}: "
+            f"pairs must be a tuple of PointPair, got {quoted(pairs)}: "
             "DragInstructions.from_points takes plain numbers"
         )
     if not pairs:
@@ -321,7 +320,7 @@ def _check_mask(mask: Any, size: Size) -> BoolArray:
 def check_prompt(prompt: Any) -> None:
     """Raise TypeError or ValueError where this is no text."""
     if not isinstance(prompt, str):
-        raise TypeError(f"the prompt must be a string, got {_short(prompt)}")
+        raise TypeError(f"the prompt must be a string, got {quoted(prompt)}")
     try:
         prompt.encode()
     except UnicodeEncodeError as error:  # half an emoji: no tokenizer takes it

@@ -7,12 +7,12 @@ anyone: bounded in time and memory, and a ValueError is all that it raises.
 from __future__ import annotations
 
 import json
-import reprlib
 from typing import Any
 
 import numpy as np
 
 from dragwidget.frames import MAX_PIXELS, XY, BoolArray, Size
+from dragwidget.quoting import quoted
 
 MAX_LENGTH = 64 * 2**20  # characters
 
@@ -45,13 +45,13 @@ def read_json(text: str | bytes) -> dict[str, Any]:
     version = fields.pop("version", None)
     if version != _VERSION:
         raise ValueError(
-            f"these drag instructions are of version {reprlib.repr(version)}, and this dragwidget "
+            f"these drag instructions are of version {quoted(version)}, and this dragwidget "
             f"reads version {_VERSION}: upgrade dragwidget"
         )
     if fields.keys() != _FIELDS:
         raise ValueError(
             f"not drag instructions: missing {sorted(_FIELDS - fields.keys())}, "
-            f"unknown {reprlib.repr(sorted(fields.keys() - _FIELDS))}"
+            f"unknown {quoted(sorted(fields.keys() - _FIELDS))}"
         )
     fields["size"] = size = _size(fields["size"])
     runs = fields.pop("mask_runs")
@@ -61,11 +61,11 @@ def read_json(text: str | bytes) -> dict[str, Any]:
 
 def _size(value: Any) -> Size:
     if not _whole_numbers(value) or len(value) != 2 or min(value) < 1:
-        raise ValueError(f"size must be two whole numbers, at least 1, got {reprlib.repr(value)}")
+        raise ValueError(f"size must be two whole numbers, at least 1, got {quoted(value)}")
     width, height = value
     if width * height > MAX_PIXELS:
         raise ValueError(
-            f"a picture of size {reprlib.repr(value)} is too large: "
+            f"a picture of size {quoted(value)} is too large: "
             f"at most {MAX_PIXELS:,} pixels are read"
         )
     return width, height
@@ -80,8 +80,12 @@ def _parse(text: str | bytes) -> Any:
 
     try:
         return json.loads(text, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"not drag instructions: {error}") from error
+    except RecursionError as error:
+        raise ValueError("not drag instructions: lists or objects nested too deeply") from error
+    except ValueError as error:
+        # Python's own words on a number of more than 4300 digits are for programmers.
+        what = "a number of too many digits" if "set_int_max_str_digits" in str(error) else error
+        raise ValueError(f"not drag instructions: {what}") from error
 
 
 def to_runs(mask: BoolArray) -> list[int]:
@@ -99,13 +103,11 @@ def from_runs(runs: Any, size: Size) -> BoolArray:
     """
     width, height = size
     if not _whole_numbers(runs) or min(runs, default=0) < 0:
-        raise ValueError(
-            f"mask_runs must be whole numbers, none negative, got {reprlib.repr(runs)}"
-        )
+        raise ValueError(f"mask_runs must be whole numbers, none negative, got {quoted(runs)}")
     if sum(runs) != width * height:
         raise ValueError(
             f"mask_runs must sum to {width} x {height} = {width * height} pixels, "
-            f"got {reprlib.repr(sum(runs))}"
+            f"got {quoted(sum(runs))}"
         )
     inside = np.arange(len(runs)) % 2 == 1
     return np.repeat(inside, runs).reshape(height, width)

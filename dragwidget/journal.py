@@ -110,6 +110,7 @@ class Journal:
                     self._is_new = False
                     self._write_drawn(session)
             except (OSError, ValueError) as error:
+                self._edits = -1  # what comes next must not follow on what is missing
                 log.warning("the edit is not written down: %s", error)
             finally:
                 self._lock.release()
@@ -118,7 +119,7 @@ class Journal:
             write, wait = _nothing, False  # drawn between the last look and the release
 
     def _write_drawn(self, session: DragSession) -> None:
-        if self._edits < 0:
+        if self._edits < 0 or not (self.folder / WHOLE).is_file():  # it may have been deleted
             self._write_whole(session)
         wanted = self._wanted or Wanted.of(session)
         content = {
@@ -136,7 +137,7 @@ class Journal:
         if edit is None:
             return
         place = edits.index(edit)
-        if place >= self._edits:
+        if place >= self._edits or not (self.folder / WHOLE).is_file():
             self._write_whole(session)
         else:
             _write_step(self.folder, place, edit)
@@ -152,7 +153,7 @@ class Journal:
                 if int(path.name.split("-")[2].split(".")[0]) < count:
                     path.unlink(missing_ok=True)
         if self.folder.parent == _home():  # elsewhere, what lies beside it is not ours
-            _tidy()
+            _tidy(spare=self.folder)
 
 
 def journals(home: Path | None = None) -> list[Path]:
@@ -200,10 +201,11 @@ def restore(
     return session, _read_drawn(folder, session)
 
 
-def _tidy() -> None:
+def _tidy(spare: Path) -> None:
     """Remove journals beyond those that are kept, and what is left of ones that never began."""
     for old in journals()[KEPT:]:
-        shutil.rmtree(old, ignore_errors=True)
+        if old != spare:  # which may look old, where the clock was set back
+            shutil.rmtree(old, ignore_errors=True)
     for path in _home().glob("*"):
         with suppress(OSError):
             if not (path / WHOLE).exists() and time.time() - path.stat().st_mtime > _NOT_BEGUN:
@@ -262,7 +264,8 @@ def _read_step(written: list[Path], edit: Dragging, known: dict[str, DragInstruc
             node = archive.read_node(number, data, tensor.to(like.device), [drawn], like)
             edit.history.go_to(node.parent)
             edit.history.append(node)
-        except (KeyError, TypeError, ValueError, AssertionError, SafetensorError) as error:
+        except (LookupError, TypeError, ValueError, ArithmeticError, AssertionError,
+                AttributeError, RecursionError, SafetensorError) as error:  # fmt: skip
             log.warning("%s is no step of this edit: %s", path, error)
             return False
         return True
@@ -285,7 +288,7 @@ def _read_drawn(folder: Path, session: DragSession) -> Wanted:
         at = [int(number) for number in content["at"]]
     except FileNotFoundError:
         return Wanted.of(session)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         log.warning("%s is damaged, what was drawn last is not restored: %s", folder / DRAWN, error)
         return Wanted.of(session)
     session.prompt, session.settings = wanted.prompt, wanted.settings

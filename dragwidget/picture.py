@@ -23,6 +23,12 @@ from dragwidget.frames import MAX_PIXELS, Size
 
 UInt8Array = npt.NDArray[np.uint8]
 
+# Of all that Pillow can open: some of the others start programs (Ghostscript), or are for science.
+FORMATS = (
+    "PNG", "JPEG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "ICO", "TGA", "JPEG2000",
+    "AVIF", "PCX", "SGI", "QOI",
+)  # fmt: skip
+
 _RESAMPLING = Image.Resampling.LANCZOS  # Pillow's keeps edges in place, both up and down
 
 
@@ -128,7 +134,8 @@ def _open(path: Path) -> Image.Image:
     if not path.exists():
         raise FileNotFoundError(f"there is no picture at {path}")
     try:
-        return Image.open(path)
+        Image.init()  # which of them this Pillow has
+        return Image.open(path, formats=[form for form in FORMATS if form in Image.OPEN])
     except UnidentifiedImageError as error:
         raise ValueError(
             f"{path} is not a picture that can be read: save it as PNG or JPEG"

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
+from dragwidget.quoting import quoted
+
 __all__ = ["DragSettings", "InversionSettings", "LoRASettings", "RenderSettings", "Settings"]
 
 
@@ -23,11 +25,12 @@ def check_number(
     right_type = isinstance(value, int if wants_integer else (int, float))
     if isinstance(value, bool) or not right_type:
         kind = "a whole number" if wants_integer else "a number"
-        raise TypeError(f"{type(record).__name__}.{name} must be {kind}, got {value!r}")
+        raise TypeError(f"{type(record).__name__}.{name} must be {kind}, got {quoted(value)}")
     if not (low <= value <= high) or (value == low and not low_included):
         bracket = "[" if low_included else "("
         raise ValueError(
-            f"{type(record).__name__}.{name} must lie in {bracket}{low:g}, {high:g}], got {value!r}"
+            f"{type(record).__name__}.{name} must lie in {bracket}{low:g}, {high:g}], "
+            f"got {quoted(value)}"
         )
 
 
@@ -38,19 +41,23 @@ def _field_type(record: object, name: str) -> str:
 def _flag(record: object, name: str) -> None:
     value = getattr(record, name)
     if not isinstance(value, bool):
-        raise TypeError(f"{type(record).__name__}.{name} must be True or False, got {value!r}")
+        raise TypeError(
+            f"{type(record).__name__}.{name} must be True or False, got {quoted(value)}"
+        )
 
 
 def _check_mapping(what: str, values: object) -> None:
     if not isinstance(values, Mapping):
-        raise TypeError(f"{what} must be names with values, got {values!r}")
+        raise TypeError(f"{what} must be names with values, got {quoted(values)}")
 
 
 def _choice(record: object, name: str, choices: tuple[str, ...]) -> None:
     value = getattr(record, name)
     if value not in choices:
         wanted = ", ".join(map(repr, choices))
-        raise ValueError(f"{type(record).__name__}.{name} must be one of {wanted}, got {value!r}")
+        raise ValueError(
+            f"{type(record).__name__}.{name} must be one of {wanted}, got {quoted(value)}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,10 +179,10 @@ class DragSettings:
 
 def _blocks(value: Any) -> tuple[int, ...]:
     blocks = tuple(value) if isinstance(value, (tuple, list)) else (value,)
-    if not blocks or any(isinstance(b, bool) or not isinstance(b, int) or b < 0 for b in blocks):
+    if not blocks or not all(type(b) is int and 0 <= b <= 1000 for b in blocks):
         raise ValueError(
             "DragSettings.feature_blocks must name decoder blocks by whole numbers from 0 (the mid "
-            f"block) up, got {value!r}"
+            f"block) up, got {quoted(value)}"
         )
     return blocks
 
@@ -241,15 +248,15 @@ class Settings:
         """
         stages: dict[str, Any] = {f.name: type(f.default) for f in fields(cls)}
         _check_mapping("settings", data)
-        unknown = sorted(set(data) - set(stages))
-        if unknown:
-            raise ValueError(f"unknown settings {unknown}; there are {sorted(stages)}")
+        if unknown := [name for name in data if name not in stages]:
+            raise ValueError(f"unknown settings {quoted(unknown)}; there are {sorted(stages)}")
         made = {}
-        for name, values in data.items():
-            _check_mapping(f"{name} settings", values)
-            known = {f.name for f in fields(stages[name])}
-            unknown = sorted(set(values) - known)
-            if unknown:
-                raise ValueError(f"unknown {name} settings {unknown}; there are {sorted(known)}")
-            made[name] = stages[name](**values)
+        for stage, values in data.items():
+            _check_mapping(f"{stage} settings", values)
+            known = {f.name for f in fields(stages[stage])}
+            if unknown := [name for name in values if name not in known]:
+                raise ValueError(
+                    f"unknown {stage} settings {quoted(unknown)}; there are {sorted(known)}"
+                )
+            made[stage] = stages[stage](**values)
         return cls(**made)

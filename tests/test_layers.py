@@ -18,19 +18,28 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = Path(dragwidget.__file__).parent
 
 # What each part of the package may import from the others. Lowest first.
-DATA = {"frames", "instructions_json", "instructions", "dragbench", "picture", "settings"}
+DATA = {
+    "quoting",
+    "frames",
+    "instructions_json",
+    "instructions",
+    "dragbench",
+    "picture",
+    "settings",
+}
 SESSION = DATA | {
     "drag", "diffusion",
     "stages", "history", "source", "dragging", "rendering", "store", "storing", "making",
     "estimating", "session", "files", "spilling", "tensorfile", "archive", "journal",
 }  # fmt: skip
 STANDS_ON = {
+    "quoting": set(),
     "frames": set(),
-    "instructions_json": {"frames"},
-    "instructions": {"frames", "instructions_json"},
+    "instructions_json": {"frames", "quoting"},
+    "instructions": {"frames", "instructions_json", "quoting"},
     "dragbench": {"frames", "instructions"},
     "picture": {"frames"},
-    "settings": set(),
+    "settings": {"quoting"},
     "drag": DATA,
     "diffusion": DATA | {"drag"},
     "stages": DATA,
@@ -53,6 +62,7 @@ STANDS_ON = {
     "demo": SESSION,
     "bench": SESSION | {"demo", "bench.networks"},
     "bench.networks": SESSION | {"bench"},
+    "bench.soak_command": SESSION | {"bench", "demo", "ui.widget"},  # which it wears out, too
     "ui": set(),
     "ui.styles": set(),
     "ui.tooltips": set(),
@@ -72,6 +82,7 @@ STANDS_ON = {
 
 # The whole of what these parts may import from outside the standard library.
 ONLY = {
+    "quoting": set(),
     "frames": {"numpy"},
     "instructions_json": {"numpy"},
     "instructions": {"numpy"},

@@ -15,7 +15,7 @@ import torch
 
 from dragwidget.diffusion.devices import in_table
 
-__all__ = ["Lap", "Meter"]
+__all__ = ["Lap", "Meter", "held_memory"]
 
 _PROC = Path("/proc/self")
 
@@ -84,6 +84,12 @@ class Meter:
         peak = _peak(self._device) or 0
         for name in self._peaks:
             self._peaks[name] = max(self._peaks[name], peak)
+
+
+def held_memory(device: torch.device) -> int | None:
+    """Bytes that are held for good, counted as ``Meter`` does; ``None`` where nobody says."""
+    _settle(device)
+    return _held(device)
 
 
 def _settle(device: torch.device) -> None:

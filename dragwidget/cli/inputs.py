@@ -106,7 +106,7 @@ def read_changes(path: Path) -> Changes:
     """Settings from a JSON file: ``{"drag": {"steps": 40}}``, or the log of an earlier edit."""
     try:
         data = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     changes = data.get("settings", data) if isinstance(data, dict) else data
     if not isinstance(changes, dict) or not all(isinstance(v, dict) for v in changes.values()):

@@ -151,7 +151,7 @@ def _recommended(folder: Path | None, unet: Any) -> Settings:
         try:
             content = json.loads((folder / RECOMMENDED_FILE).read_text("utf-8"))
             return Settings.from_dict(content["recommended"])
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(
                 f"{folder / RECOMMENDED_FILE} recommends no settings that can be read: {error!r}"
             ) from error

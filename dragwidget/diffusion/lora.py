@@ -24,6 +24,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from dragwidget.quoting import quoted
+
 __all__ = ["LoRA", "enabled", "load_lora", "projections", "save_lora"]
 
 FILE_NAME = "pytorch_lora_weights.safetensors"
@@ -204,6 +206,9 @@ def _find(path: Path) -> Path:
     return path
 
 
+_PATTERN = re.compile(r"\^?(?:[\w.]|\\\.){1,200}(?:\.\*(?:[\w.]|\\\.){1,200}){0,3}\$?")
+
+
 @dataclass(frozen=True)
 class _Scaling:
     """What peft multiplies each layer's change by."""
@@ -216,6 +221,12 @@ class _Scaling:
     def read(cls, config: Mapping[str, Any]) -> _Scaling:
         """From peft's own configuration of a LoRA."""
         patterns = dict(config.get("alpha_pattern") or {})
+        for pattern in patterns:
+            if not _PATTERN.fullmatch(pattern):
+                raise ValueError(
+                    f"alpha_pattern holds {quoted(pattern)}, and only names of layers with at most "
+                    "three .* between them are read: any other may take for ever to compare"
+                )
         return cls(
             float(config["lora_alpha"]),
             tuple((re.compile(rf"(.*\.)?({p})"), float(alpha)) for p, alpha in patterns.items()),
@@ -258,6 +269,13 @@ def _parse(tensors: Mapping[str, Tensor], scaling: _Scaling, file: Path) -> LoRA
     down, up = found["down"], found["up"]
     if not down or down.keys() != up.keys() or not found["alpha"].keys() <= down.keys():
         raise ValueError(f"{file} is not a whole LoRA: its down and up matrices do not pair up")
+    for path, matrix in down.items():
+        alpha = found["alpha"].get(path)
+        if not matrix.numel() or matrix.ndim < 2 or (alpha is not None and alpha.numel() != 1):
+            raise ValueError(
+                f"this LoRA's {path} is not of one rank: its matrices are "
+                f"{tuple(matrix.shape)} and {tuple(up[path].shape)}"
+            )
     scales = {
         path: float(found["alpha"][path]) / len(matrix)
         if path in found["alpha"]

@@ -14,10 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dragwidget.quoting import quoted
+
 __all__ = ["PARTS", "SUPPORTED", "check_index", "check_parts", "first_line", "quiet", "read_parts"]
 
 SUPPORTED = "Stable Diffusion 1.x and 2.x, epsilon or v-prediction"
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+MAX_LAYERS, MAX_WIDTH = 128, 1_000_000  # of any number in a network's configuration
+MAX_SIDE = 512  # latent cells; Stable Diffusion has 64 to 96
 _BYTES = 256  # a CLIP tokenizer has at least a token for each
 
 
@@ -35,7 +39,7 @@ def check_index(folder: Path, name: str) -> None:
         )
     try:
         index = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} cannot be read ({error}): fetch the model again") from error
     if not isinstance(index, dict):
         raise ValueError(f"{file} is not a model's index: fetch the model again")
@@ -95,12 +99,32 @@ def _text_encoder(folder: Path) -> Any:
 
 def _complete(kind: Any, folder: Path) -> Any:
     """A network with all of its weights: the libraries make up what a file lacks."""
+    check_sizes(json.loads((folder / "config.json").read_text("utf-8")))
     network, found = kind.from_pretrained(
         folder, use_safetensors=True, output_loading_info=True, local_files_only=True
     )
     if missing := sorted(found["missing_keys"]):
         raise ValueError(f"{len(missing)} of its weights are missing, first {missing[0]}")
     return network
+
+
+def check_sizes(config: Any, name: str = "its configuration") -> None:
+    """Raise ValueError where a configuration asks for a network larger than any there is.
+
+    The libraries build what it says before they look at the weights, and a short file can ask for
+    more layers than a day has seconds.
+    """
+    limit = MAX_LAYERS if "layers" in name else MAX_WIDTH
+    if isinstance(config, dict):
+        for key, value in config.items():
+            check_sizes(value, str(key))
+    elif isinstance(config, list):
+        if len(config) > MAX_LAYERS:
+            raise ValueError(f"{name} has {len(config)} parts, and at most {MAX_LAYERS} are read")
+        for value in config:
+            check_sizes(value, name)
+    elif isinstance(config, int | float) and abs(config) > limit:
+        raise ValueError(f"{name} is {quoted(config)}, and at most {limit} is read")
 
 
 def _tokenizer(folder: Path) -> Any:
@@ -110,6 +134,7 @@ def _tokenizer(folder: Path) -> Any:
 
 
 def _scheduler(folder: Path) -> Any:
+    check_sizes(json.loads((folder / "scheduler_config.json").read_text("utf-8")))
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     return DDIMScheduler.from_pretrained(folder, local_files_only=True)
@@ -136,6 +161,13 @@ def check_parts(parts: dict[str, Any], name: str) -> None:
     if unet.get("addition_embed_type"):
         raise ValueError(
             f"{name} is a Stable Diffusion XL type of model; supported are {SUPPORTED}"
+        )
+    sample = unet["sample_size"]
+    side = max(sample) if isinstance(sample, (list, tuple)) else sample
+    if not isinstance(side, int) or not 1 <= side <= MAX_SIDE:
+        raise ValueError(
+            f"{name} says that it was trained on latents of {quoted(sample)} cells a side, not of "
+            f"1 to {MAX_SIDE}: pictures are stretched to that; fetch the model again"
         )
     prediction = parts["scheduler"].config["prediction_type"]
     if prediction not in ("epsilon", "v_prediction"):
@@ -186,4 +218,4 @@ def _switch(change: Callable[[], None]) -> None:
 
 
 def first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:500]

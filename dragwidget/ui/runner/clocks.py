@@ -121,7 +121,8 @@ class ThreadClock:
 
     def go(self, state: str) -> None:  # noqa: ARG002 - the worker looks for itself
         with self._lock:
-            if self._thread is None and not self._ending:
+            gone = self._thread is None or not self._thread.is_alive()  # it may have been killed
+            if gone and not self._ending:
                 self._thread = threading.Thread(target=self._run, name="dragwidget", daemon=True)
                 self._thread.start()
         self._wake.set()

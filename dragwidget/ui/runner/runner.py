@@ -221,6 +221,8 @@ class Runner:
                 raise RuntimeError("wait() by the work itself or by a callback would never return")
             if runs:
                 self._drive(deadline)
+            elif self._work() and self._driver is None:
+                self._clock.go(self._state)  # a worker that was killed left it undone
             with self._changed:
                 if self._settled():
                     error, result = self.error, self.result

@@ -178,6 +178,7 @@ def _thinned(path: list[Node]) -> list[Node]:
 
 def _hint(error: BaseException) -> str:
     """What to do about an error, where that is not said in it."""
-    if "out of memory" in str(error).lower():
+    said = str(error).lower()  # torch's own words on CUDA and on the processor
+    if isinstance(error, MemoryError) or "out of memory" in said or "can't allocate" in said:
         return "Lower max_side, the LoRA's batch size or the inversion's steps."
     return ""
