@@ -25,6 +25,14 @@ def _quiet(caplog):
     caplog.set_level(logging.CRITICAL)  # what failed is logged with its traceback, on purpose
 
 
+@pytest.fixture(autouse=True)
+def _interrupts():
+    """A shell lets what it starts in the background ignore them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def widget(tiny):
     """Makes widgets on small sessions, and closes them."""
