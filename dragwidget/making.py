@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from torch import Tensor
 
 from dragwidget.diffusion.attention import ReferenceBranch
-from dragwidget.diffusion.finetuning import LoRAStep, noised_batches, train_lora
+from dragwidget.diffusion.finetuning import LoRAStep, Yardstick, noised_batches, train_lora
 from dragwidget.diffusion.lora import LoRA
 from dragwidget.diffusion.model import DiffusionModel
 from dragwidget.dragging import Dragging
@@ -39,6 +40,7 @@ from dragwidget.storing import (
 
 __all__ = ["Asked", "Stages", "TrainedLoRA"]
 
+MEASURED_EVERY = 10  # steps of a LoRA training that may end early
 CHECKPOINT_SECONDS = 20.0  # of LoRA training that a killed process may lose
 
 
@@ -150,6 +152,9 @@ class Stages:
         random = None if last is None else last.random
         batches = noised_batches(self.model, source.picture.pixels, settings.lora, random)
         text = conditioning(self.model, source.prompt).prompt
+        enough = self._enough(source, settings, text)
+        if last is not None and enough(last):
+            return last.lora
         kept = time.monotonic()
         for step in train_lora(self.model, text, batches, settings.lora, after=last):
             last, self._trained = step, (source.lora_key(settings), step)
@@ -157,8 +162,27 @@ class Stages:
                 keep_training(self.store, self.model, source, settings, step)
                 kept = time.monotonic()
             yield Progress("lora", step.index, settings.lora.steps, step.loss)
+            if enough(step):
+                break
         assert last is not None
         return last.lora
+
+    def _enough(
+        self, source: Source, settings: Settings, text: Tensor
+    ) -> Callable[[LoRAStep], bool]:
+        """Whether a training has come as far as the settings ask for."""
+        wanted = settings.lora.enough
+        if not wanted:
+            return lambda _: False
+        yardstick = Yardstick(self.model, source.picture.pixels, text)
+
+        def enough(step: LoRAStep) -> bool:
+            if step.index % MEASURED_EVERY:
+                return False
+            self._check()
+            return yardstick.share(step.lora) <= wanted
+
+        return enough
 
     def preparing(self, source: Source, settings: Settings) -> Generator[Progress, None, Dragging]:
         """Make LoRA and inversion where they are not there."""

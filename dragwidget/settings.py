@@ -95,6 +95,8 @@ class LoRASettings:
         weight_decay: of AdamW, >= 0.
         random_crop: train on random square crops, as the authors do, in place of the whole
             picture. Off by default, because pictures that are not square lose content to it.
+        enough: end before ``steps`` once the loss, measured at fixed noise every 10 steps, is at
+            most this share of what it was without a LoRA; 0 means never. Not in the paper.
         seed: of the initial weights, the noise and the timesteps.
     """
 
@@ -104,6 +106,7 @@ class LoRASettings:
     batch_size: int = 4
     weight_decay: float = 1e-2
     random_crop: bool = False
+    enough: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -113,6 +116,7 @@ class LoRASettings:
         check_number(self, "batch_size", 1, 64)
         check_number(self, "weight_decay", 0, 1)
         _flag(self, "random_crop")
+        check_number(self, "enough", 0, 1)
         check_number(self, "seed", 0, 2**63 - 1)
 
 

@@ -25,6 +25,7 @@ PAPER = {
         "batch_size": 4,
         "weight_decay": 1e-2,
         "random_crop": False,
+        "enough": 0.0,
         "seed": 0,
     },
     DragSettings: {
@@ -59,6 +60,7 @@ RANGES = {
     (LoRASettings, "learning_rate"): (1e-9, 1, 0, 1.001),
     (LoRASettings, "batch_size"): (1, 64, 0, 65),
     (LoRASettings, "weight_decay"): (0, 1, -1e-9, 1.001),
+    (LoRASettings, "enough"): (0, 1, -1e-9, 1.001),
     (LoRASettings, "seed"): (0, 2**63 - 1, -1, 2**63),
     (DragSettings, "steps"): (1, 100_000, 0, 100_001),
     (DragSettings, "learning_rate"): (1e-9, 10, 0, 10.1),

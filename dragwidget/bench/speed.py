@@ -27,6 +27,7 @@ from dragwidget.bench.networks import in_type
 from dragwidget.bench.plain import Plain, PlainDrag, PlainTraining, learning
 from dragwidget.bench.rounds import PLAIN, Case, Compare, Part, measure
 from dragwidget.diffusion.finetuning import noised_batches, train_lora
+from dragwidget.diffusion.low_memory import Memory
 from dragwidget.diffusion.model import Conditioning, DiffusionModel
 from dragwidget.drag.ddim import invert
 from dragwidget.drag.evaluation import evaluate
@@ -66,10 +67,15 @@ class Task:
 
     @classmethod
     def of(
-        cls, model: DiffusionModel, dtypes: Sequence[torch.dtype], side: int, settings: Settings
+        cls,
+        model: DiffusionModel,
+        dtypes: Sequence[torch.dtype],
+        side: int,
+        settings: Settings,
+        memory: Memory = "normal",
     ) -> Task:
         """With the model's weights in each of ``dtypes``; those in its own are shared."""
-        models = {dtype: in_type(model, dtype) for dtype in dtypes}
+        models = {dtype: in_type(model, dtype).with_parts(memory=memory) for dtype in dtypes}
         return cls(model, models, side, settings)
 
     @property

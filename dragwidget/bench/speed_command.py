@@ -50,6 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--drag-steps", type=int, default=10, help="in `edit`")
     parser.add_argument("--lora-steps", type=int, default=10, help="in `edit`")
     parser.add_argument("--batch", type=int, default=4, help="of LoRA training")
+    parser.add_argument(
+        "--memory",
+        choices=("normal", "low"),
+        default="normal",
+        help="of ours, as `load_model` has it",
+    )
     parser.add_argument("--json", type=Path, metavar="OUT", help="all numbers")
 
 
@@ -72,7 +78,8 @@ def run(args: argparse.Namespace) -> int:
     if side < size.multiple or side % size.multiple:
         raise ValueError(f"--side must be a multiple of {size.multiple} pixels here, got {side}")
     model = make_network(size, args.size, device, whole=any(part in WHOLE for part in parts))
-    task = Task.of(model, dtypes if "step" in parts else dtypes[:1], side, _for(model, base))
+    mine = dtypes if "step" in parts else dtypes[:1]
+    task = Task.of(model, mine, side, _for(model, base), args.memory)
     rows, grown = _measure(task, parts, args.rounds, device)
     sys.stdout.write(table(rows, grown) + "\n")
     if args.json:
@@ -80,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
             "size": args.size,
             "weights": sum(weight.numel() for weight in model.unet.parameters()),
             "side": side,
+            "memory": args.memory,
             "dtypes": [_name(dtype) for dtype in dtypes],
             "reference": "plain, float32",
             "ratio": "ours / reference",

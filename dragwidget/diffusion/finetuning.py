@@ -18,7 +18,7 @@ from dragwidget.drag.ddim import compose
 from dragwidget.drag.optimizer import loss_scale
 from dragwidget.settings import LoRASettings
 
-__all__ = ["LoRABatch", "LoRAStep", "loss_of", "noised_batches", "train_lora"]
+__all__ = ["LoRABatch", "LoRAStep", "Yardstick", "loss_of", "noised_batches", "train_lora"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +91,42 @@ def noised_batches(
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         timesteps = torch.randint(levels, (size,), generator=generator)
         yield LoRABatch(latents, noise, timesteps, generator.get_state())
+
+
+class Yardstick:
+    """How well a picture is known: the training's loss at fixed noise, from all noise levels.
+
+    A training step's own loss says little: it is of other noise and other timesteps each time.
+    """
+
+    _LEVELS = 8
+
+    def __init__(
+        self, model: DiffusionModel, pixels: npt.NDArray[np.uint8], embeddings: Tensor
+    ) -> None:
+        self._model, self._embeddings = model, embeddings
+        clean = model.encode(pixels)
+        noise = torch.randn(
+            (self._LEVELS, *clean.shape[1:]), generator=torch.Generator().manual_seed(0)
+        )
+        levels = len(model.alphas_cumprod)
+        times = (torch.arange(self._LEVELS) * 2 + 1) * levels // (2 * self._LEVELS)
+        self._batches = [
+            LoRABatch(clean, noise[k, None].to(clean), times[k, None]) for k in range(self._LEVELS)
+        ]
+        self._without = self._loss(None)
+
+    def share(self, lora: LoRA) -> float:
+        """The loss with a LoRA over the loss without one."""
+        return self._loss(lora) / self._without
+
+    def _loss(self, lora: LoRA | None) -> float:
+        with torch.no_grad():
+            losses = [
+                float(loss_of(self._model, self._embeddings, batch, lora))
+                for batch in self._batches
+            ]
+        return sum(losses) / len(losses)
 
 
 def _random_crop(
@@ -176,7 +212,9 @@ def _set_moments(optimizer: torch.optim.AdamW, lora: LoRA, after: LoRAStep) -> N
             }
 
 
-def loss_of(model: DiffusionModel, embeddings: Tensor, batch: LoRABatch, lora: LoRA) -> Tensor:
+def loss_of(
+    model: DiffusionModel, embeddings: Tensor, batch: LoRABatch, lora: LoRA | None
+) -> Tensor:
     """Mean square error of the predicted noise (or velocity), float32."""
     a = model.alphas_cumprod[batch.timesteps][:, None, None, None]
     a = a.to(batch.latents)

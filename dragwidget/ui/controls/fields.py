@@ -164,6 +164,15 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
             "from all of it. Pictures that are not square lose content to it.",
             source="The authors' code does; the default here is not to",
         ),
+        "enough": Number(
+            label="Enough",
+            meaning="End the training once its loss, measured at fixed noise, is at most this "
+            "share of what it was without a LoRA. 0: never.",
+            source="Not in the paper",
+            low=0,
+            high=1,
+            step=0.05,
+        ),
         "seed": Number(
             label="Seed",
             meaning="Of all that is random in the training. The same seed gives the same LoRA.",
