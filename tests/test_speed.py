@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_sessions import Passes
 
-from dragwidget.bench import memory, plain, speed
+from dragwidget.bench import growth, memory, plain
 from dragwidget.bench.memory import Meter
 from dragwidget.bench.plain import PlainDrag, PlainTraining, learning
 from dragwidget.bench.rounds import PLAIN
@@ -244,7 +244,7 @@ def test_a_lap_is_of_the_passes_that_it_should_take(name, task):
 
 def test_growth_is_of_the_picture_the_pairs_and_the_steps(task):
     passes = {}
-    for case in speed.growth_cases(task):
+    for case in growth.growth_cases(task):
         meter = Counting(task.model)
         case(meter)
         passes |= meter.passes
@@ -258,6 +258,6 @@ def test_growth_is_of_the_picture_the_pairs_and_the_steps(task):
 
 
 def test_pairs_are_as_many_as_asked_for_and_all_different(task):
-    for count in speed.PAIRS:
+    for count in growth.PAIRS:
         pairs = task.instructions(pairs=count).pairs
         assert len({pair.handle for pair in pairs}) == count

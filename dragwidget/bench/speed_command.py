@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from dragwidget.bench.growth import Growth, growth, growth_cases
 from dragwidget.bench.networks import SIZES, make_network
 from dragwidget.bench.rounds import Row, run_part
-from dragwidget.bench.speed import PARTS, WHOLE, Growth, Task, growth, growth_cases
+from dragwidget.bench.speed import PARTS, WHOLE, Task
 from dragwidget.diffusion.loading import choose_device, choose_dtype
 from dragwidget.diffusion.model import DiffusionModel
 from dragwidget.settings import InversionSettings, LoRASettings, Settings
