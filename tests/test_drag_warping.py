@@ -77,3 +77,48 @@ def test_pairs_that_all_go_the_same_way_move_what_is_free_as_a_whole():
     apart = handles + torch.stack([way, -way])
     bent = warp_latent(latent, clean, one, handles, apart, frozen)
     assert (bent[0, :2, 11, 11] - rigid).abs().max() > 0.1
+
+
+def moved(bent, latent):
+    return (bent - latent).abs().sum((0, 1)) > 1e-4
+
+
+def test_pairs_that_go_the_same_way_in_a_small_mask_move_only_what_is_around_them():
+    """As eyelids do: nobody asks for all that is around them to leave the mask."""
+    one = torch.tensor(1.0)
+    clean, latent = latents(32, alpha=one)
+    frozen = torch.ones(32, 32)
+    frozen[10:20, 2:30] = 0
+    handles = torch.tensor([[13.0, 6.0], [13.0, 25.0]])
+    way = torch.tensor([4.0, 0.0])
+    bent = warp_latent(latent, clean, one, handles, handles + way, frozen)
+    assert moved(bent, latent)[15, 6]
+    between = (bent - latent)[0, 0, 15, 15].abs()
+    assert between < 0.5 * (bent - latent)[0, 0, 17, 6].abs()
+    wide = torch.ones(32, 32)
+    wide[2:30, 2:30] = 0
+    bent = warp_latent(latent, clean, one, handles, handles + way, wide)
+    torch.testing.assert_close(bent[0, :2, 15, 15], clean[0, :2, 11, 15], rtol=0, atol=0.02)
+
+
+def test_what_is_around_a_handle_moves_with_it_as_one_piece():
+    one = torch.tensor(1.0)
+    clean, latent = latents(32, alpha=one)
+    frozen = torch.ones(32, 32)
+    frozen[4:28, 4:28] = 0
+    handle, target = torch.tensor([[15.0, 13.0]]), torch.tensor([[15.0, 17.0]])
+    bent = warp_latent(latent, clean, one, handle, target, frozen)
+    for row, column in ((15, 17), (13, 17), (17, 19), (15, 15)):
+        torch.testing.assert_close(
+            bent[0, :2, row, column], clean[0, :2, row, column - 4], rtol=0, atol=0.03
+        )
+    assert not moved(bent, latent)[15, 29]
+
+
+def test_without_a_mask_a_drag_reaches_a_few_of_its_lengths():
+    one = torch.tensor(1.0)
+    clean, latent = latents(32, alpha=one)
+    handle, target = torch.tensor([[15.0, 8.0]]), torch.tensor([[15.0, 11.0]])
+    changed = moved(warp_latent(latent, clean, one, handle, target), latent)
+    assert changed[15, 12]
+    assert not changed[15, 28]
