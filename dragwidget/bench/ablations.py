@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from multiprocessing import parent_process
 from typing import Any
 
 import numpy as np
+import torch
 
 from dragwidget.bench.scenes import bootstrap, do_nothing, edit, score
 from dragwidget.demo.tasks import TASK_KINDS, drag_task
@@ -219,6 +221,8 @@ def make_jobs(
 
 def run_job(job: Job) -> list[Result]:
     """Edit and score one task at each of the job's points, on one session."""
+    if parent_process() is not None:
+        torch.set_num_threads(1)  # a worker among others, who would wait for one another's threads
     task = drag_task(job.kind, job.seed, job.size)
     model = _model(job.model)
     session = DragSession(model)
