@@ -52,6 +52,13 @@ COMMANDS = {  # by the words that call it; the first of two is a group
     "bench speed": Command(
         "time every part of an edit beside a plain reference", "dragwidget.bench.speed_command"
     ),
+    "bench cold": Command(
+        "time the command line in fresh processes, from the start to the picture",
+        "dragwidget.bench.cold_command",
+    ),
+    "bench widget": Command(
+        "see what the widget takes of a core, and of a drag", "dragwidget.bench.widget_command"
+    ),
     "bench proofs": Command(
         "prove the instrument that scores them", "dragwidget.bench.proofs_command"
     ),

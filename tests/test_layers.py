@@ -63,6 +63,7 @@ STANDS_ON = {
     "bench": SESSION | {"demo", "bench.networks"},
     "bench.networks": SESSION | {"bench"},
     "bench.soak_command": SESSION | {"bench", "demo", "ui.widget"},  # which it wears out, too
+    "bench.widget_command": SESSION | {"bench", "demo", "ui.canvas", "ui.widget"},
     "ui": set(),
     "ui.styles": set(),
     "ui.tooltips": set(),

@@ -26,6 +26,9 @@ from dragwidget.settings import InversionSettings, LoRASettings, Settings
 
 __all__ = ["add_arguments", "run", "table"]
 
+# Of the drag. So small that no handle arrives: every step that is asked for is taken and timed.
+LEARNING_RATE = 1e-6
+
 GROWTH = "growth"
 LOW = (torch.bfloat16, torch.float16)
 
@@ -74,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     base = Settings(
         inversion=InversionSettings(strength=_share(args.inverted)),
         lora=LoRASettings(steps=args.lora_steps, batch_size=args.batch),
-        drag=replace(Settings().drag, steps=args.drag_steps),
+        drag=replace(Settings().drag, steps=args.drag_steps, learning_rate=LEARNING_RATE),
     )
     if side < size.multiple or side % size.multiple:
         raise ValueError(f"--side must be a multiple of {size.multiple} pixels here, got {side}")

@@ -59,7 +59,7 @@ class Pace:
 
     Args:
         interval: seconds from one to the next, at least.
-        share: of the time that previews may take.
+        share: of the drag's own time that previews may add.
 
     Attributes:
         quick: the autoencoder was too slow for this, so they are drawn without it.
@@ -74,7 +74,7 @@ class Pace:
         return monotonic() >= self._due
 
     def took(self, seconds: float) -> None:
-        self._due = monotonic() + max(self.interval, seconds * (1 / self.share - 1))
+        self._due = monotonic() + max(self.interval, seconds / self.share)
         self.quick = self.quick or seconds > self.interval / 2
 
 
