@@ -2,6 +2,7 @@
 
 import threading
 from dataclasses import replace
+from math import inf
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def test_a_run_equals_the_session_alone_bit_for_bit(tiny, desk):
 
 def test_previews_change_nothing_of_the_drag(desk):
     seen, blind = desk(steps=4), desk(steps=4)
-    seen.editing.pace.interval, seen.editing.pace.share = 0.0, 1.0
+    seen.editing.pace.interval, seen.editing.pace.share = 0.0, inf
     blind.editing.pace.took(1e9)
     for each in (seen, blind):
         each.editing.run()
@@ -259,7 +260,7 @@ def test_settings_the_model_cannot_have_are_refused_and_nothing_changes(desk):
 
 def test_pictures_that_were_seen_are_kept_by_node(desk):
     desk = desk(steps=3)
-    desk.editing.pace.interval, desk.editing.pace.share = 0.0, 1.0
+    desk.editing.pace.interval, desk.editing.pace.share = 0.0, inf
     desk.editing.run(render=True)
     path = desk.session.history.path()
     assert np.array_equal(desk.editing.picture_of(path[0]), desk.session.image)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
 from dragwidget.stages import StageStatus
@@ -195,7 +196,7 @@ class Editing:
             self.steer()
             self.runner.step()
         else:
-            self._start("Step", lambda: dragging(self.session, steps, pace=Pace(0.0, 1.0)))
+            self._start("Step", lambda: dragging(self.session, steps, pace=Pace(0.0, inf)))
 
     def run(self, steps: int | None = None, *, render: bool = False) -> None:
         """Drag on to the end, or go on where it was paused."""

@@ -59,7 +59,7 @@ class Pace:
 
     Args:
         interval: seconds from one to the next, at least.
-        share: of the drag's own time that previews may add.
+        share: of the drag's own time that previews may add; infinite: whatever they take.
 
     Attributes:
         quick: the autoencoder was too slow for this, so they are drawn without it.
