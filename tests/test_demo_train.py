@@ -35,8 +35,11 @@ TINY = Preset(
     ),
     autoencoder=STAGE,
     unet=STAGE,
+    drags=STAGE,
     first_bank=4,
     fresh=1,
+    first_drags=4,
+    fresh_drags=1,
     measured=4,
     samples=1,
 )
@@ -47,14 +50,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole tiny training run."""
     out = tmp_path_factory.mktemp("run")
     records = list(train(TINY, out, size=32))
-    assert [r["stage"] for r in records] == ["autoencoder", "unet"]
+    assert [r["stage"] for r in records] == ["autoencoder", "unet", "drags"]
     return out
 
 
 def weights(folder: Path) -> dict[str, Any]:
     return {
         name: torch.load(folder / f"{name}.checkpoint.pt", weights_only=True)["averages"]
-        for name in ("autoencoder", "unet")
+        for name in ("autoencoder", "unet", "drags")
     }
 
 
@@ -82,10 +85,11 @@ def test_shipped_model_is_whole_small_and_signed() -> None:
 
 def test_resumed_run_has_the_same_bits(folder: Path, tmp_path: Path) -> None:
     often = replace(STAGE, checkpoint_minutes=0.0)
-    preset = replace(TINY, autoencoder=often, unet=often)
+    preset = replace(TINY, autoencoder=often, unet=often, drags=often)
     # Abandoned at the tenth step of either stage, as by a power cut; then at the other's.
     list(islice(train(preset, tmp_path, size=32), 1))
     list(islice(train(preset, tmp_path, size=32, resume=True), 1))
+    list(islice(train(preset, tmp_path, size=32, resume=True), 2))
     list(train(preset, tmp_path, size=32, resume=True))
     for name, tensors in weights(folder).items():
         for key, value in weights(tmp_path)[name].items():

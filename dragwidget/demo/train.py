@@ -1,7 +1,7 @@
-"""Train the embedded model from nothing: autoencoder, then text encoder and UNet together.
+"""Train the embedded model from nothing: autoencoder, text encoder and UNet together, then drags.
 
-`dragwidget demo train --preset cpu --out DIR [--resume]`. All pictures are drawn by
-`dragwidget.demo.scenes`. In DIR: checkpoints, loss curves, a sample sheet, and `model/`, the model
+`dragwidget demo train --preset cpu --out DIR [--resume]`; `--from MODEL` goes on with a finished
+model, by drags alone. All pictures are drawn by `dragwidget.demo.scenes`. In DIR: checkpoints, loss curves, a sample sheet, and `model/`, the model
 in diffusers' folder format, written at checkpoints and at the end.
 """
 
@@ -10,15 +10,18 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from diffusers import StableDiffusionPipeline
 
 from dragwidget.demo.training.architecture import PICTURE_SIZE, PRESETS, Model, Preset
 from dragwidget.demo.training.autoencoder_stage import measure, settle, train_autoencoder
+from dragwidget.demo.training.drags_stage import train_drags
 from dragwidget.demo.training.loop import Training
 from dragwidget.demo.training.unet_stage import train_unet
 
@@ -34,6 +37,7 @@ def train(
     size: int = PICTURE_SIZE,
     only_autoencoder: bool = False,
     helpers: int = 0,
+    finished: Path | None = None,
 ) -> Iterator[dict[str, float | str]]:
     """Yield a record every ten steps: `stage`, `step`, `seconds`, `learning_rate`, `loss`.
 
@@ -46,6 +50,7 @@ def train(
         only_autoencoder: stop before the UNet.
         helpers: processes beside this one that add gradients to the UNet's (CPU only). With any,
             the same seed no longer gives the same bits.
+        finished: a model's folder whose first two stages are taken as they are.
     """
     out = Path(out)
     device = torch.device(device)
@@ -54,6 +59,32 @@ def train(
             f"{out} holds a training run ({found[0].name}): resume it, or choose another folder"
         )
     out.mkdir(parents=True, exist_ok=True)
+    if finished is None:
+        yield from _first_stages(
+            preset, out, device, size, resume, only_autoencoder=only_autoencoder, helpers=helpers
+        )
+        if only_autoencoder:
+            return
+    # Stage 3 writes where stage 2 did, and begins from what that made also when it is resumed.
+    before = out / "before_drags"
+    if not before.exists():
+        shutil.copytree(finished or out / "model", out / "before_drags.new", dirs_exist_ok=True)
+        (out / "before_drags.new").rename(before)
+    pipeline = StableDiffusionPipeline.from_pretrained(before)  # type: ignore[no-untyped-call]
+    for record in train_drags(preset, pipeline, out, device, size, resume=resume):
+        yield {"stage": "drags", **record}
+
+
+def _first_stages(
+    preset: Preset,
+    out: Path,
+    device: torch.device,
+    size: int,
+    resume: bool,
+    *,
+    only_autoencoder: bool,
+    helpers: int,
+) -> Iterator[dict[str, float | str]]:
     autoencoder, training, records = train_autoencoder(preset, out, device, size, resume=resume)
     for record in records:
         yield {"stage": "autoencoder", **record}
@@ -95,6 +126,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--autoencoder-minutes", type=float, help="time budget of stage 1")
     parser.add_argument("--unet-minutes", type=float, help="time budget of stage 2")
+    parser.add_argument("--drags-minutes", type=float, help="time budget of stage 3")
+    parser.add_argument(
+        "--from",
+        dest="finished",
+        type=Path,
+        metavar="MODEL",
+        help="folder of a model whose stages 1 and 2 are done: only stage 3 is trained",
+    )
     parser.add_argument("--only-autoencoder", action="store_true", help="stop before stage 2")
 
 
@@ -106,6 +145,8 @@ def preset_of(args: argparse.Namespace) -> Preset:
         preset = replace(preset, autoencoder=stage)
     if args.unet_minutes is not None:
         preset = replace(preset, unet=replace(preset.unet, minutes=args.unet_minutes))
+    if args.drags_minutes is not None:
+        preset = replace(preset, drags=replace(preset.drags, minutes=args.drags_minutes))
     return preset
 
 
@@ -124,6 +165,7 @@ def run(args: argparse.Namespace) -> int:
             device=device,
             only_autoencoder=args.only_autoencoder,
             helpers=args.helpers,
+            finished=args.finished,
         ):
             if time.monotonic() - last > 10:
                 last = time.monotonic()

@@ -8,7 +8,7 @@ serves, and used for every render of the same inversion.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,9 +23,11 @@ from dragwidget.settings import RenderSettings
 __all__ = [
     "ReferenceBranch",
     "layers_of",
+    "looking_at",
     "record_reference",
     "render_latents",
     "self_attention_layers",
+    "watching",
 ]
 
 
@@ -101,6 +103,22 @@ def _processors(unet: Any, layers: tuple[int, ...], kind: type[Any]) -> Iterator
             modules[layer].set_processor(original)
 
 
+@contextmanager
+def watching(unet: Any, layers: tuple[int, ...]) -> Iterator[Callable[[], tuple[Tensor, ...]]]:
+    """A pass inside is as ever; what is given then returns the inputs of ``layers`` in it."""
+    with _processors(unet, layers, _Record) as processors:
+        yield lambda: tuple(each.seen for each in processors)
+
+
+@contextmanager
+def looking_at(unet: Any, layers: tuple[int, ...], states: Sequence[Tensor]) -> Iterator[None]:
+    """In a pass inside, ``layers`` take keys and values from another pass's ``states``."""
+    with _processors(unet, layers, _LookAt) as processors:
+        for processor, state in zip(processors, states, strict=True):
+            processor.reference = state
+        yield
+
+
 def record_reference(
     predictor: Predictor, inverted: Tensor, schedule: Schedule, count: int, settings: RenderSettings
 ) -> Iterator[ReferenceBranch]:
@@ -123,9 +141,9 @@ def record_reference(
 def _recording(predictor: Predictor, branch: ReferenceBranch) -> Predict:
     def predict(latent: Tensor, timestep: int) -> Tensor:
         model = predictor.model
-        with model.lock, _processors(model.unet, branch.layers, _Record) as processors:
+        with model.lock, watching(model.unet, branch.layers) as seen:
             prediction = predictor.predict(latent, timestep)
-        branch.states.append(tuple(each.seen.to(model.waiting_device) for each in processors))
+        branch.states.append(tuple(state.to(model.waiting_device) for state in seen()))
         return prediction
 
     return predict
@@ -155,9 +173,8 @@ def render_latents(
             layers, states = branch.layers, branch.states[index]
         model = predictor.model
         with torch.no_grad():
-            with model.lock, _processors(model.unet, layers, _LookAt) as look:
-                for processor, state in zip(look, states, strict=True):
-                    processor.reference = state.to(model.device)
+            there = [state.to(model.device) for state in states]
+            with model.lock, looking_at(model.unet, layers, there):
                 prediction = predictor.predict(latent, timestep)
             latent, _ = schedule.step(latent, prediction, timestep)
             if settings.keep_frozen and frozen is not None:

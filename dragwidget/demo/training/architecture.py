@@ -51,15 +51,19 @@ class Preset:
     """Everything that decides what `train` makes.
 
     `first_bank` pictures are encoded before the UNet's first step, `fresh` a step during it; each
-    step draws from all that are there, with new noise. At the end, `measured` pictures that were
+    step draws from all that are there, with new noise; likewise `first_drags` and `fresh_drags`
+    tasks for stage 3. At the end, `measured` pictures that were
     never trained on are put to each network, and `samples` pictures drawn by the whole model.
     """
 
     networks: Networks = Networks()
     autoencoder: Stage
     unet: Stage
+    drags: Stage
     first_bank: int
     fresh: int
+    first_drags: int
+    fresh_drags: int
     measured: int = 512
     samples: int = 16
     precision: str = "bfloat16"  # of autocast; "float32" is exact
@@ -74,8 +78,13 @@ PRESETS = {
         unet=Stage(
             steps=50_000, minutes=68, batch=16, learning_rate=1.5e-3, warmup=100, weight_decay=0.01
         ),
+        drags=Stage(
+            steps=50_000, minutes=60, batch=12, learning_rate=7e-4, warmup=100, weight_decay=0.01
+        ),
         first_bank=2048,
         fresh=3,
+        first_drags=512,
+        fresh_drags=1,
     ),
     "gpu": Preset(
         autoencoder=Stage(
@@ -90,8 +99,19 @@ PRESETS = {
             weight_decay=0.01,
             ema=0.9995,
         ),
+        drags=Stage(
+            steps=30_000,
+            minutes=None,
+            batch=96,
+            learning_rate=1e-3,
+            warmup=300,
+            weight_decay=0.01,
+            ema=0.9995,
+        ),
         first_bank=16_384,
         fresh=4,
+        first_drags=4096,
+        fresh_drags=2,
     ),
 }
 

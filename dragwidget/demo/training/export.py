@@ -26,9 +26,15 @@ from dragwidget.demo.training.architecture import (
 
 SIZE_LIMIT = 25_000_000  # bytes of the whole folder
 # What the session starts from with this model: no LoRA, for it knows its own pictures and a first
-# edit should be quick; of the decoder's blocks the middle one serves best; self-attention is mutual
-# in all of the decoder.
-RECOMMENDED = {"lora": {"steps": 0}, "drag": {"feature_blocks": [2]}, "render": {"start_layer": 3}}
+# edit should be quick; the latent is bent, as the model was taught, and what is outside the mask is
+# held; of the decoder's blocks the middle one serves best; self-attention is mutual in all of the
+# decoder.
+RECOMMENDED: dict[str, dict[str, Any]] = {
+    "inversion": {"strength": 0.5},
+    "lora": {"steps": 0},
+    "drag": {"start": "warped", "feature_blocks": [2]},
+    "render": {"start_layer": 3, "keep_frozen": True},
+}
 
 
 def write_model(

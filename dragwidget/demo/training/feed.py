@@ -56,39 +56,37 @@ def shortened(texts: Sequence[str], seeds: Sequence[int]) -> list[str]:
 
 
 class Bank:
-    """Encoded pictures of consecutive seeds that grows while the UNet trains.
+    """What is made of consecutive seeds, such as encoded pictures; it grows while a UNet trains.
 
     A pure function of how far it has grown, so a resumed run rebuilds what it had.
     """
 
     def __init__(
         self,
-        make: Callable[[Sequence[int]], tuple[Tensor, Tensor]],
+        make: Callable[[Sequence[int]], tuple[Tensor, ...]],
         chunk: int = 256,
         first_seed: int = 0,
     ) -> None:
-        """`make(seeds)` gives scaled latents (B, 4, h, w) and token ids (B, n)."""
+        """`make(seeds)` gives tensors (B, ..), such as scaled latents and token ids."""
         self._first_seed = first_seed
         self._make = make
         self._chunk = chunk  # pictures encoded at a time
-        self._latents: list[Tensor] = []
-        self._tokens: list[Tensor] = []
+        self._chunks: list[tuple[Tensor, ...]] = []
 
     def __len__(self) -> int:
-        return self._chunk * len(self._latents)
+        return self._chunk * len(self._chunks)
 
     def grow(self, count: int) -> None:
         """Encode, a whole chunk at a time, until at least `count` pictures are there."""
         while len(self) < count:
             start = self._first_seed + len(self)
-            latents, tokens = self._make(range(start, start + self._chunk))
-            self._latents.append(latents)
-            self._tokens.append(tokens)
+            self._chunks.append(self._make(range(start, start + self._chunk)))
 
-    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """A random batch: latents (count, 4, h, w), token ids (count, n)."""
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """A random batch of each tensor, (count, ..)."""
         index = torch.randint(len(self), (count,), generator=generator)
         chunk, row = (index // self._chunk).tolist(), (index % self._chunk).tolist()
-        pairs = list(zip(chunk, row, strict=True))
-        latents = torch.stack([self._latents[c][r] for c, r in pairs])
-        return latents, torch.stack([self._tokens[c][r] for c, r in pairs])
+        rows = [
+            [tensor[r] for tensor in self._chunks[c]] for c, r in zip(chunk, row, strict=True)
+        ]
+        return tuple(torch.stack(column) for column in zip(*rows, strict=True))

@@ -1,0 +1,211 @@
+"""Stage 3: the UNet learns what a bent latent means.
+
+A drag may begin by bending the latent (``drag.warping``), a crude guess: faces shear, eyes are torn,
+and behind what moved there is nothing. For tasks of training seeds, the world knows the picture that
+was meant; here the UNet learns to paint it, while it looks at the source as a render does.
+
+It is the usual training under another noise. DDIM walks in a straight line: a latent at noise level
+``a`` with the bent picture B and the noise eps in it is one with the true answer X and the noise
+eps + k (B - X), k = sqrt(a / (1 - a)), and a network that says so stays on that line, where the part
+of B shrinks to nothing. So each latent gets some of a bend's remains as noise.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.attention_processor import AttnProcessor
+from torch import Tensor
+
+from dragwidget.demo.scenes import TRAINING_SEEDS
+from dragwidget.demo.tasks import TASK_KINDS, DragTask, drag_task
+from dragwidget.demo.training.architecture import Model, Preset, autocast
+from dragwidget.demo.training.autoencoder_stage import validation_pictures
+from dragwidget.demo.training.export import RECOMMENDED, write_model, write_samples
+from dragwidget.demo.training.feed import VALIDATION_SEEDS, Bank, shortened
+from dragwidget.demo.training.loop import Training
+from dragwidget.demo.training.unet_stage import (
+    MIN_SNR_GAMMA,
+    Data,
+    Noising,
+    encode_pictures,
+    token_ids,
+)
+from dragwidget.diffusion.attention import looking_at, self_attention_layers, watching
+from dragwidget.drag.ddim import Schedule, invert
+from dragwidget.drag.warping import warp_latent
+from dragwidget.instructions import on_grid
+
+# Where edits are made: inversion strengths 0.35 to 0.7.
+EARLIEST, LATEST = 341, 681
+_ORDINARY = 4  # ordinary pictures in a batch beside its drags, so that nothing is unlearnt
+_INVERTED = 0.5  # share of the drags whose noise is an inversion's; others get fresh noise
+_INVERSION = (20, 10)  # DDIM steps, and how many of them are inverted: up to t = 451
+_CHUNK = 32
+_FIRST_SEED = 400_000  # of the tasks: apart from the first pictures of stage 2
+
+
+def train_drags(
+    preset: Preset,
+    finished: Model,
+    folder: Path,
+    device: torch.device,
+    size: int,
+    *,
+    resume: bool,
+) -> Iterator[dict[str, float]]:
+    """Go on with a finished pipeline; yield records; write ``folder/model`` on the way and at last.
+
+    Args:
+        finished: a pipeline with ``unet``, ``vae``, ``text_encoder`` and ``tokenizer``.
+    """
+    torch.manual_seed(preset.seed + 30)
+    unet = finished.unet.float().to(device, memory_format=torch.channels_last).train()
+    before = copy.deepcopy(unet).eval().requires_grad_(False)  # inverts, as it was
+    if device.type == "cpu":
+        unet.set_attn_processor(AttnProcessor())  # its backward pass is quicker there
+    autoencoder = finished.vae.float().to(device).eval().requires_grad_(False)
+    text_encoder = finished.text_encoder.float().to(device).eval().requires_grad_(False)
+    training = Training("drags", {"unet": unet}, preset.drags, folder, preset.seed + 31)
+    if resume:
+        training.load()
+    parts = {"unet": unet, "text_encoder": text_encoder}
+    ordinary = Data(parts, autoencoder, finished.tokenizer, preset, device, size)
+    drags = Drags(unet, before, text_encoder, autoencoder, finished.tokenizer, preset, device, size)
+
+    def loss() -> Tensor:
+        drags.bank.grow(preset.first_drags + training.step * preset.fresh_drags)
+        of_drags = drags.loss(preset.drags.batch, training.generator)
+        of_pictures = ordinary.loss(_ORDINARY, training.generator)
+        total = preset.drags.batch + _ORDINARY
+        return (preset.drags.batch * of_drags + _ORDINARY * of_pictures) / total
+
+    tokenizer_folder = folder / "tokenizer"
+    finished.tokenizer.save_pretrained(tokenizer_folder)
+
+    def export() -> None:
+        states = {**training.averaged_states(), "text_encoder": text_encoder.state_dict()}
+        write_model(folder / "model", preset, states, autoencoder, tokenizer_folder)
+
+    ordinary.bank.grow(preset.first_bank)  # before the clock of the training is started
+    drags.bank.grow(preset.first_drags)
+    yield from training.run(loss, export)
+    training.average()
+    export()
+    unet.eval()
+    report: dict[str, Any] = {
+        "steps": training.step,
+        "minutes": round(training.seconds / 60, 1),
+        "loss": training.curve[-1]["loss"] if training.curve else None,
+        "drags": training.pictures,
+        "drags_made": len(drags.bank),
+        "validation_loss": ordinary.validate(preset.measured),
+    }
+    (folder / "drags.json").write_text(json.dumps(report, indent=2) + "\n")
+    write_samples(folder / "model", folder / "samples.png", device, preset.samples)
+
+
+class Drags:
+    """Bent latents of training tasks beside their sources and true answers, put to the UNet."""
+
+    def __init__(
+        self,
+        unet: Model,
+        before: Model,
+        text_encoder: Model,
+        autoencoder: Model,
+        tokenizer: Any,
+        preset: Preset,
+        device: torch.device,
+        size: int,
+    ) -> None:
+        self.unet, self.before, self.text_encoder = unet, before, text_encoder
+        self.autoencoder, self.tokenizer = autoencoder, tokenizer
+        self.preset, self.device, self.size = preset, device, size
+        self.alphas_cumprod = Noising(device).alphas_cumprod
+        first = RECOMMENDED["render"]["start_layer"]
+        self.layers = tuple(range(first, len(self_attention_layers(unet))))
+        self.bank = Bank(self.make, min(_CHUNK, preset.first_drags), _FIRST_SEED)
+
+    @torch.no_grad()
+    def make(self, seeds: Sequence[int]) -> tuple[Tensor, ...]:
+        """Clean latents of source, answer and bent source, inverted noise: (B, 4, h, w); tokens."""
+        wrapped = [seed % VALIDATION_SEEDS.start for seed in seeds]
+        tasks = [drag_task(TASK_KINDS[seed % len(TASK_KINDS)], seed, self.size) for seed in wrapped]
+        drawn = torch.stack([picture for task in tasks for picture in (task.source, task.target)])
+        latents = encode_pictures(self.autoencoder, (drawn * 2 - 1).to(self.device), self.preset)
+        source, target = latents[::2], latents[1::2]
+        bent = torch.cat(
+            [bend(task, latent[None]) for task, latent in zip(tasks, source, strict=True)]
+        )
+        texts = shortened([task.instructions.prompt for task in tasks], wrapped)
+        tokens = token_ids(self.tokenizer, texts)
+        return source, target, bent, self.inverted_noise(source, tokens), tokens
+
+    @torch.no_grad()
+    def inverted_noise(self, latents: Tensor, tokens: Tensor) -> Tensor:
+        """What DDIM inversion takes for the noise of each, (B, 4, h, w)."""
+        steps, count = _INVERSION
+        schedule = Schedule(self.alphas_cumprod, steps)
+        context = self.embed(tokens)
+
+        def predict(z: Tensor, timestep: int) -> Tensor:
+            with autocast(self.device, self.preset.precision):
+                out: Tensor = self.before(z, timestep, context).sample
+            return out.float()
+
+        walk = invert(predict, latents.to(self.device), schedule, count)
+        z = next(islice(walk, count - 1, None)).cpu()
+        a = schedule.alpha(schedule.timesteps[steps - count])
+        return (z - a.sqrt() * latents) / (1 - a).sqrt()
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        with torch.no_grad():
+            states: Tensor = self.text_encoder(tokens.to(self.device)).last_hidden_state
+        return states
+
+    def loss(self, count: int, generator: torch.Generator) -> Tensor:
+        """Of a random batch; weighted as in stage 2."""
+        source, target, bent, noise, tokens = self.bank.draw(count, generator)
+        fresh = torch.randn(noise.shape, generator=generator)
+        inverted = torch.rand(count, generator=generator) < _INVERTED
+        noise = torch.where(inverted.view(-1, 1, 1, 1), noise, fresh)
+        edited = torch.randint(EARLIEST, LATEST + 1, (count,), generator=generator)
+        times = (1 + torch.rand(count, generator=generator) * edited).long()
+        a = self.alphas_cumprod[edited].view(-1, 1, 1, 1)
+        remains = noise + (a / (1 - a)).sqrt() * (bent - target)
+        a = self.alphas_cumprod[times].view(-1, 1, 1, 1)
+        seen = self.at_noise(source, noise, a)
+        shown = self.at_noise(target, remains, a)
+        context, wanted = self.embed(tokens), remains.to(self.device)
+        there = times.to(self.device)
+        with autocast(self.device, self.preset.precision):
+            with torch.no_grad(), watching(self.unet, self.layers) as states:
+                self.unet(seen, there, context)
+            with looking_at(self.unet, self.layers, states()):
+                predicted: Tensor = self.unet(shown, there, context).sample
+        error = (predicted.float() - wanted).square().mean((1, 2, 3))
+        snr = (a / (1 - a)).flatten().to(self.device)
+        return (error * (snr.clamp(max=MIN_SNR_GAMMA) / snr)).mean()
+
+    def at_noise(self, clean: Tensor, noise: Tensor, a: Tensor) -> Tensor:
+        """Latents of noise level ``a`` (B, 1, 1, 1), laid out for the network."""
+        noisy = (a.sqrt() * clean + (1 - a).sqrt() * noise).to(self.device)
+        return noisy.contiguous(memory_format=torch.channels_last)
+
+
+def bend(task: DragTask, clean: Tensor) -> Tensor:
+    """A task's clean latent (1, 4, h, w), bent as a drag begins."""
+    grid = (clean.shape[2], clean.shape[3])
+    cells = on_grid(task.instructions, (2 * grid[0], 2 * grid[1]), grid)
+    handles, targets = (
+        (torch.from_numpy(points) + 0.5) / 2 - 0.5 for points in (cells.handles_rc, cells.targets_rc)
+    )
+    frozen = None if cells.mask is None else torch.from_numpy(~cells.mask)
+    return warp_latent(clean, clean, torch.ones(()), handles, targets, frozen)
