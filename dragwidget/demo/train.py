@@ -1,8 +1,9 @@
 """Train the embedded model from nothing: autoencoder, text encoder and UNet together, then drags.
 
 `dragwidget demo train --preset cpu --out DIR [--resume]`; `--from MODEL` goes on with a finished
-model, by drags alone. All pictures are drawn by `dragwidget.demo.scenes`. In DIR: checkpoints, loss curves, a sample sheet, and `model/`, the model
-in diffusers' folder format, written at checkpoints and at the end.
+model, by drags alone. All pictures are drawn by `dragwidget.demo.scenes`. In DIR: checkpoints, loss
+curves, a sample sheet, and `model/`, the model in diffusers' folder format, written at checkpoints
+and at the end.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """Stage 3: the UNet learns what a bent latent means.
 
-A drag may begin by bending the latent (``drag.warping``), a crude guess: faces shear, eyes are torn,
-and behind what moved there is nothing. For tasks of training seeds, the world knows the picture that
-was meant; here the UNet learns to paint it, while it looks at the source as a render does.
+A drag may begin by bending the latent (``drag.warping``), a crude guess: faces shear, eyes are
+torn, and behind what moved there is nothing. For tasks of training seeds, the world knows the
+picture that was meant; here the UNet learns to paint it, while it looks at the source as a render
+does.
 
 It is the usual training under another noise. DDIM walks in a straight line: a latent at noise level
 ``a`` with the bent picture B and the noise eps in it is one with the true answer X and the noise
-eps + k (B - X), k = sqrt(a / (1 - a)), and a network that says so stays on that line, where the part
-of B shrinks to nothing. So each latent gets some of a bend's remains as noise.
+eps + k (B - X), k = sqrt(a / (1 - a)), and a network that says so stays on that line, where the
+part of B shrinks to nothing. So each latent gets some of a bend's remains as noise.
 """
 
 from __future__ import annotations
@@ -23,10 +24,8 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
-from dragwidget.demo.scenes import TRAINING_SEEDS
 from dragwidget.demo.tasks import TASK_KINDS, DragTask, drag_task
 from dragwidget.demo.training.architecture import Model, Preset, autocast
-from dragwidget.demo.training.autoencoder_stage import validation_pictures
 from dragwidget.demo.training.export import RECOMMENDED, write_model, write_samples
 from dragwidget.demo.training.feed import VALIDATION_SEEDS, Bank, shortened
 from dragwidget.demo.training.loop import Training
@@ -204,8 +203,7 @@ def bend(task: DragTask, clean: Tensor) -> Tensor:
     """A task's clean latent (1, 4, h, w), bent as a drag begins."""
     grid = (clean.shape[2], clean.shape[3])
     cells = on_grid(task.instructions, (2 * grid[0], 2 * grid[1]), grid)
-    handles, targets = (
-        (torch.from_numpy(points) + 0.5) / 2 - 0.5 for points in (cells.handles_rc, cells.targets_rc)
-    )
+    points = (torch.from_numpy(drawn) for drawn in (cells.handles_rc, cells.targets_rc))
+    handles, targets = ((point + 0.5) / 2 - 0.5 for point in points)
     frozen = None if cells.mask is None else torch.from_numpy(~cells.mask)
     return warp_latent(clean, clean, torch.ones(()), handles, targets, frozen)

@@ -86,7 +86,5 @@ class Bank:
         """A random batch of each tensor, (count, ..)."""
         index = torch.randint(len(self), (count,), generator=generator)
         chunk, row = (index // self._chunk).tolist(), (index % self._chunk).tolist()
-        rows = [
-            [tensor[r] for tensor in self._chunks[c]] for c, r in zip(chunk, row, strict=True)
-        ]
+        rows = [[tensor[r] for tensor in self._chunks[c]] for c, r in zip(chunk, row, strict=True)]
         return tuple(torch.stack(column) for column in zip(*rows, strict=True))
