@@ -24,7 +24,7 @@ from dragwidget.drag.evaluation import DragModel, Evaluation, evaluate
 from dragwidget.drag.optimizer import Moments, adam_step, loss_scale
 from dragwidget.drag.supervision import Anchor, GaussianPrior, motion_supervision, region_loss
 from dragwidget.drag.tracking import distances, track_points
-from dragwidget.drag.warping import warp_latent
+from dragwidget.drag.warping import in_latent, warp_latent
 from dragwidget.instructions import DragInstructions, from_grid, on_grid
 from dragwidget.settings import DragSettings
 
@@ -238,9 +238,10 @@ def _refusal(state: DragState, what: str, evaluation: Evaluation) -> ArithmeticE
 
 def _bend(state: DragState, problem: Problem, evaluation: Evaluation) -> Tensor:
     """The latent with every handle's content carried to its target."""
-    size = torch.tensor(state.latent.shape[2:])
-    scale = size / torch.tensor(evaluation.features.grid)
-    handles, targets = ((cells + 0.5) * scale - 0.5 for cells in (state.handles, problem.targets))
+    handles, targets = (
+        in_latent(points, evaluation.features.grid, state.latent)
+        for points in (state.handles, problem.targets)
+    )
     assert problem.clean is not None
     clean, alpha = problem.clean
     return warp_latent(state.latent, clean, alpha, handles, targets, problem.frozen)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample
 
-__all__ = ["warp_latent"]
+__all__ = ["in_latent", "warp_latent"]
 
 REACH = 2.5  # how far a pair's pull reaches, in lengths of its drag (a standard deviation)
 ALIKE = (
@@ -64,6 +64,15 @@ def warp_latent(
         clean, places.to(clean), mode="bicubic", padding_mode="border", align_corners=False
     )
     return torch.where(still, latent, latent + alpha.sqrt() * (moved - clean))
+
+
+def in_latent(points: Tensor, grid: tuple[int, int], latent: Tensor) -> Tensor:
+    """Points (N, 2) as (row, column) in cells of a feature grid, in cells of a latent; fractions.
+
+    A cell's index stands for its middle.
+    """
+    scale = torch.tensor(latent.shape[2:]) / torch.tensor(grid)
+    return (points + 0.5) * scale - 0.5
 
 
 def _alike(moves: Tensor) -> bool:

@@ -38,8 +38,9 @@ from dragwidget.demo.training.unet_stage import (
 )
 from dragwidget.diffusion.attention import looking_at, self_attention_layers, watching
 from dragwidget.drag.ddim import Schedule, invert
-from dragwidget.drag.warping import warp_latent
+from dragwidget.drag.warping import in_latent, warp_latent
 from dragwidget.instructions import on_grid
+from dragwidget.settings import DragSettings
 
 # Where edits are made: inversion strengths 0.35 to 0.7.
 EARLIEST, LATEST = 341, 681
@@ -178,11 +179,11 @@ class Drags:
         edited = torch.randint(EARLIEST, LATEST + 1, (count,), generator=generator)
         times = (1 + torch.rand(count, generator=generator) * edited).long()
         a = self.alphas_cumprod[edited].view(-1, 1, 1, 1)
-        remains = noise + (a / (1 - a)).sqrt() * (bent - target)
+        left = remains(noise, bent, target, a)
         a = self.alphas_cumprod[times].view(-1, 1, 1, 1)
         seen = self.at_noise(source, noise, a)
-        shown = self.at_noise(target, remains, a)
-        context, wanted = self.embed(tokens), remains.to(self.device)
+        shown = self.at_noise(target, left, a)
+        context, wanted = self.embed(tokens), left.to(self.device)
         there = times.to(self.device)
         with autocast(self.device, self.preset.precision):
             with torch.no_grad(), watching(self.unet, self.layers) as states:
@@ -199,11 +200,22 @@ class Drags:
         return noisy.contiguous(memory_format=torch.channels_last)
 
 
+def remains(noise: Tensor, bent: Tensor, answer: Tensor, a: Tensor) -> Tensor:
+    """The noise by which a bent latent of noise level ``a`` is one of the true answer; all alike.
+
+    sqrt(a) bent + sqrt(1 - a) noise = sqrt(a) answer + sqrt(1 - a) remains
+    """
+    return noise + (a / (1 - a)).sqrt() * (bent - answer)
+
+
 def bend(task: DragTask, clean: Tensor) -> Tensor:
     """A task's clean latent (1, 4, h, w), bent as a drag begins."""
-    grid = (clean.shape[2], clean.shape[3])
-    cells = on_grid(task.instructions, (2 * grid[0], 2 * grid[1]), grid)
-    points = (torch.from_numpy(drawn) for drawn in (cells.handles_rc, cells.targets_rc))
-    handles, targets = ((point + 0.5) / 2 - 0.5 for point in points)
+    drawn = task.instructions
+    grid = DragSettings().grid(drawn.size[1], drawn.size[0])
+    cells = on_grid(drawn, grid, (clean.shape[2], clean.shape[3]))
+    handles, targets = (
+        in_latent(torch.from_numpy(points), grid, clean)
+        for points in (cells.handles_rc, cells.targets_rc)
+    )
     frozen = None if cells.mask is None else torch.from_numpy(~cells.mask)
     return warp_latent(clean, clean, torch.ones(()), handles, targets, frozen)
