@@ -226,6 +226,7 @@ def test_a_point_outside_the_picture_is_refused(name, point):
         ((float("nan"), 1), ValueError, r"a handle point must be finite, got \(nan, 1\)"),
         ((1, float("inf")), ValueError, "a handle point must be finite"),
         ((10**400, 1), ValueError, "a handle point must be finite"),
+        ((10**5000, 1), ValueError, r"finite, got \(a number of 16610 bits, 1\)$"),
         ((1, 2, 3), TypeError, r"two numbers \(x, y\), got \(1, 2, 3\)"),
         (("1", "2"), TypeError, "two numbers"),
         ("12", TypeError, "two numbers"),
@@ -265,7 +266,7 @@ def test_one_handle_with_two_targets_is_allowed_with_a_warning():
 
 def test_the_warning_points_to_whoever_gave_two_targets():
     with pytest.warns(UserWarning, match=TWO_TARGETS) as caught:
-        instructions(pairs=(PAIR, PointPair(PAIR.handle, (5, 5))))
+        DragInstructions((PAIR, PointPair(PAIR.handle, (5, 5))), size=SIZE)
     assert caught[0].filename.endswith("test_instructions.py")
 
 
