@@ -64,6 +64,7 @@ def test_the_arrows_move_the_point_that_was_chosen_by_one_pixel(canvas, bar):
 def test_delete_removes_the_chosen_pair_and_nothing_where_none_is(canvas, bar):
     canvas.add_pair((20, 30), (60, 50))
     canvas.add_pair((21, 31), (61, 51))
+    canvas.select(0, "handle")
     bar.pair.value = None
     assert canvas.selected is None
     assert bar.delete.disabled
