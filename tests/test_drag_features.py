@@ -116,3 +116,12 @@ def test_detached_features_have_the_same_values_and_no_graph():
     assert features.full().requires_grad
     assert not features.detach().full().requires_grad
     torch.testing.assert_close(features.detach().full(), features.full().detach())
+
+
+def test_positions_come_to_where_the_features_are():
+    """A device that keeps shapes only stands for a card: nothing may be mixed with the CPU's."""
+    block = noise(1, 2, 4, 4).to("meta")
+    got = FeatureMap((block,), (8, 8)).patch(torch.arange(3), torch.tensor([0.5, 1.0]))
+    assert got.device.type == "meta"
+    assert got.shape == (2, 3, 2)
+    assert got.dtype == torch.float32

@@ -48,6 +48,12 @@ def test_the_result_carries_no_graph():
     assert not moments.first.requires_grad
 
 
+def test_the_first_moments_carry_no_graph_even_for_a_leaf_of_one():
+    moments = Moments.zeros(noise(3).requires_grad_())
+    assert not moments.first.requires_grad
+    assert not moments.second.requires_grad
+
+
 def test_only_half_precision_gradients_are_scaled():
     assert loss_scale(torch.float32) == loss_scale(torch.bfloat16) == 1
     scale = loss_scale(torch.float16)

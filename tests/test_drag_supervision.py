@@ -137,6 +137,11 @@ def test_cells_around_a_point_are_cut_at_the_border():
     assert columns.tolist() == [5, 6, 7, 8]
 
 
+def test_a_position_has_a_row_and_a_column_and_no_more():
+    with pytest.raises(ValueError, match="shorter"):
+        cells_around(torch.tensor([1.0, 2.0, 3.0]), 1, (8, 8))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_losses_are_single_precision_whatever_the_features(dtype):
     features = FeatureMap((noise(1, 5, 12, 12).to(dtype),), (24, 24))

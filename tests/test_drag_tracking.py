@@ -79,6 +79,12 @@ def test_the_arguments_are_not_changed_and_need_no_gradient():
     assert found is not handles
 
 
+def test_a_handle_without_an_anchor_is_no_handle_less():
+    handles = torch.tensor([[9.0, 9.0], [5.0, 5.0]])
+    with pytest.raises(ValueError, match="shorter"):
+        track_points(features(), handles, [anchor([9.0, 9.0])], radius=1)
+
+
 def test_distances_are_euclidean():
     gaps = distances(torch.tensor([[0.0, 0.0], [1.0, 1.0]]), torch.tensor([[3.0, 4.0], [1.0, 1.0]]))
     assert gaps.tolist() == [5, 0]

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dragwidget import dragbench
 from dragwidget.dragbench import read_dragbench
 from dragwidget.instructions import DragInstructions
 
@@ -225,6 +226,21 @@ def test_a_broken_sample_is_refused_with_its_folder(sample, fields, message):
 def test_a_few_bytes_cannot_ask_for_gigabytes(sample, data):
     with pytest.raises(ValueError, match=r"it numbers a value 4294967295|expected 1099511627775"):
         read_dragbench(sample(data))
+
+
+def test_a_pickle_longer_than_any_sample_is_refused_unread(sample, monkeypatch):
+    folder = sample()
+    size = (folder / "meta_data.pkl").stat().st_size
+    monkeypatch.setattr(dragbench, "MAX_BYTES", size)
+    assert read_dragbench(folder).instructions.prompt == "a fox"
+    monkeypatch.setattr(dragbench, "MAX_BYTES", size - 1)
+    with pytest.raises(ValueError, match=rf"meta_data\.pkl is larger than {size - 1} bytes"):
+        read_dragbench(folder)
+
+
+def test_text_is_encoded_in_one_way_only(sample):
+    with pytest.raises(ValueError, match="it asks for the text encoding 'rot13'"):
+        read_dragbench(sample(b"c_codecs\nencode\n(Vabc\nVrot13\ntR."))
 
 
 def test_values_that_hold_themselves_do_not_hang_the_error(sample):

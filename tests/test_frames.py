@@ -18,6 +18,10 @@ from dragwidget.instructions import DragInstructions, on_grid
 
 sides = st.integers(1, 40)
 grids = st.tuples(sides, sides)
+MASK_LOST = (
+    r"^nothing is left of the mask on the 2 x 3 latent grid, so everything may change: "
+    r"draw a larger mask$"
+)
 
 
 def wide_instructions(*masked: tuple[int, int]) -> DragInstructions:
@@ -117,8 +121,14 @@ def test_on_grid_keeps_no_mask_as_none():
 
 
 def test_a_mask_lost_on_the_grid_is_none_with_a_warning():
-    with pytest.warns(UserWarning, match="nothing is left of the mask on the 2 x 3.*larger mask"):
+    with pytest.warns(UserWarning, match=MASK_LOST):
         assert on_grid(wide_instructions((1, 1)), (4, 6), (2, 3)).mask is None
+
+
+def test_the_warning_points_to_whoever_asked_for_the_cells():
+    with pytest.warns(UserWarning, match=MASK_LOST) as caught:
+        on_grid(wide_instructions((1, 1)), (4, 6), (2, 3))
+    assert caught[0].filename.endswith("test_frames.py")
 
 
 def test_examples_in_the_docstrings_hold():

@@ -19,6 +19,7 @@ from dragwidget.instructions import DragInstructions, PointPair
 
 SIZE = (12, 8)  # width, height: a wide picture, so that a swap of axes shows
 PAIR = PointPair((1, 2), (3, 4))
+TWO_TARGETS = r"^the handle \(1.0, 2.0\) has two targets: it will be pulled between them$"
 
 
 def wide_mask(*cells: tuple[int, int]) -> np.ndarray:
@@ -73,6 +74,29 @@ def test_points_may_be_flat_or_nested(points):
     assert made.targets_xy.tolist() == [[3, 4], [7, 7]]
 
 
+def test_a_pair_takes_arrays():
+    assert PointPair(np.array([1, 2]), np.array([3.5, 4.0], np.float32)) == PointPair(
+        (1, 2), (3.5, 4)
+    )
+
+
+def test_a_size_is_kept_as_two_plain_numbers():
+    size = instructions(size=[np.int64(12), np.int64(8)]).size
+    assert size == (12, 8)
+    assert [type(side) for side in size] == [int, int]
+
+
+def test_what_is_not_given_is_not_there():
+    made = DragInstructions.from_points([(1, 2), (3, 4)], size=SIZE)
+    assert made.mask is None
+    assert made.prompt == ""
+
+
+def test_a_hundred_pairs_are_taken():
+    points = [(1, 2), (3, 4)] * 100
+    assert len(DragInstructions.from_points(points, size=SIZE).pairs) == 100
+
+
 @pytest.mark.parametrize("dtype", [bool, np.uint8, np.int64, np.float16, np.float64])
 def test_mask_values_above_zero_may_change(dtype):
     drawn = wide_mask((2, 5), (7, 11))
@@ -105,6 +129,7 @@ def test_changed_copies_change_one_thing_and_are_validated():
     made = instructions(prompt="a fox")
     assert made.with_pairs([(5, 5), (6, 6)]).pairs == (PointPair((5, 5), (6, 6)),)
     assert made.with_mask(wide_mask((0, 0))).with_mask(None) == made
+    assert np.array_equal(made.with_mask(wide_mask((0, 3))).mask, wide_mask((0, 3)))
     assert made.replace(prompt="").prompt == ""
     with pytest.raises(ValueError, match="outside the picture"):
         made.with_pairs([(50, 5), (6, 6)])
@@ -138,9 +163,18 @@ def test_equality_looks_into_the_mask():
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"pairs": ()}, ValueError, "no pair of points: give at least one"),
+        (
+            {"pairs": ()},
+            ValueError,
+            "^no pair of points: give at least one handle and its target$",
+        ),
         ({"pairs": (PAIR,) * 101}, ValueError, "at most 100 pairs can be dragged at once, got 101"),
-        ({"pairs": [((1, 2), (3, 4))]}, TypeError, "from_points takes plain numbers"),
+        (
+            {"pairs": [(1, 2)]},
+            TypeError,
+            r"^pairs must be a tuple of PointPair, got \[\(1, 2\)\]: "
+            r"DragInstructions\.from_points takes plain numbers$",
+        ),
         ({"pairs": None}, TypeError, "pairs must be a tuple of PointPair, got None"),
         (
             {"size": (12,)},
@@ -150,12 +184,21 @@ def test_equality_looks_into_the_mask():
         ({"size": (12.0, 8)}, TypeError, "size must be two whole numbers"),
         ({"size": (0, 8)}, ValueError, r"size must be at least 1 x 1 pixel, got \(0, 8\)"),
         ({"mask": np.ones((12, 8))}, ValueError, "the mask is 8 x 12 but the picture is 12 x 8"),
-        ({"mask": np.zeros((8, 12))}, ValueError, "zero everywhere, so nothing may change.*None"),
+        (
+            {"mask": np.zeros((8, 12))},
+            ValueError,
+            "^the mask is zero everywhere, so nothing may change: draw the region that may change, "
+            "or pass None to let everything change$",
+        ),
         ({"mask": np.ones((8, 12, 3))}, ValueError, r"got shape \(8, 12, 3\): pass one channel"),
-        ({"mask": np.full((8, 12), np.nan)}, ValueError, "must be finite.*use 0 and 1"),
+        (
+            {"mask": np.full((8, 12), np.nan)},
+            ValueError,
+            "^a mask must be finite, got NaN or infinity: use 0 and 1$",
+        ),
         ({"mask": np.full((8, 12), "x")}, TypeError, "booleans or numbers, got dtype <U1"),
         ({"mask": np.full((8, 12), None)}, TypeError, "booleans or numbers, got dtype object"),
-        ({"prompt": None}, TypeError, "the prompt must be a string, got None"),
+        ({"prompt": 7}, TypeError, "the prompt must be a string, got 7"),
         ({"prompt": "\ud83d"}, ValueError, "the prompt is not valid text"),
     ],
 )
@@ -164,22 +207,26 @@ def test_bad_instructions_are_refused(changes, error, message):
         instructions(**changes)
 
 
-@pytest.mark.parametrize("x", [-0.001, 12, 12.5])
-def test_a_point_outside_the_picture_is_refused(x):
+@pytest.mark.parametrize("point", [(-0.001, 4), (12, 4), (12.5, 4), (4, -0.001), (4, 8), (4, 8.5)])
+@pytest.mark.parametrize("name", ["handle", "target"])
+def test_a_point_outside_the_picture_is_refused(name, point):
+    pair = [(5, 5), point] if name == "target" else [point, (5, 5)]
+    x, y = map(float, point)
     with pytest.raises(
         ValueError,
-        match=rf"the target of pair 2, \({float(x)}, 4.0\), is outside the picture: "
-        r"x must be in \[0, 12\) and y in \[0, 8\)",
+        match=rf"^the {name} of pair 2, \({x}, {y}\), is outside the picture: "
+        r"x must be in \[0, 12\) and y in \[0, 8\)$",
     ):
-        DragInstructions.from_points([(1, 2), (3, 4), (5, 5), (x, 4)], size=SIZE)
+        DragInstructions.from_points([(1, 2), (3, 4), *pair], size=SIZE)
 
 
 @pytest.mark.parametrize(
     ("point", "error", "message"),
     [
-        ((float("nan"), 1), ValueError, "a handle point must be finite"),
+        ((float("nan"), 1), ValueError, r"a handle point must be finite, got \(nan, 1\)"),
         ((1, float("inf")), ValueError, "a handle point must be finite"),
         ((10**400, 1), ValueError, "a handle point must be finite"),
+        ((10**5000, 1), ValueError, r"finite, got \(a number of 16610 bits, 1\)$"),
         ((1, 2, 3), TypeError, r"two numbers \(x, y\), got \(1, 2, 3\)"),
         (("1", "2"), TypeError, "two numbers"),
         ("12", TypeError, "two numbers"),
@@ -197,11 +244,12 @@ def test_a_bad_point_is_refused(point, error, message):
     [
         ([(1, 2), (3, 4), (5, 6)], ValueError, "length must be even, got 3 points: add the last"),
         ([], ValueError, "no pair of points"),
-        ("1234", TypeError, "points must be a list"),
+        ("1234", TypeError, "points must be a list.* got '1234'"),
         (None, TypeError, "points must be a list"),
         ([1, 2, 3, 4], TypeError, r"a pair must be \(handle, target\), each \(x, y\), got 1"),
         ([((1, 2), (3, 4), (5, 6))], TypeError, r"a pair must be \(handle, target\)"),
         (["ab"], TypeError, "a pair must be"),
+        ([(1, 2)] * 202, ValueError, "^at most 100 pairs can be dragged at once, got 202 points$"),
     ],
 )
 def test_bad_lists_of_points_are_refused(points, error, message):
@@ -211,8 +259,14 @@ def test_bad_lists_of_points_are_refused(points, error, message):
 
 def test_one_handle_with_two_targets_is_allowed_with_a_warning():
     pairs = (PAIR, PointPair(PAIR.handle, (5, 5)))
-    with pytest.warns(UserWarning, match=r"the handle \(1.0, 2.0\) has two targets") as caught:
-        assert len(instructions(pairs=pairs).pairs) == 2
+    with pytest.warns(UserWarning, match=TWO_TARGETS) as caught:
+        assert instructions(pairs=pairs).pairs == pairs
+    assert len(caught) == 1
+
+
+def test_the_warning_points_to_whoever_gave_two_targets():
+    with pytest.warns(UserWarning, match=TWO_TARGETS) as caught:
+        DragInstructions((PAIR, PointPair(PAIR.handle, (5, 5))), size=SIZE)
     assert caught[0].filename.endswith("test_instructions.py")
 
 

@@ -1,5 +1,7 @@
 """What is written down of an edit while it is made, and what a crash leaves of it."""
 
+import hashlib
+import json
 import logging
 import os
 from dataclasses import replace
@@ -7,6 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save
 from tiny_sessions import FAR, ask, left_half, session_on
 
 from dragwidget.archive import load
@@ -96,6 +100,58 @@ def test_a_damaged_step_ends_what_is_restored(tiny, tmp_path, caplog):
     assert "damaged" in caplog.text
     assert len(again.history.nodes) == 3
     assert torch.equal(again.history.nodes[2].latent, session.history.nodes[2].latent)
+
+
+def write_as(path, change):
+    """Another step in the place of a written one, whole and under the right name."""
+    with safe_open(path, "pt") as opened:
+        said, tensors = dict(opened.metadata()), {"node": opened.get_tensor("node")}
+    change(said, tensors)
+    content = save(tensors, said)
+    place, _, ending = path.name.split(".")
+    path.unlink()
+    path.with_name(f"{place}.{hashlib.sha256(content).hexdigest()}.{ending}").write_bytes(content)
+
+
+def of_another_picture(said, _tensors):
+    said["drawn"] = ask(size=(99, 99)).to_json()
+
+
+def of_a_later_parent(said, _tensors):
+    said["node"] = json.dumps({**json.loads(said["node"]), "parent": 7})
+
+
+def of_no_node(said, _tensors):
+    said["node"] = "[" * 100_000
+
+
+def without_instructions(said, _tensors):
+    del said["drawn"]
+
+
+def of_another_size(_said, tensors):
+    tensors["node"] = tensors["node"][:, :2].contiguous()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [of_another_picture, of_a_later_parent, of_no_node, without_instructions, of_another_size],
+)
+def test_a_step_of_something_else_ends_what_is_restored(tiny, tmp_path, caplog, change):
+    session, _ = dragged(tiny, tmp_path, steps=4)
+    (third,) = tmp_path.glob("step-0-3.*")
+    write_as(third, change)
+    again, _ = restore(tmp_path, tiny)
+    assert "is no step of this edit: " in caplog.text
+    assert len(again.history.nodes) == 3
+    assert torch.equal(again.history.current.latent, session.history.nodes[2].latent)
+
+
+def test_a_step_that_is_written_again_as_it_was_is_restored(tiny, tmp_path):
+    session, _ = dragged(tiny, tmp_path, steps=4)
+    (third,) = tmp_path.glob("step-0-3.*")
+    write_as(third, lambda *_: None)
+    assert_same_history(session.history, restore(tmp_path, tiny)[0].history)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from xml.etree import ElementTree
@@ -123,6 +124,30 @@ def test_thinning_keeps_ends_and_peaks_and_is_bounded(values):
         assert {f(v for _, v in points) for f in (min, max)} == {
             f(v for _, v in finite) for f in (min, max)
         }
+
+
+def test_of_a_long_line_every_peak_is_kept_where_it_is():
+    values = [float(k % 7) for k in range(10_000)]
+    peaks = {0: -50.0, 17: 99.0, 4_321: -99.0, 4_322: 98.0, 9_998: 97.0}
+    for index, value in peaks.items():
+        values[index] = value
+    values[5_000], values[6_000] = math.inf, math.nan
+    points = decimate(values)
+    assert set(peaks.items()) <= set(points)
+    assert points[-1] == (9_999, values[9_999])
+    assert MAX_POINTS - 20 <= len(points) <= MAX_POINTS
+    assert points == sorted(points)
+    # Evenly: no stretch of a hundredth of the line is without a point.
+    steps = [index for index, _ in points]
+    assert max(b - a for a, b in itertools.pairwise(steps)) <= 2 * 10_000 / (MAX_POINTS // 2 - 1)
+
+
+def test_a_line_that_is_just_too_long_keeps_its_ends():
+    values = [float(k) for k in range(MAX_POINTS + 1)]
+    points = decimate(values)
+    assert len(points) <= MAX_POINTS
+    assert (points[0], points[-1]) == ((0, 0.0), (MAX_POINTS, float(MAX_POINTS)))
+    assert len(set(points)) == len(points)
 
 
 def test_a_gap_breaks_the_line():
