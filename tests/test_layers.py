@@ -48,7 +48,7 @@ STANDS_ON = {
     "dragging": DATA | {"drag", "diffusion", "stages", "history", "source"},
     "rendering": DATA | {"drag", "diffusion", "stages", "source"},
     "files": set(),
-    "store": {"files"},
+    "store": {"files", "tensorfile"},
     "spilling": {"files", "store"},
     "storing": DATA | {"diffusion", "source", "store"},
     "making": DATA
