@@ -84,8 +84,7 @@ class Stages:
     Args:
         check: called between any two passes of the network that report no progress, such as those
             of one drag step; it may raise to stop the work.
-        store: where LoRAs, inversions and the source's own passes are looked for, and kept for
-            other sessions.
+        store: where stages are looked for, and kept for other sessions.
 
     Attributes:
         loras: the ones that were trained last.
@@ -196,7 +195,7 @@ class Stages:
         if edit is None:
             lora = yield from self.training(source, settings)
             edit = self.keep_edit(Dragging((yield from self._inverting(source, settings, lora))))
-        edit.before_pass = self._check
+        edit.before_pass, edit.store = self._check, self.store
         return edit
 
     def _inverting(

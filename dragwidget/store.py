@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 VARIABLE = "DRAGWIDGET_CACHE"
 LIMIT = 5 * 2**30  # bytes
 SUFFIX, DAMAGED = ".safetensors", "damaged"
-MADE_AGAIN = {"reference"}  # kinds that go first: no training makes them, and they are large
+MADE_AGAIN = {"features", "reference"}  # kinds that go first: large, and soon made again
 
 
 def default_folder() -> Path:
@@ -54,8 +54,8 @@ class Entry:
     """One thing that is kept.
 
     Attributes:
-        kind: ``"lora"``, ``"inversion"``, ``"reference"``: the source's own pass for renders, or
-            ``"training"``: a LoRA that is not done yet.
+        kind: ``"lora"``, ``"inversion"``, ``"features"`` at the start of a drag, ``"reference"``:
+            the source's own pass for renders, or ``"training"``: a LoRA that is not done yet.
         size: bytes.
         used: when it was written or last read, seconds since the epoch.
     """
@@ -84,7 +84,8 @@ class Store:
 
     Args:
         folder: made when it is first needed; by default ``default_folder()``.
-        limit: bytes; when there is more, references go first, then what was not used for longest.
+        limit: bytes; when there is more, features and references go first, then what was not used
+            for longest.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None, *, limit: int = LIMIT) -> None:

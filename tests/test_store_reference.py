@@ -154,7 +154,7 @@ def test_one_that_is_too_large_a_share_of_the_store_is_not_kept_and_drives_nothi
     first = session_with(store, tiny)
     size = sum(state.nbytes for states in recorded(first).states for state in states)
     before = {entry.path for entry in store.entries()}
-    store.limit = int(size / storing.REFERENCE_SHARE) - 1
+    store.limit = int(size / storing.SHARE) - 1
     caplog.set_level(logging.INFO)
     second = session_with(store, tiny)
     assert rendered(second)[1] == 2 * N
