@@ -101,13 +101,12 @@ class Store:
         """
         for path in self._kept(kind, _digest(made_by)):
             try:
-                content = path.read_bytes()
+                tensors = _unpacked(path.read_bytes(), path)
             except FileNotFoundError:
                 continue  # another process made room
-            except OSError as error:
-                log.warning("cannot read %s: %s; it is made again", path, error)
+            except (OSError, MemoryError) as error:
+                log.warning("cannot read %s: %r; it is made again", path, error)
                 continue
-            tensors = _unpacked(content, path)
             if tensors is None:
                 self._set_aside(path)
                 continue
