@@ -33,6 +33,8 @@ from dragwidget.history import History, Node
 from dragwidget.instructions import DragInstructions, on_grid, to_grid
 from dragwidget.settings import DragSettings
 from dragwidget.source import Inversion, finite
+from dragwidget.store import Store
+from dragwidget.storing import find_features, keep_features
 
 __all__ = ["Dragging"]
 
@@ -44,11 +46,13 @@ class Dragging:
         inversion: where it starts.
         history: every step that was taken.
         before_pass: called before every pass of the network; it may raise to stop the work.
+        store: where the pass at the start is looked for, and kept for other sessions.
     """
 
     def __init__(self, inversion: Inversion) -> None:
         self.inversion = inversion
         self.before_pass: Callable[[], None] = lambda: None
+        self.store: Store | None = None
         latent = inversion.latents[-1]
         self.history = History(Node(0, 0, latent, Moments.zeros(latent)))
         # The last pass with its graph, for the next step; and, without graphs, the passes at nodes
@@ -162,7 +166,9 @@ class Dragging:
         grid = self._grid(settings)
         cells = on_grid(instructions, grid, (node.latent.shape[2], node.latent.shape[3]))
         region = cells.mask is not None and settings.region_weight > 0
-        evaluation = self._evaluation(node, settings, previous=region)
+        new = any(pair not in node.pairs for pair in instructions.pairs)
+        bent = new and settings.start == "warped"
+        evaluation = self._evaluation(node, settings, previous=region, bent=bent)
         handles, born = self._handles(node, instructions)
         drawn = torch.from_numpy(cells.handles_rc)
         nodes = self.history.nodes
@@ -177,7 +183,7 @@ class Dragging:
             ),
             moments=node.moments,
             index=node.index,
-            bend=any(pair not in node.pairs for pair in instructions.pairs),
+            bend=new,
             still=self._still(node, instructions, settings),
         )
         problem = Problem(
@@ -185,7 +191,7 @@ class Dragging:
             frozen=None if cells.mask is None else frozen_cells(cells.mask, node.latent),
             reference=None if start is None else start.previous,
             prior=self._prior() if settings.prior_weight > 0 else None,
-            clean=self._clean(settings) if settings.start == "warped" and state.bend else None,
+            clean=self._clean(settings) if bent else None,
         )
         return state, problem, evaluation, born
 
@@ -220,16 +226,28 @@ class Dragging:
         width, height = self.inversion.source.picture.fitted_size
         return settings.grid(height, width)
 
-    def _evaluation(self, node: Node, settings: DragSettings, *, previous: bool) -> Evaluation:
-        """The pass at the current node with its graph: the last step's, where it will do."""
+    def _evaluation(
+        self, node: Node, settings: DragSettings, *, previous: bool, bent: bool
+    ) -> Evaluation:
+        """The pass at the current node with its graph: the last step's, where it will do.
+
+        A latent that is ``bent`` needs no gradient: at the start, any session's pass will do.
+        """
         evaluation = self._from_live(node, previous=previous)
-        if evaluation is None:
-            self._live = None  # one graph at a time: they are what fills a device's memory
-            evaluation = self._pass(node, settings, previous=previous, graph=True)
-            self._live = (node, evaluation)
-            if node.number in self._seen:
-                # The same kernels for what is compared: other rounding would be told as movement.
-                self._seen[node.number] = evaluation.detach()
+        if evaluation is not None:
+            return evaluation
+        kept, grid = bent and node.number == 0, self._grid(settings)
+        if kept and (found := find_features(self.store, self.inversion, settings, grid, previous)):
+            self._seen[node.number] = found
+            return found
+        self._live = None  # one graph at a time: they are what fills a device's memory
+        evaluation = self._pass(node, settings, previous=previous, graph=True)
+        self._live = (node, evaluation)
+        if node.number in self._seen:
+            # The same kernels for what is compared: other rounding would be told as movement.
+            self._seen[node.number] = evaluation.detach()
+        if kept:
+            keep_features(self.store, self.inversion, settings, evaluation)
         return evaluation
 
     def _look(self, node: Node, settings: DragSettings, *, previous: bool = False) -> Evaluation:

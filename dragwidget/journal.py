@@ -84,7 +84,8 @@ class Journal:
             name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
             folder = _home() / name
         self.folder = Path(folder)
-        self._edits = -1  # how many the whole has; -1: there is none
+        # Nodes of each edit that are written; ``None``: there is no whole that steps may follow on.
+        self._written: list[int] | None = None
         self._lock = threading.Lock()
         self._wanted: Wanted | None = None
         self._is_new = False  # what is drawn, since it was last written
@@ -104,22 +105,25 @@ class Journal:
 
     def _safely(self, session: DragSession, write: Callable[[], None], *, wait: bool) -> None:
         while self._lock.acquire(blocking=wait):
+            done = False
             try:
                 write()
                 while self._is_new:
                     self._is_new = False
                     self._write_drawn(session)
+                done = True
             except (OSError, ValueError) as error:
-                self._edits = -1  # what comes next must not follow on what is missing
                 log.warning("the edit is not written down: %s", error)
             finally:
+                if not done:  # an interrupt, perhaps
+                    self._written = None
                 self._lock.release()
             if not self._is_new:
                 return
             write, wait = _nothing, False  # drawn between the last look and the release
 
     def _write_drawn(self, session: DragSession) -> None:
-        if self._edits < 0 or not (self.folder / WHOLE).is_file():  # it may have been deleted
+        if self._written is None or not (self.folder / WHOLE).is_file():  # it may be deleted
             self._write_whole(session)
         wanted = self._wanted or Wanted.of(session)
         content = {
@@ -136,18 +140,22 @@ class Journal:
         edits = session.edits
         if edit is None:
             return
-        place = edits.index(edit)
-        if place >= self._edits or not (self.folder / WHOLE).is_file():
+        place, number = edits.index(edit), edit.history.nodes[-1].number
+        written = self._written or []
+        # A step follows on the one before it, of which an interrupt may have kept us from hearing.
+        follows = place < len(written) and written[place] in (number, number + 1)
+        if not follows or not (self.folder / WHOLE).is_file():
             self._write_whole(session)
-        else:
+        elif written[place] == number:  # else it came with what is drawn
             _write_step(self.folder, place, edit)
+            written[place] += 1
 
     def _write_whole(self, session: DragSession) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         edits = session.edits
         covered = [len(edit.history.nodes) for edit in edits]
         archive.save(session, self.folder / WHOLE)
-        self._edits = len(edits)
+        self._written = covered
         for place, count in enumerate(covered):
             for path in self.folder.glob(f"step-{place}-*"):
                 if int(path.name.split("-")[2].split(".")[0]) < count:

@@ -25,16 +25,18 @@ from dragwidget.frames import XY
 from dragwidget.history import Node
 from dragwidget.instructions import DragInstructions
 from dragwidget.rendering import referencing, rendering
-from dragwidget.settings import Settings
+from dragwidget.settings import RenderSettings, Settings
 from dragwidget.source import Inversion, Source, conditioning, inversion_from, inverting
 from dragwidget.stages import Key, Progress, Shelf, StageStatus
 from dragwidget.store import Store
 from dragwidget.storing import (
     find_inversion,
     find_lora,
+    find_reference,
     find_training,
     keep_inversion,
     keep_lora,
+    keep_reference,
     keep_training,
 )
 
@@ -82,7 +84,7 @@ class Stages:
     Args:
         check: called between any two passes of the network that report no progress, such as those
             of one drag step; it may raise to stop the work.
-        store: where LoRAs and inversions are looked for, and kept for other sessions.
+        store: where stages are looked for, and kept for other sessions.
 
     Attributes:
         loras: the ones that were trained last.
@@ -193,7 +195,7 @@ class Stages:
         if edit is None:
             lora = yield from self.training(source, settings)
             edit = self.keep_edit(Dragging((yield from self._inverting(source, settings, lora))))
-        edit.before_pass = self._check
+        edit.before_pass, edit.store = self._check, self.store
         return edit
 
     def _inverting(
@@ -216,12 +218,21 @@ class Stages:
         branch = None
         if render.needs_reference:
             key = asked.source.reference_key(asked.settings)
-            branch = self.references.get(key)
-            if branch is None:
-                branch = yield from referencing(edit.inversion, render)
-                self.references.put(key, branch)
+            branch = yield from self._referencing(key, edit.inversion, render)
         latent = yield from rendering(edit.inversion, node.latent, branch, render, frozen)
         return asked.source.picture_of(self.model.decode(latent))
+
+    def _referencing(
+        self, key: Key, inversion: Inversion, render: RenderSettings
+    ) -> Generator[Progress, None, ReferenceBranch]:
+        """The source picture's own pass, walked where it is not there."""
+        if made := self.references.get(key):
+            return made
+        if found := find_reference(self.store, inversion, render):
+            return self.references.put(key, found)
+        branch = self.references.put(key, (yield from referencing(inversion, render)))
+        keep_reference(self.store, inversion, render, branch)
+        return branch
 
     def previewing(
         self, asked: Asked, step: int | None, *, quick: bool

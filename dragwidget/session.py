@@ -49,8 +49,8 @@ class DragSession:
 
     Args:
         progress: called with how far the work has come.
-        store: where LoRAs and inversions are looked for before they are made, and kept for other
-            sessions; ``None``: nowhere.
+        store: where stages are looked for before they are made, and kept for other sessions;
+            ``None``: nowhere.
 
     Attributes:
         monitor: reports progress, and cancels.

@@ -6,7 +6,8 @@ An entry is one safetensors file, named by what made it and by its own content:
 
 So every byte of it is checked on reading, and no lock is needed: a file appears whole, by a rename,
 under a name that no other content can have. Two processes that make the same thing at once write
-the same file, or two that are equally good. What was read last goes last when room is needed.
+the same file, or two that are equally good. When room is needed, large things that a few passes
+make again go first; among equals, what was read last goes last.
 
 Nothing here may stop an edit. Where the disk is full, or the folder read-only or gone, that is
 logged, and the session goes on without.
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dragwidget.files import ABANDONED, UNFINISHED, remove_abandoned, write_whole
+from dragwidget.files import ABANDONED, UNFINISHED, remove_abandoned, whole_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 VARIABLE = "DRAGWIDGET_CACHE"
 LIMIT = 5 * 2**30  # bytes
 SUFFIX, DAMAGED = ".safetensors", "damaged"
+MADE_AGAIN = {"features", "reference"}  # kinds that go first: large, and soon made again
 
 
 def default_folder() -> Path:
@@ -52,7 +54,8 @@ class Entry:
     """One thing that is kept.
 
     Attributes:
-        kind: ``"lora"``, ``"inversion"``, or ``"training"``: a LoRA that is not done yet.
+        kind: ``"lora"``, ``"inversion"``, ``"features"`` at the start of a drag, ``"reference"``:
+            the source's own pass for renders, or ``"training"``: a LoRA that is not done yet.
         size: bytes.
         used: when it was written or last read, seconds since the epoch.
     """
@@ -81,7 +84,8 @@ class Store:
 
     Args:
         folder: made when it is first needed; by default ``default_folder()``.
-        limit: bytes; when there is more, what was not used for longest goes.
+        limit: bytes; when there is more, features and references go first, then what was not used
+            for longest.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None, *, limit: int = LIMIT) -> None:
@@ -97,13 +101,12 @@ class Store:
         """
         for path in self._kept(kind, _digest(made_by)):
             try:
-                content = path.read_bytes()
+                tensors = _unpacked(path.read_bytes(), path)
             except FileNotFoundError:
                 continue  # another process made room
-            except OSError as error:
-                log.warning("cannot read %s: %s; it is made again", path, error)
+            except (OSError, MemoryError) as error:
+                log.warning("cannot read %s: %r; it is made again", path, error)
                 continue
-            tensors = _unpacked(content, path)
             if tensors is None:
                 self._set_aside(path)
                 continue
@@ -118,25 +121,29 @@ class Store:
         tensors: Mapping[str, Tensor],
         *,
         alone: bool = False,
+        share: float = 1.0,
     ) -> bool:
         """Keep tensors, whole or not at all; whether that was possible.
 
         Args:
             alone: what was kept as made by the same goes, once these are kept.
+            share: of the limit; what is larger is not kept, as it would drive out too much.
         """
-        from safetensors.torch import save
+        from dragwidget.tensorfile import size, write_tensors
 
-        said = json.dumps(made_by, sort_keys=True)
-        packed = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
-        content = save(packed, {"made_by": said})
-        if len(content) > self.limit:
-            size, limit = len(content), self.limit
-            log.warning("a %s of %d bytes is not kept: the limit is %d", kind, size, limit)
+        bytes_, room = size(tensors), int(share * self.limit)
+        if bytes_ > room:
+            level = logging.WARNING if share == 1 else logging.INFO
+            log.log(level, "a %s of %d bytes is not kept: the limit is %d", kind, bytes_, room)
             return False
-        name = f"{_digest(made_by)}.{hashlib.sha256(content).hexdigest()}{SUFFIX}"
-        path = self.folder / kind / name
+        about = {"made_by": json.dumps(made_by, sort_keys=True)}
+        sha = _Sha256()  # in a walk of its own: what is large is never in memory as a whole file
+        write_tensors(sha, tensors, about)
+        path = self.folder / kind / f"{_digest(made_by)}.{sha.hexdigest()}{SUFFIX}"
         try:
-            write_whole(path, content)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(path) as file:
+                write_tensors(file, tensors, about)
             if alone:
                 self.remove(kind, made_by, spare=path)
             self._make_room(spare=path)
@@ -212,14 +219,14 @@ class Store:
             log.warning("cannot set it aside: %s", error)
 
     def _make_room(self, spare: Path) -> None:
-        """Remove what was used longest ago, never what was written just now."""
+        """Remove what is soon made again, then what was used longest ago; never ``spare``."""
         self._remove_abandoned()
         for aside in (self.folder / DAMAGED).glob("*"):
             if time.time() - aside.stat().st_mtime > ABANDONED:
                 aside.unlink(missing_ok=True)
         entries = self.entries()
         total = sum(entry.size for entry in entries)
-        for entry in reversed(entries):
+        for entry in sorted(entries, key=lambda e: (e.kind not in MADE_AGAIN, e.used)):
             if total <= self.limit:
                 break
             if entry.path != spare:
@@ -229,6 +236,19 @@ class Store:
     def _remove_abandoned(self) -> None:
         for folder in self.folder.glob("*"):
             remove_abandoned(folder)
+
+
+class _Sha256:
+    """Digests what is written to it."""
+
+    def __init__(self) -> None:
+        self._sha = hashlib.sha256()
+
+    def write(self, data: Any, /) -> None:
+        self._sha.update(data)
+
+    def hexdigest(self) -> str:
+        return self._sha.hexdigest()
 
 
 def _digest(made_by: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ else in the way of finding it again would be a wait for nothing; anything less a
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
@@ -14,23 +15,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dragwidget.diffusion.attention import ReferenceBranch
 from dragwidget.diffusion.finetuning import LoRAStep
 from dragwidget.diffusion.lora import LoRA
 from dragwidget.diffusion.model import DiffusionModel
-from dragwidget.settings import Settings
-from dragwidget.source import Source
+from dragwidget.drag.evaluation import Evaluation
+from dragwidget.drag.features import FeatureMap
+from dragwidget.settings import DragSettings, RenderSettings, Settings
+from dragwidget.source import Inversion, Source
 from dragwidget.store import Store
 
 __all__ = [
+    "find_features",
     "find_inversion",
     "find_lora",
+    "find_reference",
     "find_training",
+    "keep_features",
     "keep_inversion",
     "keep_lora",
+    "keep_reference",
     "keep_training",
 ]
 
 LAYOUT = 1  # of the tensors in an entry; counted up when it changes
+SHARE = 0.25  # of the store's limit that one entry of features or of a reference may take
 
 
 def find_lora(
@@ -140,6 +149,73 @@ def keep_inversion(
         store.put("inversion", made_by, {"latents": torch.cat(latents)})
 
 
+def find_reference(
+    store: Store | None, inversion: Inversion, render: RenderSettings
+) -> ReferenceBranch | None:
+    """The source's own pass along exactly this inversion, if any session has recorded it."""
+    if store is None:
+        return None
+    kept = store.get("reference", _reference_made_by(inversion, render))
+    if kept is None:
+        return None
+    model = inversion.predictor.model
+    layers = tuple(int(layer) for layer in kept["layers"])
+    states = [
+        tuple(kept[f"state.{step}.{layer}"].to(model.waiting_device) for layer in layers)
+        for step in range(inversion.count)
+    ]
+    latents = kept["latents"].to(model.device)
+    return ReferenceBranch(layers, states, [latents[k : k + 1] for k in range(len(latents))])
+
+
+def keep_reference(
+    store: Store | None, inversion: Inversion, render: RenderSettings, branch: ReferenceBranch
+) -> None:
+    """Let other sessions find a complete branch, if it is not too large."""
+    if store is None:
+        return
+    layers = torch.tensor(branch.layers, dtype=torch.int64)
+    tensors = {"layers": layers, "latents": torch.cat(branch.latents)}
+    for step, states in enumerate(branch.states):
+        for layer, state in zip(branch.layers, states, strict=True):
+            tensors[f"state.{step}.{layer}"] = state
+    made_by = _reference_made_by(inversion, render)
+    store.put("reference", made_by, tensors, share=SHARE)
+
+
+def find_features(
+    store: Store | None,
+    inversion: Inversion,
+    settings: DragSettings,
+    grid: tuple[int, int],
+    previous: bool,
+) -> Evaluation | None:
+    """The pass at the start of exactly this inversion, without its graph, if a session took it."""
+    if store is None:
+        return None
+    kept = store.get("features", _features_made_by(inversion, settings, grid))
+    if kept is None or (previous and "previous" not in kept):
+        return None
+    device = inversion.predictor.model.device
+    found = {name: tensor.to(device) for name, tensor in kept.items()}
+    blocks = tuple(found[f"block.{index}"] for index in range(len(settings.feature_blocks)))
+    start, features = inversion.latents[-1], FeatureMap(blocks, grid)
+    return Evaluation(start, features, found.get("previous"), found.get("x0"))
+
+
+def keep_features(
+    store: Store | None, inversion: Inversion, settings: DragSettings, evaluation: Evaluation
+) -> None:
+    """Let other sessions find the pass at the start; one with more in it takes the place of one."""
+    if store is None:
+        return
+    tensors = {f"block.{k}": block for k, block in enumerate(evaluation.features.blocks)}
+    if evaluation.previous is not None and evaluation.x0 is not None:
+        tensors |= {"previous": evaluation.previous, "x0": evaluation.x0}
+    made_by = _features_made_by(inversion, settings, evaluation.features.grid)
+    store.put("features", made_by, tensors, alone=True, share=SHARE)
+
+
 def _made_by(model: DiffusionModel, source: Source) -> dict[str, Any]:
     return {
         "layout": LAYOUT,
@@ -166,3 +242,23 @@ def _inversion_made_by(
         "lora": None if lora is None else lora.digest,
         "settings": asdict(source.inversion(settings)),
     }
+
+
+def _start_made_by(inversion: Inversion) -> dict[str, Any]:
+    """What makes all that begins where the drag does."""
+    model = inversion.predictor.model
+    made_by = _inversion_made_by(model, inversion.source, inversion.settings, inversion.lora)
+    # It may have come in a file, from another device or release.
+    start = inversion.latents[-1].detach().float().cpu().contiguous().numpy()
+    return {**made_by, "start": hashlib.sha256(start.tobytes()).hexdigest()}
+
+
+def _reference_made_by(inversion: Inversion, render: RenderSettings) -> dict[str, Any]:
+    start_layer = render.start_layer if render.mutual_self_attention else None
+    return {**_start_made_by(inversion), "start_layer": start_layer}
+
+
+def _features_made_by(
+    inversion: Inversion, settings: DragSettings, grid: tuple[int, int]
+) -> dict[str, Any]:
+    return {**_start_made_by(inversion), "blocks": settings.feature_blocks, "grid": grid}

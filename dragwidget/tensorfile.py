@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import IO
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["Later", "size", "write_tensors"]
+__all__ = ["Later", "Sink", "size", "write_tensors"]
 
 NAMES = {
     torch.float64: "F64",
@@ -19,6 +19,12 @@ NAMES = {
     torch.int64: "I64",
     torch.uint8: "U8",
 }
+
+
+class Sink(Protocol):
+    """What takes bytes: a file, or whoever only counts or digests them."""
+
+    def write(self, data: Any, /) -> object: ...
 
 
 class Later:
@@ -42,11 +48,18 @@ def size(tensors: Mapping[str, Tensor | Later]) -> int:
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
-def write_tensors(file: IO[bytes], tensors: Mapping[str, Tensor | Later]) -> None:
-    """Write tensors as a safetensors file, one after the other."""
+def write_tensors(
+    file: Sink, tensors: Mapping[str, Tensor | Later], about: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors as a safetensors file, one after the other.
+
+    Args:
+        about: the file's metadata.
+    """
     # What is wide first, so that everything lies where its type wants it.
     order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
-    header, end = {}, 0
+    header: dict[str, Any] = {"__metadata__": dict(about)} if about else {}
+    end = 0
     for name in order:
         tensor = tensors[name]
         start, end = end, end + tensor.nbytes

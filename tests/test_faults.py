@@ -182,6 +182,23 @@ def test_out_of_memory_in_a_preview_leaves_the_edit_where_it_was_asked_to_stand(
     assert one.index == 2
 
 
+@pytest.mark.parametrize("fault", [out_of_memory_on_a_card, out_of_memory])
+def test_out_of_memory_in_a_look_at_the_features_is_said_and_changes_nothing(tiny, widget, fault):
+    one = widget()
+    one.step(2)
+    as_it_was = seen(one)
+    with raised_in(tiny.unet.mid_block, fault) as count:
+        one.canvas.probe_at((20.0, 30.0))
+    assert count[0] == 1
+    assert "memory" in one.error.lower()
+    assert seen(one) == as_it_was
+    one.canvas.probe_at((20.0, 30.0))
+    assert len(one._view.features._maps.children) == tiny.feature_block_count
+    one.step(1)
+    one.wait(SOON)
+    assert (one.index, one.error) == (3, "")
+
+
 # ---------------------------------------------------------------- not a number
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_sessions import ask, picture, session_on, settings_of, state
+from tiny_sessions import N, Passes, ask, picture, session_on, settings_of, state
 
 from dragwidget.diffusion.loading import load_model
 from dragwidget.journal import KEPT, Journal, restore
@@ -90,6 +90,112 @@ def test_a_session_that_cannot_be_saved_says_so_and_stays_as_it_was(tiny, tmp_pa
     monkeypatch.undo()
     session.save(tmp_path / "edit.drag")
     assert_same_steps(DragSession.load(tmp_path / "edit.drag", tiny), session)
+
+
+@pytest.fixture
+def little_space():
+    """The system itself refuses what makes a file longer than so many bytes."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 10_000])
+def test_a_disk_that_fills_up_within_a_file_stops_no_edit(
+    tiny, tmp_path, caplog, little_space, size
+):
+    expected = undisturbed(tiny).render()
+    widget = widget_on(tiny, tmp_path)
+    little_space(size)
+    widget.run(3)
+    assert np.array_equal(widget.wait(), expected)
+    assert (widget.state, widget.error) == ("idle", "")
+    assert "the reference is not kept for other sessions: " in caplog.text
+    store = widget.session.stages.store
+    assert all(entry.size <= size for entry in store.entries())
+    assert store.verify() == []
+    assert list(tmp_path.rglob(".*unfinished")) == []
+    widget.close()
+
+
+def test_a_read_only_cache_still_gives_what_is_in_it(tiny, tmp_path, monkeypatch, caplog):
+    def edited():
+        session = DragSession(tiny, store=Store(tmp_path))
+        session.settings = settings_of(tiny, lora_steps=1)
+        session.set_image(picture(), "a cat")
+        session.instructions = ask()
+        session.step(2)
+        return session, session.render()
+
+    first, expected = edited()
+    before = set(tmp_path.rglob("*"))
+    for where in ("os.utime", "os.replace", "os.fsync", "pathlib.Path.mkdir"):
+        monkeypatch.setattr(where, failing(READ_ONLY))
+    with Passes(tiny) as passes:
+        again, picture_again = edited()
+    assert passes.count == 3 + N  # of two steps and the render: nothing is made anew
+    assert np.array_equal(picture_again, expected)
+    assert_same_steps(again, first)
+    assert caplog.text == ""
+    for entry in Store(tmp_path).entries():
+        entry.path.write_bytes(b"spoilt")
+    again, picture_again = edited()
+    assert np.array_equal(picture_again, expected)
+    assert "is damaged" in caplog.text
+    assert set(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("where", ["os.fsync", "os.replace"])
+def test_an_interrupt_while_anything_is_written_leaves_nothing_half_done(
+    tiny, tmp_path, monkeypatch, where
+):
+    expected = undisturbed(tiny).render()
+    plain = os.fsync if where == "os.fsync" else os.replace
+    calls = [0]
+
+    def at(number):
+        def call(*arguments, **named):
+            calls[0] += 1
+            if calls[0] == number:
+                raise KeyboardInterrupt
+            return plain(*arguments, **named)
+
+        return call
+
+    def edited(folder):
+        widget = widget_on(tiny, folder)
+        while True:
+            try:
+                if widget.index < 3:
+                    widget.run(3 - widget.index)
+                else:
+                    widget.render()
+                image = widget.wait()
+                if image is not None:
+                    return widget, image
+            except KeyboardInterrupt:
+                assert widget.state == "idle"
+
+    number, writes = 0, 1
+    while number <= writes:  # 0: without an interrupt, to count them
+        folder = tmp_path / str(number)
+        with monkeypatch.context() as patch:
+            calls[0] = 0
+            patch.setattr(where, at(number))
+            widget, image = edited(folder)
+        writes = writes if number else calls[0]
+        assert np.array_equal(image, expected), number
+        assert_same_steps(widget.session, undisturbed(tiny))
+        assert Store(folder / "store").verify() == []
+        assert list(folder.rglob(".*unfinished")) == []
+        widget.step(1)  # what was interrupted last may be the last step itself
+        widget.wait()
+        again, _ = restore(folder / "edits" / "this", tiny)
+        assert_same_steps(again, widget.session)
+        widget.close()
+        number += 1
+    assert writes >= 9  # LoRA, inversion, reference, the edit, its steps, and what is drawn
 
 
 def test_when_there_is_space_again_every_step_is_written_down(tiny, tmp_path, monkeypatch):

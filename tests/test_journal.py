@@ -92,6 +92,33 @@ def test_a_step_costs_a_small_file_and_the_whole_is_written_once(tiny, tmp_path)
     assert (tmp_path / WHOLE).stat().st_mtime_ns == written
 
 
+def test_a_step_that_the_journal_never_heard_of_is_written_with_the_next(tiny, tmp_path):
+    session, journal = dragged(tiny, tmp_path)
+    session.step()  # and an interrupt
+    session.step()
+    journal.took_step(session)
+    again, _ = restore(tmp_path, tiny)
+    assert_same_history(session.history, again.history)
+    session.step()
+    journal.took_step(session)
+    assert [path.name.split(".")[0] for path in tmp_path.glob("step-*")] == ["step-0-6"]
+    again, _ = restore(tmp_path, tiny)
+    assert_same_history(session.history, again.history)
+
+
+def test_a_step_that_came_with_what_is_drawn_is_not_written_twice(tiny, tmp_path):
+    session, journal = dragged(tiny, tmp_path)
+    (tmp_path / WHOLE).unlink()
+    session.step()
+    journal.drew(session)
+    before = (tmp_path / WHOLE).stat().st_mtime_ns
+    journal.took_step(session)
+    assert (tmp_path / WHOLE).stat().st_mtime_ns == before
+    assert list(tmp_path.glob("step-*")) == []
+    again, _ = restore(tmp_path, tiny)
+    assert_same_history(session.history, again.history)
+
+
 def test_a_damaged_step_ends_what_is_restored(tiny, tmp_path, caplog):
     session, _ = dragged(tiny, tmp_path, steps=5)
     (third,) = tmp_path.glob("step-0-3.*")

@@ -45,12 +45,12 @@ STANDS_ON = {
     "stages": DATA,
     "history": DATA | {"drag", "spilling"},
     "source": DATA | {"drag", "diffusion", "stages"},
-    "dragging": DATA | {"drag", "diffusion", "stages", "history", "source"},
+    "dragging": DATA | {"drag", "diffusion", "stages", "history", "source"} | {"store", "storing"},
     "rendering": DATA | {"drag", "diffusion", "stages", "source"},
     "files": set(),
-    "store": {"files"},
+    "store": {"files", "tensorfile"},
     "spilling": {"files", "store"},
-    "storing": DATA | {"diffusion", "source", "store"},
+    "storing": DATA | {"drag", "diffusion", "source", "store"},
     "making": DATA
     | {"drag", "diffusion", "stages", "history", "source", "dragging", "rendering"}
     | {"store", "storing"},

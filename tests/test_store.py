@@ -8,9 +8,11 @@ import random
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
+from fuzzing import bounded_memory
 from tiny_sessions import ask, picture
 
 from dragwidget.__main__ import main
@@ -160,6 +162,16 @@ def test_a_full_disk_stops_nothing_and_leaves_nothing(store, caplog, monkeypatch
     assert not store.put("lora", MADE_BY, tensors())
     assert "No space left" in caplog.text
     assert [path for path in store.folder.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's own numbers")
+def test_what_does_not_fit_into_memory_is_as_good_as_not_there(store, caplog):
+    size = 2**24  # of 64 MB, which no allocator has ready
+    store.put("reference", MADE_BY, {"x": torch.zeros(size)})
+    with bounded_memory(2**25):
+        assert store.get("reference", MADE_BY) is None
+    assert "MemoryError" in caplog.text
+    assert torch.equal(store.get("reference", MADE_BY)["x"], torch.zeros(size))
 
 
 def test_a_folder_that_is_deleted_meanwhile_is_made_again(store):

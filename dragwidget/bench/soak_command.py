@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from dragwidget.bench.memory import give_back_at_once
 from dragwidget.bench.soak import Reading, drawn, round_of_session, soak
 from dragwidget.demo.tasks import drag_task
 from dragwidget.diffusion.loading import load_model
@@ -44,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"--{name} must be 1 or more, got {getattr(args, name)}")
     if args.json and not args.json.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {args.json.parent} to write --json to")
+    give_back_at_once()
     task = drag_task("turn", 0)
     session = DragSession(load_model(args.model, device=args.device))
     inversion = replace(session.settings.inversion, steps=args.inversion_steps)

@@ -62,8 +62,8 @@ class DragWidget(StillPicture, ipywidgets.VBox):
         render_when_done: make the exact picture after every run.
         journal: where the edit is written down as it is made, for ``restore``; by default a new
             folder in the user's cache, ``False`` for nowhere.
-        options: passed on to ``load_model``; and ``store``, where LoRAs and inversions are kept for
-            other sessions: by default the user's, ``None`` for nowhere.
+        options: passed on to ``load_model``; and ``store``, where stages are kept for other
+            sessions: by default the user's, ``None`` for nowhere.
 
     Attributes:
         canvas: the ``DragCanvas``.
