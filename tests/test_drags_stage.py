@@ -38,7 +38,9 @@ def test_tasks_are_bent_in_training_as_a_drag_bends_them(kind):
     next(session.drag())
     before, after = (node.latent for node in session.history.path())
     clean = session.model.encode((task.source.permute(1, 2, 0).numpy() * 255).round().astype("u1"))
-    a = session.model.alphas_cumprod[481]
+    inversion = session.settings.inversion
+    schedule = Schedule(session.model.alphas_cumprod, inversion.steps)
+    a = schedule.alpha(schedule.timesteps[inversion.steps - inversion.count])
     moved = bend(task, clean) - clean
     assert torch.allclose(after, before + a.sqrt() * moved, atol=1e-4)
 

@@ -95,6 +95,8 @@ def test_what_is_not_run_is_marked_and_counted():
         "checks everything": 2,
         "makes pictures for a quarter of an hour": 1,
         "serves until it is stopped": 1,
+        "runs all tests": 1,
+        "takes twenty minutes": 1,
     }
 
 

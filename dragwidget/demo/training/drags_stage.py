@@ -192,11 +192,12 @@ class Drags:
                 predicted: Tensor = self.unet(shown, there, context).sample
         error = (predicted.float() - wanted).square().mean((1, 2, 3))
         snr = (a / (1 - a)).flatten().to(self.device)
-        return (error * (snr.clamp(max=MIN_SNR_GAMMA) / snr)).mean()
+        mean: Tensor = (error * (snr.clamp(max=MIN_SNR_GAMMA) / snr)).mean()
+        return mean
 
     def at_noise(self, clean: Tensor, noise: Tensor, a: Tensor) -> Tensor:
         """Latents of noise level ``a`` (B, 1, 1, 1), laid out for the network."""
-        noisy = (a.sqrt() * clean + (1 - a).sqrt() * noise).to(self.device)
+        noisy: Tensor = (a.sqrt() * clean + (1 - a).sqrt() * noise).to(self.device)
         return noisy.contiguous(memory_format=torch.channels_last)
 
 
