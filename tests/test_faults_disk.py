@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -92,24 +93,28 @@ def test_a_session_that_cannot_be_saved_says_so_and_stays_as_it_was(tiny, tmp_pa
     assert_same_steps(DragSession.load(tmp_path / "edit.drag", tiny), session)
 
 
-@pytest.fixture
-def little_space():
-    """The system itself refuses what makes a file longer than so many bytes."""
+@contextmanager
+def little_space(size):
+    """The system itself refuses what makes a file longer than so many bytes.
+
+    No longer than it must: the test run's own log is a file like any other.
+    """
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("size", [0, 1, 100, 10_000])
-def test_a_disk_that_fills_up_within_a_file_stops_no_edit(
-    tiny, tmp_path, caplog, little_space, size
-):
+def test_a_disk_that_fills_up_within_a_file_stops_no_edit(tiny, tmp_path, caplog, size):
     expected = undisturbed(tiny).render()
     widget = widget_on(tiny, tmp_path)
-    little_space(size)
-    widget.run(3)
-    assert np.array_equal(widget.wait(), expected)
+    with little_space(size):
+        widget.run(3)
+        assert np.array_equal(widget.wait(), expected)
     assert (widget.state, widget.error) == ("idle", "")
     assert "the reference is not kept for other sessions: " in caplog.text
     store = widget.session.stages.store
