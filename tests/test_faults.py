@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import logging
 import random
 import signal
-import sys
 import threading
-from contextlib import contextmanager
 
 import ipywidgets
 import numpy as np
 import pytest
 import torch
+from fault_tools import kill, raised_in, untraced
 from runner_tools import SOON
 from tiny_sessions import Passes, ask, left_half, session_on, state
 
@@ -65,23 +63,6 @@ def seen(widget):
         "history": (panel.slider.value, panel.slider.max, panel.branches.options),
         "buttons": {n: b.disabled for n, b in widget._view.buttons.by_name.items()},
     }
-
-
-@contextmanager
-def raised_in(module, fault, number=1):
-    """Let a part of a network fail in one of its passes; gives how many there were."""
-    count = [0]
-
-    def hook(*_):
-        count[0] += 1
-        if count[0] == number:
-            fault()
-
-    handle = module.register_forward_hook(hook)
-    try:
-        yield count
-    finally:
-        handle.remove()
 
 
 def out_of_memory_on_a_card():
@@ -315,27 +296,6 @@ def test_an_interrupt_while_waiting_for_the_worker_ends_the_waiting_alone(tiny, 
 
 
 # ---------------------------------------------------------------- the worker, the page
-
-
-@contextmanager
-def untraced():
-    """Without a tracer, such as that of coverage.
-
-    While another thread has an exception to take, CPython 3.11 does not get past a traced line.
-    """
-    tracer = sys.gettrace()
-    sys.settrace(None)
-    try:
-        yield
-    finally:
-        sys.settrace(tracer)
-
-
-def kill(thread):
-    """Let a thread raise SystemExit, wherever it is."""
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(
-        ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit)
-    )
 
 
 def test_a_worker_that_is_killed_at_work_leaves_whole_steps_and_works_again(tiny, widget):
