@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
 from dragwidget.demo.tasks import drag_task
 from dragwidget.demo.training.architecture import build_scheduler
-from dragwidget.demo.training.drags_stage import bend, remains
+from dragwidget.demo.training.drags_stage import DrawnAhead, bend, draw_tasks, remains
 from dragwidget.diffusion.loading import load_model
 from dragwidget.drag.ddim import Schedule, denoise
 from dragwidget.session import DragSession
@@ -41,7 +42,7 @@ def test_tasks_are_bent_in_training_as_a_drag_bends_them(kind):
     inversion = session.settings.inversion
     schedule = Schedule(session.model.alphas_cumprod, inversion.steps)
     a = schedule.alpha(schedule.timesteps[inversion.steps - inversion.count])
-    moved = bend(task, clean) - clean
+    moved = bend(task.instructions, clean) - clean
     assert torch.allclose(after, before + a.sqrt() * moved, atol=1e-4)
 
 
@@ -50,3 +51,12 @@ def test_nothing_remains_where_the_bend_was_right():
     noise = torch.randn(2, 4, 8, 8)
     levels = [remains(noise, answer, answer, torch.tensor(a)) for a in (0.1, 0.5, 0.9)]
     assert all(torch.equal(one, other) for one, other in pairwise([noise, *levels]))
+
+
+def test_tasks_drawn_ahead_by_other_processes_are_those_that_are_drawn_here():
+    with DrawnAhead(1, 32) as ahead:
+        for seeds in ([500, 501], [502, 503]):
+            asked, pictures = ahead(seeds)
+            wanted, drawn = draw_tasks(seeds, 32)
+            assert np.array_equal(pictures, drawn)
+            assert asked == wanted

@@ -71,6 +71,11 @@ def test_pictures_are_rgb_between_0_and_1(size):
     assert pictures.std() > 0.1
 
 
+def test_a_picture_is_drawn_on_the_device_of_its_scene():
+    # "meta" computes shapes only, and refuses to mix devices as a card does
+    assert render(sample_scenes([1, 2]).to(torch.device("meta")), 32).device.type == "meta"
+
+
 def test_it_is_the_same_world_at_every_size():
     scenes = sample_scenes(SEEDS[:4])
     # In cells of 1/16 of the picture: outlines are one pixel wide at either size.

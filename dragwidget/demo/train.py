@@ -38,6 +38,7 @@ def train(
     size: int = PICTURE_SIZE,
     only_autoencoder: bool = False,
     helpers: int = 0,
+    drawers: int = 0,
     finished: Path | None = None,
 ) -> Iterator[dict[str, float | str]]:
     """Yield a record every ten steps: `stage`, `step`, `seconds`, `learning_rate`, `loss`.
@@ -51,6 +52,7 @@ def train(
         only_autoencoder: stop before the UNet.
         helpers: processes beside this one that add gradients to the UNet's (CPU only). With any,
             the same seed no longer gives the same bits.
+        drawers: processes that draw stage 3's tasks ahead; what comes out is the same.
         finished: a model's folder whose first two stages are taken as they are.
     """
     out = Path(out)
@@ -72,7 +74,7 @@ def train(
         shutil.copytree(finished or out / "model", out / "before_drags.new", dirs_exist_ok=True)
         (out / "before_drags.new").rename(before)
     pipeline = StableDiffusionPipeline.from_pretrained(before)  # type: ignore[no-untyped-call]
-    for record in train_drags(preset, pipeline, out, device, size, resume=resume):
+    for record in train_drags(preset, pipeline, out, device, size, resume=resume, drawers=drawers):
         yield {"stage": "drags", **record}
 
 
@@ -124,10 +126,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, ..; by default what the preset is named for")
     parser.add_argument("--threads", type=int, help="processor threads")
     parser.add_argument("--helpers", type=int, default=0, help="processes that add gradients")
+    parser.add_argument("--drawers", type=int, default=0, help="processes that draw drags ahead")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--autoencoder-minutes", type=float, help="time budget of stage 1")
     parser.add_argument("--unet-minutes", type=float, help="time budget of stage 2")
     parser.add_argument("--drags-minutes", type=float, help="time budget of stage 3")
+    parser.add_argument("--drags-rate", type=float, help="learning rate of stage 3 at its peak")
     parser.add_argument(
         "--from",
         dest="finished",
@@ -148,6 +152,8 @@ def preset_of(args: argparse.Namespace) -> Preset:
         preset = replace(preset, unet=replace(preset.unet, minutes=args.unet_minutes))
     if args.drags_minutes is not None:
         preset = replace(preset, drags=replace(preset.drags, minutes=args.drags_minutes))
+    if args.drags_rate is not None:
+        preset = replace(preset, drags=replace(preset.drags, learning_rate=args.drags_rate))
     return preset
 
 
@@ -166,6 +172,7 @@ def run(args: argparse.Namespace) -> int:
             device=device,
             only_autoencoder=args.only_autoencoder,
             helpers=args.helpers,
+            drawers=args.drawers,
             finished=args.finished,
         ):
             if time.monotonic() - last > 10:

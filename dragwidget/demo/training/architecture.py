@@ -102,7 +102,7 @@ PRESETS = {
         drags=Stage(
             steps=30_000,
             minutes=None,
-            batch=96,
+            batch=192,
             learning_rate=1e-3,
             warmup=300,
             weight_decay=0.01,
@@ -111,7 +111,7 @@ PRESETS = {
         first_bank=16_384,
         fresh=4,
         first_drags=4096,
-        fresh_drags=2,
+        fresh_drags=3,
     ),
 }
 

@@ -15,16 +15,20 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers.models.attention_processor import AttnProcessor
+from numpy.typing import NDArray
 from torch import Tensor
 
-from dragwidget.demo.tasks import TASK_KINDS, DragTask, drag_task
+from dragwidget.demo.tasks import TASK_KINDS, drag_task
 from dragwidget.demo.training.architecture import Model, Preset, autocast
 from dragwidget.demo.training.export import RECOMMENDED, write_model, write_samples
 from dragwidget.demo.training.feed import VALIDATION_SEEDS, Bank, shortened
@@ -39,15 +43,14 @@ from dragwidget.demo.training.unet_stage import (
 from dragwidget.diffusion.attention import looking_at, self_attention_layers, watching
 from dragwidget.drag.ddim import Schedule, invert
 from dragwidget.drag.warping import in_latent, warp_latent
-from dragwidget.instructions import on_grid
+from dragwidget.instructions import DragInstructions, on_grid
 from dragwidget.settings import DragSettings
 
 # Where edits are made: inversion strengths 0.35 to 0.7.
 EARLIEST, LATEST = 341, 681
-_ORDINARY = 4  # ordinary pictures in a batch beside its drags, so that nothing is unlearnt
+_ORDINARY = 1 / 3  # ordinary pictures beside each drag of a batch, so that nothing is unlearnt
 _INVERTED = 0.5  # share of the drags whose noise is an inversion's; others get fresh noise
-_INVERSION = (20, 10)  # DDIM steps, and how many of them are inverted: up to t = 451
-_CHUNK = 32
+_INVERSION = (20, 12)  # DDIM steps, and how many of them are inverted: up to t = 551
 _FIRST_SEED = 400_000  # of the tasks: apart from the first pictures of stage 2
 
 
@@ -59,11 +62,13 @@ def train_drags(
     size: int,
     *,
     resume: bool,
+    drawers: int = 0,
 ) -> Iterator[dict[str, float]]:
     """Go on with a finished pipeline; yield records; write ``folder/model`` on the way and at last.
 
     Args:
         finished: a pipeline with ``unet``, ``vae``, ``text_encoder`` and ``tokenizer``.
+        drawers: processes that draw tasks ahead. What comes out is the same with any number.
     """
     torch.manual_seed(preset.seed + 30)
     unet = finished.unet.float().to(device, memory_format=torch.channels_last).train()
@@ -77,14 +82,18 @@ def train_drags(
         training.load()
     parts = {"unet": unet, "text_encoder": text_encoder}
     ordinary = Data(parts, autoencoder, finished.tokenizer, preset, device, size)
-    drags = Drags(unet, before, text_encoder, autoencoder, finished.tokenizer, preset, device, size)
+    drawing = DrawnAhead(drawers, size)
+    drags = Drags(
+        unet, before, text_encoder, autoencoder, finished.tokenizer, preset, device, drawing
+    )
+    count = max(1, round(preset.drags.batch * _ORDINARY))
 
     def loss() -> Tensor:
         drags.bank.grow(preset.first_drags + training.step * preset.fresh_drags)
         of_drags = drags.loss(preset.drags.batch, training.generator)
-        of_pictures = ordinary.loss(_ORDINARY, training.generator)
-        total = preset.drags.batch + _ORDINARY
-        return (preset.drags.batch * of_drags + _ORDINARY * of_pictures) / total
+        of_pictures = ordinary.loss(count, training.generator)
+        total = preset.drags.batch + count
+        return (preset.drags.batch * of_drags + count * of_pictures) / total
 
     tokenizer_folder = folder / "tokenizer"
     finished.tokenizer.save_pretrained(tokenizer_folder)
@@ -93,9 +102,10 @@ def train_drags(
         states = {**training.averaged_states(), "text_encoder": text_encoder.state_dict()}
         write_model(folder / "model", preset, states, autoencoder, tokenizer_folder)
 
-    ordinary.bank.grow(preset.first_bank)  # before the clock of the training is started
-    drags.bank.grow(preset.first_drags)
-    yield from training.run(loss, export)
+    with drawing:
+        ordinary.bank.grow(preset.first_bank)  # before the clock of the training is started
+        drags.bank.grow(preset.first_drags)
+        yield from training.run(loss, export)
     training.average()
     export()
     unet.eval()
@@ -111,6 +121,50 @@ def train_drags(
     write_samples(folder / "model", folder / "samples.png", device, preset.samples)
 
 
+Drawn = tuple[list[DragInstructions], NDArray[np.float32]]
+
+
+def draw_tasks(seeds: Sequence[int], size: int) -> Drawn:
+    """What is asked for, and source and answer by turns, (2 B, 3, size, size) in [0, 1]."""
+    tasks = [drag_task(TASK_KINDS[seed % len(TASK_KINDS)], seed, size) for seed in seeds]
+    pictures = [picture.numpy() for task in tasks for picture in (task.source, task.target)]
+    return [task.instructions for task in tasks], np.stack(pictures)
+
+
+class DrawnAhead:
+    """`draw_tasks` of consecutive chunks, which other processes begin with before they are needed.
+
+    A task takes 30 ms to draw, as long as a GPU takes to learn from hundreds.
+    """
+
+    def __init__(self, processes: int, size: int) -> None:
+        """`processes`: 0 draws here, when it is needed."""
+        self._size, self._ahead = size, 2 * processes
+        self._pool = ProcessPoolExecutor(
+            max(1, processes),
+            mp_context=get_context("spawn"),
+            initializer=torch.set_num_threads,
+            initargs=(1,),
+        )
+        self._begun: dict[int, Future[Drawn]] = {}
+
+    def __call__(self, seeds: Sequence[int]) -> Drawn:
+        if not self._ahead:
+            return draw_tasks(seeds, self._size)
+        for chunk in range(self._ahead + 1):
+            there = [seed + chunk * len(seeds) for seed in seeds]
+            there = [seed % VALIDATION_SEEDS.start for seed in there]
+            if there[0] not in self._begun:
+                self._begun[there[0]] = self._pool.submit(draw_tasks, there, self._size)
+        return self._begun.pop(seeds[0]).result()
+
+    def __enter__(self) -> DrawnAhead:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+
 class Drags:
     """Bent latents of training tasks beside their sources and true answers, put to the UNet."""
 
@@ -123,28 +177,29 @@ class Drags:
         tokenizer: Any,
         preset: Preset,
         device: torch.device,
-        size: int,
+        drawn: Callable[[Sequence[int]], Drawn],
     ) -> None:
         self.unet, self.before, self.text_encoder = unet, before, text_encoder
         self.autoencoder, self.tokenizer = autoencoder, tokenizer
-        self.preset, self.device, self.size = preset, device, size
+        self.preset, self.device, self.drawn = preset, device, drawn
         self.alphas_cumprod = Noising(device).alphas_cumprod
         first = RECOMMENDED["render"]["start_layer"]
         self.layers = tuple(range(first, len(self_attention_layers(unet))))
-        self.bank = Bank(self.make, min(_CHUNK, preset.first_drags), _FIRST_SEED)
+        chunk = min(128, max(1, preset.first_drags // 16))
+        self.bank = Bank(self.make, chunk, _FIRST_SEED)
 
     @torch.no_grad()
     def make(self, seeds: Sequence[int]) -> tuple[Tensor, ...]:
         """Clean latents of source, answer and bent source, inverted noise: (B, 4, h, w); tokens."""
         wrapped = [seed % VALIDATION_SEEDS.start for seed in seeds]
-        tasks = [drag_task(TASK_KINDS[seed % len(TASK_KINDS)], seed, self.size) for seed in wrapped]
-        drawn = torch.stack([picture for task in tasks for picture in (task.source, task.target)])
-        latents = encode_pictures(self.autoencoder, (drawn * 2 - 1).to(self.device), self.preset)
+        instructions, pictures = self.drawn(wrapped)
+        drawn = torch.from_numpy(pictures).to(self.device)
+        latents = encode_pictures(self.autoencoder, drawn * 2 - 1, self.preset)
         source, target = latents[::2], latents[1::2]
         bent = torch.cat(
-            [bend(task, latent[None]) for task, latent in zip(tasks, source, strict=True)]
+            [bend(asked, latent[None]) for asked, latent in zip(instructions, source, strict=True)]
         )
-        texts = shortened([task.instructions.prompt for task in tasks], wrapped)
+        texts = shortened([asked.prompt for asked in instructions], wrapped)
         tokens = token_ids(self.tokenizer, texts)
         return source, target, bent, self.inverted_noise(source, tokens), tokens
 
@@ -209,9 +264,8 @@ def remains(noise: Tensor, bent: Tensor, answer: Tensor, a: Tensor) -> Tensor:
     return noise + (a / (1 - a)).sqrt() * (bent - answer)
 
 
-def bend(task: DragTask, clean: Tensor) -> Tensor:
-    """A task's clean latent (1, 4, h, w), bent as a drag begins."""
-    drawn = task.instructions
+def bend(drawn: DragInstructions, clean: Tensor) -> Tensor:
+    """A clean latent (1, 4, h, w), bent as a drag begins."""
     grid = DragSettings().grid(drawn.size[1], drawn.size[0])
     cells = on_grid(drawn, grid, (clean.shape[2], clean.shape[3]))
     handles, targets = (

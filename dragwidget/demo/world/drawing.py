@@ -139,7 +139,7 @@ def paint(background: Tensor, layers: Sequence[Layer], size: int) -> Tensor:
         1,
     )  # (B, L)
     colours = torch.stack([*(layer.colour for layer in layers), background], 1)  # (B, L + 1, 3)
-    x = pixel_centres(size)
+    x = pixel_centres(size).to(background.device)
     yy, xx = torch.meshgrid(x, x, indexing="ij")
     basis = torch.stack([xx * xx, xx * yy, yy * yy, xx, yy, torch.ones_like(xx)]).flatten(1)
     pictures = []
