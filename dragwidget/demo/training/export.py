@@ -30,7 +30,7 @@ SIZE_LIMIT = 25_000_000  # bytes of the whole folder
 # held; of the decoder's blocks the middle one serves best; self-attention is mutual in all of the
 # decoder.
 RECOMMENDED: dict[str, dict[str, Any]] = {
-    "inversion": {"strength": 0.5},
+    "inversion": {"strength": 0.6},
     "lora": {"steps": 0},
     "drag": {"start": "warped", "feature_blocks": [2]},
     "render": {"start_layer": 3, "keep_frozen": True},
