@@ -8,7 +8,8 @@ import torch
 from torch.nn.functional import avg_pool2d
 
 from dragwidget.bench.metrics import PERFECT, psnr, share_done, worst_window
-from dragwidget.bench.proofs import measure, prove
+from dragwidget.bench.proofs import Proof, make_jobs, measure, prove
+from dragwidget.bench.proofs_command import table
 from dragwidget.bench.synthesis import fit_scene
 from dragwidget.demo.tasks import drag_task
 from dragwidget.demo.world.keypoints import keypoints
@@ -47,9 +48,32 @@ def test_on_a_half_way_picture_it_reports_half(kind, seed):
 
 
 def test_proofs_come_three_to_a_task():
-    proofs = list(prove(900_405, 1, size=64))
+    proofs = list(prove(make_jobs(900_405, 1, size=64)))
     assert [proof.picture for proof in proofs] == ["target", "source", "half"]
     assert [round(proof.true_share, 1) for proof in proofs] == [1, 0, 0.5]
+
+
+def test_the_table_of_proofs_counts_and_names_those_that_did_not_hold():
+    def proof(picture, error, share, true_share, failed=False):
+        return Proof("turn", 900_400, picture, error, share, true_share, 0.1, failed)
+
+    kept = [proof("target", 0.49, 0.9, 1), proof("source", 3, 0.019, 0), proof("half", 3, 0.5, 0.5)]
+    lost = [
+        proof("target", 0.51, 1, 1),
+        proof("source", 0, 0.021, 0),
+        proof("half", 0, 0.5, 0.5, failed=True),
+    ]
+    assert all(one.held for one in kept)
+    assert not any(one.held for one in lost)
+    assert table({"drawn": kept}).endswith("none")
+    text = table({"drawn": kept + lost})
+    assert text.count("1/2") == 3
+    assert [line.split(":")[0].strip() for line in text.splitlines()[-3:]] == [
+        "drawn, target",
+        "drawn, source",
+        "drawn, half",
+    ]
+    assert text.endswith("unreadable")
 
 
 def test_what_is_no_critter_any_more_fails():

@@ -8,14 +8,10 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
 from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from dragwidget.bench.ablations import (
@@ -29,6 +25,7 @@ from dragwidget.bench.ablations import (
     sweep,
     to_plain,
 )
+from dragwidget.bench.processes import add_jobs, processes
 from dragwidget.diffusion.loading import load_model
 from dragwidget.settings import Settings
 
@@ -39,13 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--n", type=int, default=24, help="tasks a point, the same at every point")
     parser.add_argument("--seed", type=int, default=950_000, help="of the first task")
     parser.add_argument("--model", default="critters", help="as for `edit`")
-    parser.add_argument("--jobs", type=int, default=1, help="processes, each with one thread")
+    add_jobs(parser)
     parser.add_argument("--json", type=Path, metavar="OUT", help="results; a rerun goes on from it")
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.jobs < 1:
-        raise ValueError(f"--jobs must be 1 process or more, got {args.jobs}")
     model = load_model(args.model)
     base = base_settings(args.settings, model)
     points = make_points(base, model, args.only.split(",") if args.only else None)
@@ -67,13 +62,8 @@ def run(args: argparse.Namespace) -> int:
     )
     left = sum(len(job.points) for job in jobs)
     total = args.n * len(points)
-    torch.set_num_threads(1 if args.jobs > 1 else torch.get_num_threads())
-    pool = (
-        ProcessPoolExecutor(args.jobs, get_context("spawn"), torch.set_num_threads, (1,))
-        if args.jobs > 1
-        else nullcontext()
-    )
-    with pool as executor, tqdm(total=total, initial=total - left, disable=None) as bar:
+    progress = tqdm(total=total, initial=total - left, disable=None)
+    with processes(args.jobs) as executor, progress as bar:
         for found in sweep(jobs, executor):
             results += found
             bar.update(len(found))

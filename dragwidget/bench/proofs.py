@@ -1,13 +1,14 @@
 """Is the instrument right? Pictures whose answer is known, measured as an edit would be.
 
 Three pictures of each task: the true target (the whole drag), the source (nothing), and the one of
-the parameters half way (whatever share its true points have). `through` spoils them first, as an
+the parameters half way (whatever share its true points have). They can be spoilt first, as an
 autoencoder's round trip does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,13 +16,44 @@ import torch
 from torch import Tensor
 
 from dragwidget.bench.metrics import share_done
+from dragwidget.bench.scenes import round_trip, shared_model
 from dragwidget.bench.synthesis import fit_scene
 from dragwidget.demo.scenes import render
-from dragwidget.demo.tasks import DragTask, sample_tasks
+from dragwidget.demo.tasks import TASK_KINDS, DragTask, drag_task
 from dragwidget.demo.world.keypoints import POINTS, keypoints
 from dragwidget.demo.world.parameters import Scenes
 
+__all__ = [
+    "LARGEST_ERROR",
+    "LARGEST_GAP",
+    "PICTURES",
+    "Proof",
+    "ProofJob",
+    "make_jobs",
+    "measure",
+    "prove",
+]
+
 PICTURES = ("target", "source", "half")
+LARGEST_ERROR = 0.5  # pixels: what the instrument may be wrong by in where a point is,
+LARGEST_GAP = 0.02  # and in the share of the drag
+
+
+@dataclass(frozen=True)
+class ProofJob:
+    """One picture to measure, as plain data that another process can be handed.
+
+    Attributes:
+        kind: of the task; ``seed``: of its scene; ``size``: side of the picture, pixels.
+        picture: of PICTURES.
+        model: whose autoencoder spoils the picture, as ``load_model`` takes it; ``None``: none.
+    """
+
+    kind: str
+    seed: int
+    picture: str
+    model: str | None = None
+    size: int = 128
 
 
 @dataclass(frozen=True)
@@ -42,20 +74,49 @@ class Proof:
     worst: float
     failed: bool
 
+    @property
+    def gap(self) -> float:
+        """How far the share found is from the true one."""
+        return abs(self.share - self.true_share)
 
-def prove(
-    seed: int, n: int, size: int = 128, through: Callable[[Tensor], Tensor] | None = None
-) -> Iterator[Proof]:
-    """Three proofs for each of n tasks; `through` maps a picture (3, H, W) in [0, 1] to another."""
-    for task in sample_tasks(seed, n, size=size):
-        for picture in PICTURES:
-            yield measure(task, picture, through)
+    @property
+    def held(self) -> bool:
+        """Whether the instrument was right, within LARGEST_ERROR and LARGEST_GAP.
+
+        On a picture of the whole drag the point's place is what is asked for: how large a share an
+        error makes there depends on how long the drag was.
+        """
+        limit_kept = (
+            self.error <= LARGEST_ERROR if self.picture == "target" else self.gap <= LARGEST_GAP
+        )
+        return limit_kept and not self.failed
+
+
+def make_jobs(seed: int, n: int, model: str | None = None, size: int = 128) -> list[ProofJob]:
+    """The three pictures of each of n tasks, of all kinds in turn, from `seed` on."""
+    return [
+        ProofJob(TASK_KINDS[k % len(TASK_KINDS)], seed + k, picture, model, size)
+        for k in range(n)
+        for picture in PICTURES
+    ]
+
+
+def prove(jobs: Sequence[ProofJob], executor: Executor | None = None) -> Iterator[Proof]:
+    """Measure here, or by any executor with ``map``; yield the proofs in the jobs' order."""
+    yield from map(run_job, jobs) if executor is None else executor.map(run_job, jobs)
+
+
+def run_job(job: ProofJob) -> Proof:
+    """Measure one picture, spoilt first where the job names a model."""
+    name = job.model
+    through = None if name is None else lambda picture: round_trip(shared_model(name), picture)
+    return measure(drag_task(job.kind, job.seed, job.size), job.picture, through)
 
 
 def measure(
     task: DragTask, picture: str, through: Callable[[Tensor], Tensor] | None = None
 ) -> Proof:
-    """Measure one of the PICTURES of a task."""
+    """Measure one of the PICTURES of a task; `through` spoils it, (3, H, W) in [0, 1], first."""
     scene = _scene(task, picture)
     size = task.source.shape[-1]
     with torch.no_grad():

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 from tqdm import tqdm
 
-from dragwidget.bench.proofs import PICTURES, Proof, prove
-from dragwidget.bench.scenes import round_trip
-from dragwidget.diffusion.loading import load_model
+from dragwidget.bench.processes import add_jobs, processes
+from dragwidget.bench.proofs import (
+    LARGEST_ERROR,
+    LARGEST_GAP,
+    PICTURES,
+    Proof,
+    make_jobs,
+    prove,
+)
 
 __all__ = ["add_arguments", "run"]
 
@@ -22,34 +31,59 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=950_000, help="of the first task")
     parser.add_argument("--n", type=int, default=18, help="how many tasks")
     parser.add_argument("--model", default="critters", help="whose autoencoder spoils the pictures")
+    add_jobs(parser)
+    parser.add_argument("--json", type=Path, metavar="OUT", help="every picture's numbers")
 
 
 def run(args: argparse.Namespace) -> int:
     """Prove the instrument on pictures as they are and after the autoencoder; print a table."""
-    model = load_model(args.model)
-
-    def through(picture: Tensor) -> Tensor:
-        return round_trip(model, picture)
-
-    cases: dict[str, Callable[[Tensor], Tensor] | None] = {"drawn": None, "round trip": through}
-    lines = ["picture               point error mean, max    share mean    share error mean, max"]
-    with tqdm(total=2 * len(PICTURES) * args.n, disable=None) as bar:
-        for name, spoil in cases.items():
-            proofs = []
-            for proof in prove(args.seed, args.n, through=spoil):
-                proofs.append(proof)
+    spoilt = {"drawn": None, "round trip": args.model}
+    proofs: dict[str, list[Proof]] = {name: [] for name in spoilt}
+    progress = tqdm(total=len(spoilt) * len(PICTURES) * args.n, disable=None)
+    with processes(args.jobs) as executor, progress as bar:
+        for name, model in spoilt.items():
+            for proof in prove(make_jobs(args.seed, args.n, model), executor):
+                proofs[name].append(proof)
                 bar.update()
-            lines += [_line(name, picture, proofs) for picture in PICTURES]
-    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.write(table(proofs) + "\n")
+    if args.json:
+        versions = {name: version(name) for name in ("dragwidget", "torch", "diffusers")}
+        plain = {name: [asdict(proof) for proof in some] for name, some in proofs.items()}
+        args.json.write_text(json.dumps({"versions": versions, "proofs": plain}, indent=1))
     return 0
 
 
-def _line(name: str, picture: str, proofs: list[Proof]) -> str:
-    chosen = [proof for proof in proofs if proof.picture == picture]
-    errors = np.array([proof.error for proof in chosen])
-    shares = np.array([proof.share for proof in chosen])
-    gaps = np.abs(shares - np.array([proof.true_share for proof in chosen]))
-    return (
-        f"{name:<11} {picture:<9} {errors.mean():8.2f}, {errors.max():.2f} px "
-        f"{shares.mean():15.3f} {gaps.mean():17.3f}, {gaps.max():.3f}"
+def table(proofs: dict[str, list[Proof]]) -> str:
+    """A line for each way of spoiling and each picture, then every proof that did not hold."""
+    lines = [
+        f"{'pictures':<12}{'of the drag':<13}{'held':>9}{'share':>8}   "
+        f"{'point error, px':<22}   share error",
+        f"{'':<45}{'median, 95 %, max':<22}   median, 95 %, max",
+    ]
+    for name, some in proofs.items():
+        for picture in PICTURES:
+            lines.append(_line(name, picture, [one for one in some if one.picture == picture]))
+    lines.append(
+        f"held: no dragged point of the whole drag found further than {LARGEST_ERROR} px off, "
+        f"else the share within {LARGEST_GAP};\nand taken for a critter. Not held:"
     )
+    lines += [
+        f"  {name}, {one.picture}: {one.kind} {one.seed}, {one.error:.2f} px, "
+        f"share {one.share:.3f} of {one.true_share:.3f}{', unreadable' if one.failed else ''}"
+        for name, some in proofs.items()
+        for one in some
+        if not one.held
+    ] or ["  none"]
+    return "\n".join(lines)
+
+
+def _line(name: str, picture: str, proofs: Sequence[Proof]) -> str:
+    held = f"{sum(proof.held for proof in proofs)}/{len(proofs)}"
+    share = np.mean([proof.share for proof in proofs])
+    errors = _spread([proof.error for proof in proofs], 2)
+    gaps = _spread([proof.gap for proof in proofs], 3)
+    return f"{name:<12}{picture:<13}{held:>9}{share:>8.3f}   {errors:<22}   {gaps}"
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    return ", ".join(f"{value:.{digits}f}" for value in np.percentile(values, [50, 95, 100]))

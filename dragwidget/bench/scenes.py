@@ -173,7 +173,7 @@ def run_job(job: Job) -> tuple[Row, Tensor]:
         The row, and (4, 3, H, W): source, reconstruction by the autoencoder, edit, truth.
     """
     task = drag_task(job.kind, job.seed, job.size)
-    session = DragSession(_model(job.model))
+    session = DragSession(shared_model(job.model))
     if job.settings is not None:
         session.settings = job.settings
     made = edit(task, session)
@@ -267,5 +267,6 @@ def round_trip(model: DiffusionModel, picture: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=1)
-def _model(name: str) -> DiffusionModel:
+def shared_model(name: str) -> DiffusionModel:
+    """The model, loaded once for all jobs of this process."""
     return load_model(name)

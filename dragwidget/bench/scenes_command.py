@@ -7,19 +7,16 @@ import json
 import os
 import platform
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
 from dataclasses import replace
 from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 from tqdm import tqdm
 
+from dragwidget.bench.processes import add_jobs, processes
 from dragwidget.bench.scenes import Job, Row, Score, drag_scenes, summarise, to_image
 from dragwidget.demo.tasks import TASK_KINDS, drag_task
 from dragwidget.diffusion.loading import load_model
@@ -39,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--paper", action="store_true", help="start from the paper's settings")
     parser.add_argument("--lora-steps", type=int, help="0 for no LoRA")
-    parser.add_argument("--jobs", type=int, default=1, help="processes, each with one thread")
+    add_jobs(parser)
     parser.add_argument("--json", type=Path, metavar="OUT", help="results; a rerun goes on from it")
     parser.add_argument("--grid", type=Path, metavar="OUT.png", help="pictures of the first tasks")
 
@@ -57,14 +54,9 @@ def run(args: argparse.Namespace) -> int:
     }
     rows = _finished(args.json, made_by)
     open_jobs = [job for job in jobs if (job.kind, job.seed) not in rows]
-    torch.set_num_threads(1 if args.jobs > 1 else torch.get_num_threads())
-    pool = (
-        ProcessPoolExecutor(args.jobs, get_context("spawn"), torch.set_num_threads, (1,))
-        if args.jobs > 1
-        else nullcontext()
-    )
     pictures: dict[int, Tensor] = {}
-    with pool as executor, tqdm(total=len(jobs), initial=len(rows), disable=None) as bar:
+    progress = tqdm(total=len(jobs), initial=len(rows), disable=None)
+    with processes(args.jobs) as executor, progress as bar:
         for row, picture in drag_scenes(open_jobs, executor):
             rows[row.kind, row.seed] = row
             if len(pictures) < GRID_ROWS:
