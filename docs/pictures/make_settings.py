@@ -2,7 +2,7 @@
 
     python docs/pictures/make_settings.py [NAME ...]
 
-Without names all of them; about a quarter of an hour on one core. Every strip shows one edit: what
+Without names all of them; some five minutes on one core. Every strip shows one edit: what
 was drawn, the edit with each value of one setting, and the true answer. All else is as recommended
 but for ``base``. Look at each: its sentence on the page must be true.
 """
@@ -74,7 +74,10 @@ STRIPS = {
         show="difference",
     ),
     "keep_frozen": Strip(
-        TURN, of("render", "keep_frozen", False, True), RECOMMENDED, show="difference"
+        MOUTH,
+        of("render", "keep_frozen", False, True),
+        {"drag": {**PAPER_START["drag"], "region_weight": 0.0}},
+        show="difference",
     ),
     "mutual_self_attention": Strip(
         TURN,
