@@ -147,7 +147,8 @@ def panels(strip: Strip, task: DragTask, edited: list[Image.Image]) -> list[Imag
         truth = difference(truth, source)
     box = window(task) if strip.show == "mask" else (0, 0, *source.size)
     scale = drawn.width / source.width
-    drawn = drawn.crop(tuple(round(scale * place) for place in box))
+    left, top, right, bottom = (round(scale * place) for place in box)
+    drawn = drawn.crop((left, top, right, bottom))
     parts = [drawn, *(picture.crop(box) for picture in (*edited, truth))]
     return [part.resize((PANEL, PANEL), Image.Resampling.LANCZOS) for part in parts]
 
