@@ -161,3 +161,16 @@ def test_drawing_is_exact_at_any_device_pixel_ratio(new_page, ratio):
     state = pull(page, canvas)
     assert page.kernel.get(STATE) == state
     page.screenshot(f"canvas/ratio-{ratio}")
+
+
+def test_a_caption_that_is_too_long_ends_in_dots_and_can_be_pointed_at(new_page):
+    page = new_page("lab", viewport={"width": 700, "height": 1200})
+    opened(page)
+    wanted, shown_of_it, room, title = page.page.evaluate(
+        "() => { const frame = document.querySelector('.dragwidget-caption');"
+        " const line = frame.querySelector('[role=status]');"
+        " return [line.scrollWidth, line.clientWidth, frame.clientWidth, line.title]; }"
+    )
+    assert wanted > shown_of_it  # or else nothing is cut off, and this shows nothing
+    assert shown_of_it <= room  # the line itself is cut, with dots, and not by what it stands in
+    assert title.endswith("Press on a point and drag it to where it should go.")

@@ -68,8 +68,12 @@ def as_html(text: str, hint: str = "", error: str = "") -> str:
     strong = f". <b>&#9888; {html.escape(loud)}</b>" if loud else ""
     hint = "" if loud else hint
     soft = f' <span style="opacity:.65">&middot; {html.escape(hint)}</span>' if hint else ""
-    whole = html.escape(f"{first}. {loud}" if loud else first)  # what is cut off can be pointed at
+    rest = loud or hint
+    whole = html.escape(f"{first}. {rest}" if rest else first)  # what is cut off can be pointed at
+    # As wide as there is room, and no wider: a long line would widen what it stands in, and so be
+    # cut off at a border that it does not know.
     return (
-        f'<div role="status" title="{whole}" style="white-space:nowrap;overflow:hidden;'
-        f'text-overflow:ellipsis;line-height:1.6">{html.escape(first)}{strong}{soft}</div>'
+        f'<div role="status" title="{whole}" style="width:0;min-width:100%;white-space:nowrap;'
+        f'overflow:hidden;text-overflow:ellipsis;line-height:1.6">'
+        f"{html.escape(first)}{strong}{soft}</div>"
     )
