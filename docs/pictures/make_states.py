@@ -27,12 +27,12 @@ STATES = {
     "dark": "in the dark",
 }
 COLUMNS, WIDTH, GAP, LINE = 2, 424, 12, 20  # pixels: of a panel, between two, of the line above
-COLOURS = 128
 
 
 def states(screenshots: dict[str, Image.Image]) -> Image.Image:
     """All states, small, side by side."""
-    height = max(round(picture.height * WIDTH / picture.width) for picture in screenshots.values())
+    shapes = [screenshots[name].size for name in STATES]
+    height = max(round(height * WIDTH / width) for width, height in shapes)
     rows = -(-len(STATES) // COLUMNS)
     width = GAP + COLUMNS * (WIDTH + GAP)
     page = Image.new("RGB", (width, GAP + rows * (LINE + height + GAP)), "white")
@@ -55,11 +55,10 @@ def main(folder: Path) -> None:
     made = {
         "widget": screenshots["paused"],
         "narrow": screenshots["narrow"],
-        "states": states(screenshots),
+        "states": states(screenshots).quantize(256),  # it is large, and its panels are small
     }
     for name, picture in made.items():
-        file = FOLDER / f"{name}.png"
-        picture.quantize(COLOURS, dither=Image.Dither.NONE).save(file, optimize=True)
+        picture.save(FOLDER / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":
