@@ -8,7 +8,6 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from dragwidget.bench.ablations import (
     to_plain,
 )
 from dragwidget.bench.processes import add_jobs, processes
+from dragwidget.bench.versions import versions
 from dragwidget.diffusion.loading import load_model
 from dragwidget.settings import Settings
 
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         "weights": model.fingerprint,
         "base": args.settings,
         "settings": base.to_dict(),
-        "versions": {name: version(name) for name in ("dragwidget", "torch", "diffusers")},
+        "versions": versions(),
     }
     results = _finished(args.json, made_by)
     done = {(result.point, *result.task) for result in results}

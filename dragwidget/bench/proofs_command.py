@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from dragwidget.bench.proofs import (
     make_jobs,
     prove,
 )
+from dragwidget.bench.versions import versions
 
 __all__ = ["add_arguments", "run"]
 
@@ -47,9 +47,8 @@ def run(args: argparse.Namespace) -> int:
                 bar.update()
     sys.stdout.write(table(proofs) + "\n")
     if args.json:
-        versions = {name: version(name) for name in ("dragwidget", "torch", "diffusers")}
         plain = {name: [asdict(proof) for proof in some] for name, some in proofs.items()}
-        args.json.write_text(json.dumps({"versions": versions, "proofs": plain}, indent=1))
+        args.json.write_text(json.dumps({"versions": versions(), "proofs": plain}, indent=1))
     return 0
 
 

@@ -8,7 +8,6 @@ import os
 import platform
 import sys
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from tqdm import tqdm
 
 from dragwidget.bench.processes import add_jobs, processes
 from dragwidget.bench.scenes import Job, Row, Score, drag_scenes, summarise, to_image
+from dragwidget.bench.versions import versions
 from dragwidget.demo.tasks import TASK_KINDS, drag_task
 from dragwidget.diffusion.loading import load_model
 from dragwidget.settings import Settings
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         "model": args.model,
         "weights": load_model(args.model).fingerprint,
         "settings": settings.to_dict(),
-        "versions": {name: version(name) for name in ("dragwidget", "torch", "diffusers")},
+        "versions": versions(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
     }
     rows = _finished(args.json, made_by)

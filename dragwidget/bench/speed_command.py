@@ -9,7 +9,6 @@ import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from dragwidget.bench.growth import Growth, growth, growth_cases
 from dragwidget.bench.networks import SIZES, make_network
 from dragwidget.bench.rounds import Row, run_part
 from dragwidget.bench.speed import PARTS, WHOLE, Task
+from dragwidget.bench.versions import versions
 from dragwidget.diffusion.loading import choose_device, choose_dtype
 from dragwidget.diffusion.model import DiffusionModel
 from dragwidget.settings import InversionSettings, LoRASettings, Settings
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
             "device": _device_name(device),
             "threads": torch.get_num_threads(),
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-            "versions": {name: version(name) for name in ("dragwidget", "torch", "diffusers")},
+            "versions": versions(),
         }
         _write(args.json, about, rows, grown)
     return 0
