@@ -14,7 +14,7 @@ from typing import Any
 from unittest import mock
 
 from dragwidget.__main__ import main
-from dragwidget.settings import Settings
+from dragwidget.data.settings import Settings
 from dragwidget.ui.controls.fields import FIELDS, Choice, shown
 
 HELP_WIDTH = "88"  # columns

@@ -10,16 +10,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dragwidget.diffusion.loading import load_model
-    from dragwidget.instructions import DragInstructions, PointPair
-    from dragwidget.session import DragSession
-    from dragwidget.settings import (
+    from dragwidget.data.instructions import DragInstructions, PointPair
+    from dragwidget.data.settings import (
         DragSettings,
         InversionSettings,
         LoRASettings,
         RenderSettings,
         Settings,
     )
+    from dragwidget.diffusion.loading import load_model
+    from dragwidget.session.session import DragSession
     from dragwidget.ui.canvas import DragCanvas
     from dragwidget.ui.widget import DragWidget
 
@@ -42,15 +42,15 @@ __all__ = [
 
 _MODULE_OF = {
     "DragCanvas": "dragwidget.ui.canvas",
-    "DragInstructions": "dragwidget.instructions",
-    "DragSession": "dragwidget.session",
-    "DragSettings": "dragwidget.settings",
+    "DragInstructions": "dragwidget.data.instructions",
+    "DragSession": "dragwidget.session.session",
+    "DragSettings": "dragwidget.data.settings",
     "DragWidget": "dragwidget.ui.widget",
-    "InversionSettings": "dragwidget.settings",
-    "LoRASettings": "dragwidget.settings",
-    "PointPair": "dragwidget.instructions",
-    "RenderSettings": "dragwidget.settings",
-    "Settings": "dragwidget.settings",
+    "InversionSettings": "dragwidget.data.settings",
+    "LoRASettings": "dragwidget.data.settings",
+    "PointPair": "dragwidget.data.instructions",
+    "RenderSettings": "dragwidget.data.settings",
+    "Settings": "dragwidget.data.settings",
     "load_model": "dragwidget.diffusion.loading",
 }
 

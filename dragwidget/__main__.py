@@ -31,18 +31,18 @@ class Command(NamedTuple):
 
 
 GROUPS = {
-    "demo": "the embedded model and the world that it knows",
+    "demo": "the embedded model and the domain that it knows",
     "bench": "how good edits are, and how quick",
 }
 
 COMMANDS = {  # by the words that call it; the first of two is a group
-    "edit": Command("drag points of a picture to where they should be", "dragwidget.cli.edit"),
+    "edit": Command("drag points of an image to where they should be", "dragwidget.cli.edit"),
     "doctor": Command("see whether everything works on this machine", "dragwidget.cli.doctor"),
     "store": Command("see, check or empty what is kept on disk", "dragwidget.cli.store"),
-    "demo picture": Command("draw a picture to try an edit on", "dragwidget.cli.demo_picture"),
+    "demo image": Command("draw an image to try an edit on", "dragwidget.cli.demo_image"),
     "demo train": Command("train the embedded model anew", "dragwidget.demo.train"),
     "bench scenes": Command(
-        "score edits of the embedded model's world by the true answers",
+        "score edits of the embedded model's domain by the true answers",
         "dragwidget.bench.scenes_command",
     ),
     "bench ablations": Command(
@@ -50,20 +50,20 @@ COMMANDS = {  # by the words that call it; the first of two is a group
         "dragwidget.bench.ablations_command",
     ),
     "bench speed": Command(
-        "time every part of an edit beside a plain reference", "dragwidget.bench.speed_command"
+        "time every part of an edit beside a plain reference", "dragwidget.bench.dev.speed_command"
     ),
     "bench cold": Command(
-        "time the command line in fresh processes, from the start to the picture",
-        "dragwidget.bench.cold_command",
+        "time the command line in fresh processes, from the start to the image",
+        "dragwidget.bench.dev.cold_command",
     ),
     "bench widget": Command(
-        "see what the widget takes of a core, and of a drag", "dragwidget.bench.widget_command"
+        "see what the widget takes of a core, and of a drag", "dragwidget.bench.dev.widget_command"
     ),
     "bench proofs": Command(
-        "prove the instrument that scores them", "dragwidget.bench.proofs_command"
+        "prove the instrument that scores them", "dragwidget.bench.dev.validation_command"
     ),
     "bench soak": Command(
-        "see whether memory grows while an edit goes on and on", "dragwidget.bench.soak_command"
+        "see whether memory grows while an edit goes on and on", "dragwidget.bench.dev.soak_command"
     ),
 }
 

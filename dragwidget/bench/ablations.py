@@ -17,11 +17,11 @@ import numpy as np
 import torch
 
 from dragwidget.bench.scenes import bootstrap, do_nothing, edit, score
+from dragwidget.data.settings import DragSettings, LoRASettings, RenderSettings, Settings
 from dragwidget.demo.tasks import TASK_KINDS, drag_task
 from dragwidget.diffusion.loading import load_model
 from dragwidget.diffusion.model import DiffusionModel
-from dragwidget.session import DragSession
-from dragwidget.settings import DragSettings, LoRASettings, RenderSettings, Settings
+from dragwidget.session.session import DragSession
 
 __all__ = [
     "BASES",
@@ -105,7 +105,7 @@ class Job:
     seed: int
     points: tuple[Point, ...]
     model: str = "critters"
-    size: int = 128  # side of the picture, pixels
+    size: int = 128  # side of the image, pixels
 
 
 @dataclass(frozen=True)
@@ -114,19 +114,19 @@ class Result:
 
     Attributes:
         point: its name.
-        share_done: of the drag, at most 1; 0 where the picture cannot be read any more.
-        error: mean distance of the points from their targets, pixels; where the picture cannot be
+        completion: of the drag, at most 1; 0 where the image cannot be read any more.
+        error: mean distance of the points from their targets, pixels; where the image cannot be
             read, what it was before the drag.
         inside_psnr: against the true target inside the mask, dB; ``outside_psnr``: against the
             source outside it.
-        fit_failed: the picture cannot be read as one of this world any more.
+        fit_failed: the image cannot be read as one of this domain any more.
         seconds: of the edit; less where a part of it was made for an earlier point.
     """
 
     point: str
     kind: str
     seed: int
-    share_done: float
+    completion: float
     error: float
     inside_psnr: float
     outside_psnr: float
@@ -147,7 +147,7 @@ def base_settings(name: str, model: DiffusionModel) -> Settings:
     inverted latent itself, strength 0.7, the soft mask term alone. From the model's recommendation
     it takes only what belongs to the network and not to the method: which decoder block and which
     self-attention layer correspond to the paper's, and whether the model needs a LoRA at all, as
-    one does that was not trained on such pictures. For Stable Diffusion that leaves the paper's
+    one does that was not trained on such images. For Stable Diffusion that leaves the paper's
     own numbers.
     """
     known = model.recommended
@@ -231,13 +231,13 @@ def run_job(job: Job) -> list[Result]:
     for point in sorted(job.points, key=_what_is_shared):
         session.settings = point.settings
         made = edit(task, session)
-        got, _ = score(task, made.picture)
+        got, _ = score(task, made.image)
         results.append(
             Result(
                 point=point.name,
                 kind=job.kind,
                 seed=job.seed,
-                share_done=got.share_done,
+                completion=got.completion,
                 error=before.error if got.fit_failed else got.error,
                 inside_psnr=got.inside_psnr,
                 outside_psnr=got.outside_psnr,
@@ -284,7 +284,7 @@ def summarise(
 ) -> list[dict[str, Any]]:
     """What the results say of every point, sweep by sweep; the base is a point of each.
 
-    Each has ``sweep``, ``value``, ``point``, ``n``; ``share_done`` and ``error`` with their 95 %
+    Each has ``sweep``, ``value``, ``point``, ``n``; ``completion`` and ``error`` with their 95 %
     intervals; ``gain``, the mean difference of the share done from the base's on the same tasks,
     likewise; ``inside_gain``, the same of the PSNR inside the mask, which also sees what cannot be
     read any more; mean ``outside_psnr``, ``inside_psnr``, ``steps``, ``seconds``; ``fit_failures``.
@@ -325,8 +325,8 @@ def _summary(
 
     return {
         "n": len(results),
-        "share_done": bootstrap([result.share_done for result in results]),
-        "gain": gain("share_done"),
+        "completion": bootstrap([result.completion for result in results]),
+        "gain": gain("completion"),
         "error": bootstrap([result.error for result in results]),
         "outside_psnr": mean("outside_psnr"),
         "inside_psnr": mean("inside_psnr"),

@@ -26,8 +26,8 @@ from dragwidget.bench.ablations import (
 )
 from dragwidget.bench.processes import add_jobs, processes
 from dragwidget.bench.versions import versions
+from dragwidget.data.settings import Settings
 from dragwidget.diffusion.loading import load_model
-from dragwidget.settings import Settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,7 +82,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         star = "*" if row["point"] == "base" else " "
         gain = "" if row["gain"] is None else _interval(row["gain"], "+.2f")
         lines.append(
-            f"{name:<23}{star}{row['n']:>4}  {_interval(row['share_done'], '.2f'):<20}"
+            f"{name:<23}{star}{row['n']:>4}  {_interval(row['completion'], '.2f'):<20}"
             f"{gain:<21}{_interval(row['error'], '.1f'):<20}"
             + _columns(
                 (

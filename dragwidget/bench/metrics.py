@@ -1,6 +1,6 @@
 """What is measured of an edit, as plain functions of tensors and points.
 
-Pictures: (3, H, W) float in [0, 1]. Masks: (H, W) bool. Points: (N, 2), xy, image pixels.
+Images: (3, H, W) float in [0, 1]. Masks: (H, W) bool. Points: (N, 2), xy, image pixels.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-WINDOW = 1 / 8  # side of the window of `worst_window`, units of the picture
+WINDOW = 1 / 8  # side of the window of `worst_window`, units of the image
 GRAIN = 32
-PERFECT = 99.0  # dB reported where two pictures do not differ
+PERFECT = 99.0  # dB reported where two images do not differ
 
 
-def psnr(picture: Tensor, reference: Tensor, where: npt.ArrayLike | None = None) -> float:
+def psnr(image: Tensor, reference: Tensor, where: npt.ArrayLike | None = None) -> float:
     """Peak signal to noise ratio in dB, over all channels of the pixels `where`.
 
     At most PERFECT; not a number where no pixel is asked for.
@@ -26,7 +26,7 @@ def psnr(picture: Tensor, reference: Tensor, where: npt.ArrayLike | None = None)
     >>> round(psnr(torch.full((3, 4, 4), 0.6), torch.full((3, 4, 4), 0.5)), 2)
     20.0
     """
-    squares = (picture.double() - reference.double()) ** 2
+    squares = (image.double() - reference.double()) ** 2
     if where is not None:
         squares = squares[:, torch.as_tensor(np.array(where, dtype=np.bool_))]
     if not squares.numel():
@@ -35,14 +35,14 @@ def psnr(picture: Tensor, reference: Tensor, where: npt.ArrayLike | None = None)
     return min(PERFECT, -10 * math.log10(mean)) if mean > 0 else PERFECT
 
 
-def share_done(
+def completion(
     handles_xy: npt.ArrayLike, targets_xy: npt.ArrayLike, reached_xy: npt.ArrayLike
 ) -> float:
     """1 - distance left / distance asked for, each summed over the points.
 
     1: every point is where it was to go; 0: nothing done; below 0: farther away than before.
 
-    >>> share_done([(0, 0)], [(10, 0)], [(4, 0)])
+    >>> completion([(0, 0)], [(10, 0)], [(4, 0)])
     0.4
     """
     handles, targets, reached = (
@@ -54,14 +54,14 @@ def share_done(
     return float(1 - np.linalg.norm(targets - reached, axis=1).sum() / asked)
 
 
-def worst_window(picture: Tensor, reference: Tensor) -> float:
+def worst_window(image: Tensor, reference: Tensor) -> float:
     """Root mean square difference in the window of side WINDOW where it is largest.
 
-    Taken of pictures reduced to about GRAIN cells a side: that outlines are less sharp does not
+    Taken of images reduced to about GRAIN cells a side: that outlines are less sharp does not
     count, that something is there or not does.
     """
-    cell = max(1, picture.shape[-1] // GRAIN)
-    difference = avg_pool2d((picture - reference)[None], cell)
+    cell = max(1, image.shape[-1] // GRAIN)
+    difference = avg_pool2d((image - reference)[None], cell)
     squares = (difference**2).mean(1, keepdim=True)
     side = max(1, round(squares.shape[-1] * WINDOW))
     return float(avg_pool2d(squares, side, stride=1).amax().sqrt())

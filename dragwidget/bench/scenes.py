@@ -1,7 +1,7 @@
-"""How well a model drags, in a world where every answer is known.
+"""How well a model drags, in a domain where every answer is known.
 
 Each task is drawn, dragged, rendered, and explained by the instrument (``synthesis``), which says
-where the points really went. Beside it stand doing nothing, bending the picture alone, and the best
+where the points really went. Beside it stand doing nothing, warping the image alone, and the best
 that the model's autoencoder could do.
 """
 
@@ -20,16 +20,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dragwidget.bench.metrics import PERFECT, psnr, share_done
+from dragwidget.bench.metrics import PERFECT, completion, psnr
 from dragwidget.bench.synthesis import fit_scene
 from dragwidget.bench.warp import warp
+from dragwidget.data.settings import Settings
+from dragwidget.demo.domain.keypoints import POINTS
 from dragwidget.demo.tasks import DragTask, drag_task
-from dragwidget.demo.world.keypoints import POINTS
 from dragwidget.diffusion.loading import load_model
 from dragwidget.diffusion.model import DiffusionModel
-from dragwidget.session import DragSession
-from dragwidget.settings import Settings
-from dragwidget.source import to_pixels
+from dragwidget.session.session import DragSession
+from dragwidget.session.source import to_pixels
 
 __all__ = ["Job", "Row", "drag_scenes", "edit", "score", "summarise"]
 
@@ -41,7 +41,7 @@ class Job:
     """One task for one model, as plain data that another process can be handed.
 
     Attributes:
-        kind: of the task; ``seed``: of its scene; ``size``: side of the picture, pixels.
+        kind: of the task; ``seed``: of its scene; ``size``: side of the image, pixels.
         model: as ``load_model`` takes it.
         settings: of the edit; ``None``: what the model recommends.
     """
@@ -55,18 +55,18 @@ class Job:
 
 @dataclass(frozen=True)
 class Score:
-    """What is measured of one picture that should be the task's true target.
+    """What is measured of one image that should be the task's true target.
 
     Attributes:
-        share_done: of the drag, at most 1; 0 where the fit failed.
+        completion: of the drag, at most 1; 0 where the fit failed.
         inside_psnr: against the true target inside the mask, dB.
         outside_psnr: against the source outside the mask, dB.
-        fit_residual: root mean square of picture minus explanation, in the worst window.
+        fit_residual: root mean square of image minus explanation, in the worst window.
         fit_failed: no critter any more.
         error: mean distance of the points from their targets, pixels.
     """
 
-    share_done: float
+    completion: float
     inside_psnr: float
     outside_psnr: float
     fit_residual: float
@@ -103,9 +103,9 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """An edit of a task: the picture (3, H, W) in [0, 1], and how it went."""
+    """An edit of a task: the image (3, H, W) in [0, 1], and how it went."""
 
-    picture: Tensor
+    image: Tensor
     handles_xy: npt.NDArray[np.float64]
     steps: int
     ended: str
@@ -113,7 +113,7 @@ class Edit:
 
 
 def edit(task: DragTask, session: DragSession) -> Edit:
-    """Drag a task's source picture as a user would."""
+    """Drag a task's source image as a user would."""
     seconds = {}
     started = time.perf_counter()
 
@@ -129,23 +129,23 @@ def edit(task: DragTask, session: DragSession) -> Edit:
     for last in session.drag(task.instructions):
         pass
     lap("drag")
-    picture = session.render()
+    image = session.render()
     lap("render")
     handles = task.instructions.handles_xy if last is None else last.handles_xy
-    return Edit(to_tensor(picture), handles, len(session.history), str(session.ended), seconds)
+    return Edit(to_tensor(image), handles, len(session.history), str(session.ended), seconds)
 
 
-def score(task: DragTask, picture: Tensor) -> tuple[Score, npt.NDArray[np.float64]]:
-    """Measure a picture; return also where the task's points are in it, (N, 2) xy pixels."""
-    found = fit_scene(picture, task.source_scene, seed=task.seed)
+def score(task: DragTask, image: Tensor) -> tuple[Score, npt.NDArray[np.float64]]:
+    """Measure an image; return also where the task's points are in it, (N, 2) xy pixels."""
+    found = fit_scene(image, task.source_scene, seed=task.seed)
     points = found.points.xy[0, [POINTS.index(name) for name in task.points]].double().numpy()
     drawn = task.instructions
     inside = drawn.mask if drawn.mask is not None else np.ones(task.source.shape[1:], dtype=bool)
-    share = share_done(drawn.handles_xy, drawn.targets_xy, points)
+    share = completion(drawn.handles_xy, drawn.targets_xy, points)
     result = Score(
-        share_done=0.0 if found.failed else share,
-        inside_psnr=psnr(picture, task.target, inside),
-        outside_psnr=psnr(picture, task.source, ~inside),
+        completion=0.0 if found.failed else share,
+        inside_psnr=psnr(image, task.target, inside),
+        outside_psnr=psnr(image, task.source, ~inside),
         fit_residual=found.worst,
         fit_failed=found.failed,
         error=float(np.linalg.norm(points - drawn.targets_xy, axis=1).mean()),
@@ -154,10 +154,10 @@ def score(task: DragTask, picture: Tensor) -> tuple[Score, npt.NDArray[np.float6
 
 
 def do_nothing(task: DragTask) -> Score:
-    """The score of the source picture itself, which needs no instrument."""
+    """The score of the source image itself, which needs no instrument."""
     drawn = task.instructions
     return Score(
-        share_done=0.0,
+        completion=0.0,
         inside_psnr=psnr(task.source, task.target, drawn.mask),
         outside_psnr=PERFECT,
         fit_residual=0.0,
@@ -167,7 +167,7 @@ def do_nothing(task: DragTask) -> Score:
 
 
 def run_job(job: Job) -> tuple[Row, Tensor]:
-    """Edit and score one task; return its row, and the pictures of it for a grid.
+    """Edit and score one task; return its row, and the images of it for a grid.
 
     Returns:
         The row, and (4, 3, H, W): source, reconstruction by the autoencoder, edit, truth.
@@ -178,7 +178,7 @@ def run_job(job: Job) -> tuple[Row, Tensor]:
         session.settings = job.settings
     made = edit(task, session)
     started = time.perf_counter()
-    edited, points = score(task, made.picture)
+    edited, points = score(task, made.image)
     truth = round_trip(session.model, task.target)
     nothing = do_nothing(task)
     row = Row(
@@ -196,7 +196,7 @@ def run_job(job: Job) -> tuple[Row, Tensor]:
         seconds={**made.seconds, "score": time.perf_counter() - started},
     )
     source = round_trip(session.model, task.source)
-    return row, torch.stack([task.source, source, made.picture, task.target])
+    return row, torch.stack([task.source, source, made.image, task.target])
 
 
 def drag_scenes(
@@ -211,9 +211,9 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
     kinds = sorted({row.kind for row in rows})
     return {
         "n": len(rows),
-        "share_done": bootstrap([row.edited.share_done for row in rows]),
+        "completion": bootstrap([row.edited.completion for row in rows]),
         "by_kind": {
-            kind: bootstrap([row.edited.share_done for row in rows if row.kind == kind])
+            kind: bootstrap([row.edited.completion for row in rows if row.kind == kind])
             for kind in kinds
         },
         "outside_psnr": _mean([row.edited.outside_psnr for row in rows]),
@@ -227,7 +227,7 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
         },
         "beside": {
             name: {
-                "share_done": bootstrap([getattr(row, name).share_done for row in rows]),
+                "completion": bootstrap([getattr(row, name).completion for row in rows]),
                 "inside_psnr": _mean([getattr(row, name).inside_psnr for row in rows]),
                 "fit_failures": sum(getattr(row, name).fit_failed for row in rows),
             }
@@ -249,20 +249,20 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values))
 
 
-def to_image(picture: Tensor) -> Image.Image:
-    """(3, H, W) in [0, 1] -> a Pillow picture, to the nearest of 256 levels."""
-    levels = (picture.clamp(0, 1) * 255).round().to(torch.uint8)
+def to_image(image: Tensor) -> Image.Image:
+    """(3, H, W) in [0, 1] -> a Pillow image, to the nearest of 256 levels."""
+    levels = (image.clamp(0, 1) * 255).round().to(torch.uint8)
     return Image.fromarray(levels.permute(1, 2, 0).numpy())
 
 
-def to_tensor(picture: Image.Image) -> Tensor:
-    """A Pillow picture -> (3, H, W) in [0, 1]."""
-    return torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1).float() / 255
+def to_tensor(image: Image.Image) -> Tensor:
+    """A Pillow image -> (3, H, W) in [0, 1]."""
+    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 255
 
 
-def round_trip(model: DiffusionModel, picture: Tensor) -> Tensor:
-    """What the autoencoder makes of a picture (3, H, W)."""
-    decoded = model.decode(model.encode(np.asarray(to_image(picture))))
+def round_trip(model: DiffusionModel, image: Tensor) -> Tensor:
+    """What the autoencoder makes of an image (3, H, W)."""
+    decoded = model.decode(model.encode(np.asarray(to_image(image))))
     return to_tensor(Image.fromarray(to_pixels(decoded)))
 
 

@@ -1,4 +1,4 @@
-"""``dragwidget bench scenes``: drag tasks of the world, scored against exact ground truth."""
+"""``dragwidget bench scenes``: drag tasks of the domain, scored against exact ground truth."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from tqdm import tqdm
 from dragwidget.bench.processes import add_jobs, processes
 from dragwidget.bench.scenes import Job, Row, Score, drag_scenes, summarise, to_image
 from dragwidget.bench.versions import versions
+from dragwidget.data.settings import Settings
 from dragwidget.demo.tasks import TASK_KINDS, drag_task
 from dragwidget.diffusion.loading import load_model
-from dragwidget.settings import Settings
 
 GRID_COLUMNS = ("source", "autoencoder", "edit", "truth")
 GRID_ROWS = 16
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lora-steps", type=int, help="0 for no LoRA")
     add_jobs(parser)
     parser.add_argument("--json", type=Path, metavar="OUT", help="results; a rerun goes on from it")
-    parser.add_argument("--grid", type=Path, metavar="OUT.png", help="pictures of the first tasks")
+    parser.add_argument("--grid", type=Path, metavar="OUT.png", help="images of the first tasks")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -54,20 +54,20 @@ def run(args: argparse.Namespace) -> int:
     }
     rows = _finished(args.json, made_by)
     open_jobs = [job for job in jobs if (job.kind, job.seed) not in rows]
-    pictures: dict[int, Tensor] = {}
+    images: dict[int, Tensor] = {}
     progress = tqdm(total=len(jobs), initial=len(rows), disable=None)
     with processes(args.jobs) as executor, progress as bar:
-        for row, picture in drag_scenes(open_jobs, executor):
+        for row, image in drag_scenes(open_jobs, executor):
             rows[row.kind, row.seed] = row
-            if len(pictures) < GRID_ROWS:
-                pictures[row.seed] = picture
+            if len(images) < GRID_ROWS:
+                images[row.seed] = image
             bar.update()
             bar.set_postfix(share=f"{_share(rows):.2f}")
             if args.json:
                 _write(args.json, made_by, rows)
     sys.stdout.write(table(summarise(list(rows.values()))) + "\n")
     if args.grid:
-        grid(pictures, rows).save(args.grid)
+        grid(images, rows).save(args.grid)
     return 0
 
 
@@ -94,11 +94,11 @@ def table(summary: dict[str, Any]) -> str:
     def share(values: dict[str, float]) -> str:
         return f"{values['mean']:5.2f}  [{values['low']:.2f}, {values['high']:.2f}]"
 
-    lines = [f"share of the drag done  {share(summary['share_done'])}  n = {summary['n']}"]
+    lines = [f"share of the drag done  {share(summary['completion'])}  n = {summary['n']}"]
     for kind, values in summary["by_kind"].items():
         lines.append(f"  {kind:<20}  {share(values)}")
     for name, values in summary["beside"].items():
-        done, inside = share(values["share_done"]), values["inside_psnr"]
+        done, inside = share(values["completion"]), values["inside_psnr"]
         lines.append(f"  beside: {name:<12}  {done}  inside {inside:.1f} dB")
     source = summary["source_psnr"]
     seconds = (f"{phase} {value:.1f}" for phase, value in summary["seconds"].items())
@@ -113,14 +113,14 @@ def table(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def grid(pictures: dict[int, Tensor], rows: dict[tuple[str, int], Row]) -> Image.Image:
+def grid(images: dict[int, Tensor], rows: dict[tuple[str, int], Row]) -> Image.Image:
     """One line a task: source with its points, autoencoder, edit, truth."""
-    lines = [(row, pictures[row.seed]) for row in rows.values() if row.seed in pictures]
+    lines = [(row, images[row.seed]) for row in rows.values() if row.seed in images]
     side = lines[0][1].shape[-1]
     sheet = Image.new("RGB", (side * len(GRID_COLUMNS), side * len(lines)), "white")
     for line, (row, four) in enumerate(lines):
-        for column, picture in enumerate(four):
-            tile = to_image(picture)
+        for column, image in enumerate(four):
+            tile = to_image(image)
             if column == 0:
                 _draw_points(tile, row)
             sheet.paste(tile, (column * side, line * side))
@@ -137,7 +137,7 @@ def _draw_points(tile: Image.Image, row: Row) -> None:
 
 
 def _share(rows: dict[tuple[str, int], Row]) -> float:
-    return sum(row.edited.share_done for row in rows.values()) / len(rows)
+    return sum(row.edited.completion for row in rows.values()) / len(rows)
 
 
 def _write(path: Path, made_by: dict[str, Any], rows: dict[tuple[str, int], Row]) -> None:

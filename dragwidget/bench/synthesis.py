@@ -1,13 +1,13 @@
-"""Where did the point really go? Analysis by synthesis: fit the world's parameters to a picture.
+"""Where did the point really go? Analysis by synthesis: fit the domain's parameters to an image.
 
-A picture of the world is explained by 18 numbers. Given an edited picture, find the scene whose
-picture is nearest to it, by least squares through the renderer, and read the keypoints there: no
+An image of the domain is explained by 18 numbers. Given an edited image, find the scene whose
+image is nearest to it, by least squares through the renderer, and read the keypoints there: no
 network judges another one.
 
 The fit is blind to the answer. It knows the source scene (the kind of animal, the time of day, and
 where to begin), never the instructions nor the true target. It begins from the source, from a
-greedy search round it, and from random scenes near it, and keeps what explains the picture best.
-Coarse pictures first: there, far displacements still overlap.
+greedy search round it, and from random scenes near it, and keeps what explains the image best.
+Coarse images first: there, far displacements still overlap.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from dragwidget.bench.metrics import worst_window
+from dragwidget.demo.domain.keypoints import Keypoints, keypoints
+from dragwidget.demo.domain.parameters import CONTINUOUS, RANGES, Scenes
+from dragwidget.demo.domain.random_numbers import uniform
 from dragwidget.demo.scenes import render
-from dragwidget.demo.world.keypoints import Keypoints, keypoints
-from dragwidget.demo.world.parameters import CONTINUOUS, RANGES, Scenes
-from dragwidget.demo.world.random_numbers import uniform
 
-# Above this `worst_window` between the picture and its explanation, it is no critter any more. Set
-# before any edit was seen, on pictures of 12 tasks (lowest, middle, highest): autoencoder round
+# Above this `worst_window` between the image and its explanation, it is no critter any more. Set
+# before any edit was seen, on images of 12 tasks (lowest, middle, highest): autoencoder round
 # trips 0.01, 0.02, 0.03; with noise and tints of 30 dB 0.03, 0.03, 0.05; blurred by 1.5 px 0.03,
 # 0.06, 0.07. On the other side: half the head mirrored 0.07, 0.15, 0.35; head smeared by 5 px 0.08,
 # 0.11, 0.13; swirled 0.15, 0.20, 0.27; source and target mixed half and half 0.02, 0.09, 0.16.
@@ -62,10 +62,10 @@ _FIRST, _WIDER = _Search(16, 2), _Search(48, 4)
 
 @dataclass(frozen=True)
 class Fit:
-    """The explanation of a picture.
+    """The explanation of an image.
 
-    `scene`: a batch of one; `points`: its keypoints in pixels of the picture; `residual`: root mean
-    square difference between picture and explanation; `worst`: the same in the worst window.
+    `scene`: a batch of one; `points`: its keypoints in pixels of the image; `residual`: root mean
+    square difference between image and explanation; `worst`: the same in the worst window.
     """
 
     scene: Scenes
@@ -75,33 +75,33 @@ class Fit:
 
     @property
     def failed(self) -> bool:
-        """The picture is not a critter any more: what the fit says of it means nothing."""
+        """The image is not a critter any more: what the fit says of it means nothing."""
         return self.worst > NOT_A_CRITTER
 
 
-def fit_scene(picture: Tensor, source: Scenes, seed: int = 0) -> Fit:
-    """Explain a picture (3, size, size) in [0, 1] that was made from the scene `source` (one).
+def fit_scene(image: Tensor, source: Scenes, seed: int = 0) -> Fit:
+    """Explain an image (3, size, size) in [0, 1] that was made from the scene `source` (one).
 
-    `seed` draws the random starts; equal arguments give equal results. A picture that cannot be
+    `seed` draws the random starts; equal arguments give equal results. An image that cannot be
     explained is tried once more, from more starts.
     """
     with torch.no_grad():
-        fit = _fit(picture, source, seed, _FIRST)
+        fit = _fit(image, source, seed, _FIRST)
         if not fit.failed:
             return fit
-        again = _fit(picture, source, seed, _WIDER)
+        again = _fit(image, source, seed, _WIDER)
         return fit if again.failed else again
 
 
-def _fit(picture: Tensor, source: Scenes, seed: int, search: _Search) -> Fit:
-    size = picture.shape[-1]
+def _fit(image: Tensor, source: Scenes, seed: int, search: _Search) -> Fit:
+    size = image.shape[-1]
     start = _normalised(source)  # (1, P)
     numbers = torch.tensor(uniform([seed], 4096, stream=_STREAM)[0], dtype=torch.float32)
-    problem = _Problem(picture, source, _LEVELS[0])
+    problem = _Problem(image, source, _LEVELS[0])
     begin = torch.cat([start, *_starts(problem, start, numbers, search)])
     z, cost = begin, None
     for level in _LEVELS:
-        problem = _Problem(picture, source, level)
+        problem = _Problem(image, source, level)
         z, cost = problem.solve(z)
         # Only what may still win goes on to the finer and dearer level.
         keep = 2 if level[0] < 64 else 1
@@ -111,25 +111,25 @@ def _fit(picture: Tensor, source: Scenes, seed: int, search: _Search) -> Fit:
     return Fit(
         scene,
         keypoints(scene, size),
-        float((drawn - picture).square().mean().sqrt()),
-        worst_window(drawn, picture),
+        float((drawn - image).square().mean().sqrt()),
+        worst_window(drawn, image),
     )
 
 
 class _Problem:
-    """Robust least squares between a picture and scenes, at one size."""
+    """Robust least squares between an image and scenes, at one size."""
 
-    def __init__(self, picture: Tensor, source: Scenes, level: tuple[int, int, float]) -> None:
+    def __init__(self, image: Tensor, source: Scenes, level: tuple[int, int, float]) -> None:
         self.size, self.iterations, self.scale = level
         self.source = source
-        self.wanted = self.reduced(picture)  # (N,)
-        # A picture drawn small differs from one made small (its outlines are as wide in pixels).
+        self.wanted = self.reduced(image)  # (N,)
+        # An image drawn small differs from one made small (its outlines are as wide in pixels).
         # The source tells by how much; so a source that was not edited is met exactly.
-        self.wanted += self.drawn(source)[0] - self.reduced(render(source, picture.shape[-1])[0])
+        self.wanted += self.drawn(source)[0] - self.reduced(render(source, image.shape[-1])[0])
 
-    def reduced(self, picture: Tensor) -> Tensor:
+    def reduced(self, image: Tensor) -> Tensor:
         """(3, any, any) -> (N,)."""
-        return interpolate(picture[None], (self.size, self.size), mode="area").flatten()
+        return interpolate(image[None], (self.size, self.size), mode="area").flatten()
 
     def drawn(self, scenes: Scenes) -> Tensor:
         """(B, N)."""
@@ -140,7 +140,7 @@ class _Problem:
         return self.drawn(_scenes(z, self.source)) - self.wanted
 
     def cost(self, residuals: Tensor) -> Tensor:
-        """(B, N) -> (B,): Cauchy's loss, which forgives what the world cannot draw."""
+        """(B, N) -> (B,): Cauchy's loss, which forgives what the domain cannot draw."""
         return torch.log1p((residuals / self.scale) ** 2).mean(1) * self.scale**2
 
     def solve(self, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,7 +151,7 @@ class _Problem:
         damping = torch.full((count,), 1e-2)
         eye = torch.eye(width)
         for _ in range(self.iterations):
-            # Away from the nearer border, so that both ends of the quotient are in the world.
+            # Away from the nearer border, so that both ends of the quotient are in the domain.
             step = torch.where(z > 0.5, -_STEP, _STEP)  # (B, P)
             near = (z[:, None] + torch.diag_embed(step)).flatten(0, 1)
             slopes = self.residuals(near).view(count, width, -1) - residuals[:, None]

@@ -1,4 +1,4 @@
-"""The picture alone, bent: what anybody would try first, and what an edit has to beat."""
+"""The image alone, warped: what anybody would try first, and what an edit has to beat."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample
 
-from dragwidget.instructions import DragInstructions
+from dragwidget.data.instructions import DragInstructions
 
 __all__ = ["warp"]
 
-SOFTNESS = 1 / 16  # how far inside the mask the bending fades out, in shares of the picture
+SOFTNESS = 1 / 16  # how far inside the mask the warping fades out, in shares of the image
 
 
-def warp(picture: Tensor, instructions: DragInstructions) -> Tensor:
-    """Bend a picture (3, H, W) so that every handle lies on its target.
+def warp(image: Tensor, instructions: DragInstructions) -> Tensor:
+    """Bend an image (3, H, W) so that every handle lies on its target.
 
     Each pixel of the result is fetched from where it came: the pairs' displacements, weighted by
     the inverse square of the distance to their targets, fading out towards the mask's border.
     """
-    _, height, width = picture.shape
+    _, height, width = image.shape
     ys, xs = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     here = torch.stack([xs, ys], dim=-1).double()  # (H, W, 2), xy
     targets = torch.from_numpy(instructions.targets_xy)
@@ -27,13 +27,13 @@ def warp(picture: Tensor, instructions: DragInstructions) -> Tensor:
     nearness = 1 / ((here[:, :, None] - targets).square().sum(-1) + 1)  # (H, W, N)
     field = (nearness[..., None] * moves).sum(2) / nearness.sum(2, keepdim=True)
     source = here - field * _inside(instructions, height, width)[..., None]
-    # Pixel centres in grid_sample's frame, where the picture's edges are -1 and 1.
+    # Pixel centres in grid_sample's frame, where the image's edges are -1 and 1.
     size = torch.tensor([width, height])
     where = (2 * source + 1) / size - 1
-    bent = grid_sample(
-        picture[None].double(), where[None], padding_mode="border", align_corners=False
+    warped = grid_sample(
+        image[None].double(), where[None], padding_mode="border", align_corners=False
     )
-    return bent[0].to(picture.dtype)
+    return warped[0].to(image.dtype)
 
 
 def _inside(instructions: DragInstructions, height: int, width: int) -> Tensor:

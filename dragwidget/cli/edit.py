@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from dragwidget.bars import Bars
+from dragwidget.cli.bars import Bars
 from dragwidget.cli.inputs import (
     Changes,
     Files,
@@ -22,16 +22,16 @@ from dragwidget.cli.inputs import (
     with_changes,
 )
 from dragwidget.cli.recording import Recorder, dragged, write_log
-from dragwidget.instructions import DragInstructions
-from dragwidget.picture import read_picture
-from dragwidget.settings import Settings
+from dragwidget.data.image import source_image
+from dragwidget.data.instructions import DragInstructions
+from dragwidget.data.settings import Settings
 
 if TYPE_CHECKING:
-    from dragwidget.session import DragSession
+    from dragwidget.session.session import DragSession
 
-PREVIEWS = 16  # pictures between the first and the last of an animation
+PREVIEWS = 16  # images between the first and the last of an animation
 ANIMATION_SIDE = 512  # its longest side, pixels
-FIRST, BETWEEN, LAST = 900, 120, 1800  # how long its pictures are shown, ms
+FIRST, BETWEEN, LAST = 900, 120, 1800  # how long its images are shown, ms
 WRITING = "dragwidget: interrupted, rendering what there is; Ctrl-C again writes a quick preview"
 ENDINGS = {
     "reached": "every handle reached its target",
@@ -43,7 +43,7 @@ ENDINGS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``dragwidget edit``."""
-    parser.add_argument("picture", metavar="PICTURE", type=Path, help="the picture to edit")
+    parser.add_argument("image", metavar="PICTURE", type=Path, help="the image to edit")
     what = parser.add_argument_group("what to drag")
     what.add_argument(
         "--pair",
@@ -56,9 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mask",
         type=Path,
         metavar="PNG",
-        help="a picture of the same size: what is black or transparent in it must not change",
+        help="an image of the same size: what is black or transparent in it must not change",
     )
-    what.add_argument("--prompt", help="what the picture shows")
+    what.add_argument("--prompt", help="what the image shows")
     what.add_argument(
         "--instructions",
         type=Path,
@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='a file such as {"drag": {"learning_rate": 0.02}}, or the log of an earlier edit',
     )
     how.add_argument(
-        "--max-side", type=int, metavar="PIXELS", help="work on a picture no larger than this"
+        "--max-side", type=int, metavar="PIXELS", help="work on an image no larger than this"
     )
     how.add_argument(
         "--no-store",
@@ -101,7 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=Path,
         metavar="OUT.png",
-        help="the edited picture; default: PICTURE.dragged.png beside it",
+        help="the edited image; default: PICTURE.dragged.png beside it",
     )
     out.add_argument("--log", type=Path, metavar="LOG.json", help="settings, timings, every step")
     out.add_argument("--animation", type=Path, metavar="OUT.gif", help="the way there")
@@ -109,7 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do what the command line asks; return the exit status."""
-    source = read_picture(args.picture)
+    source = source_image(args.image)
     instructions = read_instructions(
         source.size, pairs=args.pair, mask=args.mask, prompt=args.prompt, file=args.instructions
     )
@@ -141,8 +141,8 @@ def _changes_of(args: argparse.Namespace) -> Changes:
 
 def _open(args: argparse.Namespace, changes: list[Changes]) -> DragSession:
     """A session on the model asked for, with its recommended settings but for the changes."""
-    from dragwidget.session import DragSession
-    from dragwidget.store import Store
+    from dragwidget.session.session import DragSession
+    from dragwidget.storage.cache import Store
 
     store = None if args.no_store else Store()
     session = DragSession.from_pretrained(
@@ -161,17 +161,17 @@ def _edit(
         ended = _drag(session, instructions)
         if ended == "interrupted":
             if not dragged(session):
-                raise KeyboardInterrupt("before the first drag step: no picture was written")
+                raise KeyboardInterrupt("before the first drag step: no image was written")
             recorder.bars.close()
             print(WRITING, file=sys.stderr)
         try:
-            picture = session.render()
+            image = session.render()
         except KeyboardInterrupt:
-            ended, picture = "interrupted", session.preview()
+            ended, image = "interrupted", session.preview()
         recorder.lap("render")
-        picture.save(files.picture)
+        image.save(files.image)
         if files.animation:
-            _write_animation(files.animation, session, picture, recorder)
+            _write_animation(files.animation, session, image, recorder)
     except Exception:
         ended = "failed"
         raise
@@ -179,7 +179,7 @@ def _edit(
         if files.log:
             write_log(files.log, session, recorder, ended, files)
     recorder.bars.close()
-    print(_summary(session, ended, files.picture))
+    print(_summary(session, ended, files.image))
     return 130 if ended == "interrupted" else 0
 
 
@@ -196,9 +196,9 @@ def _drag(session: DragSession, instructions: DragInstructions) -> str:
 
 
 def _write_animation(
-    path: Path, session: DragSession, picture: Image.Image, recorder: Recorder
+    path: Path, session: DragSession, image: Image.Image, recorder: Recorder
 ) -> None:
-    """The source, previews of the way, and the edited picture; Ctrl-C cuts the way short."""
+    """The source, previews of the way, and the edited image; Ctrl-C cuts the way short."""
     count = len(dragged(session))
     frames = [session.image]
     shown = np.unique(np.linspace(1, count, min(count, PREVIEWS)).round().astype(int))
@@ -208,7 +208,7 @@ def _write_animation(
             recorder.lap("animation")
             recorder.bars.show("animation", number, len(shown))
             recorder.interruption.check()
-    frames.append(picture.copy())
+    frames.append(image.copy())
     for frame in frames:
         frame.thumbnail((ANIMATION_SIDE, ANIMATION_SIDE))
     durations = [FIRST, *[BETWEEN] * (len(frames) - 2), LAST]

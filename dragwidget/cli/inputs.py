@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from dragwidget.dragbench import read_dragbench
-from dragwidget.frames import BoolArray, Size
-from dragwidget.instructions import DragInstructions, PointPair
-from dragwidget.picture import read_picture
-from dragwidget.settings import Settings
+from dragwidget.data.dragbench import read_dragbench
+from dragwidget.data.frames import BoolArray, Size
+from dragwidget.data.image import source_image
+from dragwidget.data.instructions import DragInstructions, PointPair
+from dragwidget.data.settings import Settings
 
 __all__ = [
     "Files",
@@ -37,7 +37,7 @@ Changes = Mapping[str, Mapping[str, Any]]
 
 
 def parse_pair(word: str) -> PointPair:
-    """``X,Y:X,Y``, handle and target, in pixels of the picture."""
+    """``X,Y:X,Y``, handle and target, in pixels of the image."""
     try:
         handle, target = (tuple(map(float, point.split(","))) for point in word.split(":"))
         return PointPair(handle, target)  # type: ignore[arg-type]
@@ -55,7 +55,7 @@ def read_instructions(
     prompt: str | None = None,
     file: Path | None = None,
 ) -> DragInstructions:
-    """What to drag on a picture of ``size`` (width, height).
+    """What to drag on an image of ``size`` (width, height).
 
     Args:
         file: JSON of instructions, or the folder of a DragBench sample. What the other arguments
@@ -85,15 +85,15 @@ def _read_instructions_file(file: Path, size: Size) -> DragInstructions:
             raise ValueError(f"{file}: {error}") from error
     if instructions.size != size:
         raise ValueError(
-            f"{file} is for a picture of {instructions.size[0]} x {instructions.size[1]}, this one "
+            f"{file} is for an image of {instructions.size[0]} x {instructions.size[1]}, this one "
             f"is {size[0]} x {size[1]} (width x height)"
         )
     return instructions
 
 
 def read_mask(path: Path) -> BoolArray:
-    """(H, W), True = may change: all that is neither black nor transparent in a picture."""
-    read_picture(path)  # for its checks, and its words where they fail
+    """(H, W), True = may change: all that is neither black nor transparent in an image."""
+    source_image(path)  # for its checks, and its words where they fail
     with Image.open(path) as image:
         if image.format == "JPEG":
             raise ValueError(f"{path}: a JPEG's black is never quite black: save the mask as PNG")
@@ -131,20 +131,20 @@ def with_changes(settings: Settings, *changes: Changes) -> Settings:
 
 @dataclass(frozen=True)
 class Files:
-    """The picture that is edited, and what is written."""
+    """The image that is edited, and what is written."""
 
     source: Path
-    picture: Path
+    image: Path
     log: Path | None
     animation: Path | None
 
 
 def files_of(args: argparse.Namespace) -> Files:
     """Where an edit writes; refused where that cannot be done or would cost something given."""
-    picture = args.output or args.picture.with_name(f"{args.picture.stem}.dragged.png")
-    files = Files(args.picture, picture, args.log, args.animation)
-    taken = [path for path in (args.picture, args.mask, args.instructions, args.settings) if path]
-    for path in (files.picture, files.log, files.animation):
+    image = args.output or args.image.with_name(f"{args.image.stem}.dragged.png")
+    files = Files(args.image, image, args.log, args.animation)
+    taken = [path for path in (args.image, args.mask, args.instructions, args.settings) if path]
+    for path in (files.image, files.log, files.animation):
         if path is None:
             continue
         if any(_same(path, other) for other in taken):
@@ -157,8 +157,8 @@ def files_of(args: argparse.Namespace) -> Files:
             raise PermissionError(f"{path} cannot be written: name another place with -o")
         taken.append(path)
     known = {end for end, kind in Image.registered_extensions().items() if kind in Image.SAVE}
-    if picture.suffix.lower() not in known:
-        raise ValueError(f"{picture} has no known picture ending: name it like {picture.stem}.png")
+    if image.suffix.lower() not in known:
+        raise ValueError(f"{image} has no known image ending: name it like {image.stem}.png")
     if files.animation and files.animation.suffix.lower() != ".gif":
         raise ValueError(f"the animation is a GIF: name it like {files.animation.stem}.gif")
     return files

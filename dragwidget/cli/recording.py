@@ -13,13 +13,13 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from dragwidget import __version__
-from dragwidget.bars import Bars
+from dragwidget.cli.bars import Bars
 from dragwidget.cli.inputs import Files
-from dragwidget.stages import Progress
+from dragwidget.progress import Progress
 
 if TYPE_CHECKING:
     from dragwidget.drag.loop import DragStep
-    from dragwidget.session import DragSession
+    from dragwidget.session.session import DragSession
 
 __all__ = ["Interruption", "Recorder", "dragged", "write_log"]
 
@@ -90,7 +90,7 @@ def write_log(
     path: Path, session: DragSession, recorder: Recorder, ended: str, files: Files
 ) -> None:
     """Write what was done in an edit, as JSON; ``ended`` is why the drag was over."""
-    model, picture, instructions = session.model, session.source.picture, session.instructions
+    model, image, instructions = session.model, session.source.image, session.instructions
     content = {
         "format": "dragwidget.log",
         "version": 1,
@@ -100,16 +100,16 @@ def write_log(
             **{name: version(name) for name in LIBRARIES},
         },
         "system": platform.platform(),
-        "picture": str(files.source),
-        "edited": str(files.picture),
+        "image": str(files.source),
+        "edited": str(files.image),
         "model": {
             "name": model.name,
             "fingerprint": model.fingerprint,
             "device": str(model.device),
             "dtype": str(model.dtype).removeprefix("torch."),
         },
-        "size": picture.size,
-        "fitted_size": picture.fitted_size,
+        "size": image.size,
+        "fitted_size": image.fitted_size,
         "instructions": instructions and json.loads(instructions.to_json()),
         "settings": session.settings.to_dict(),
         "seconds": {phase: round(spent, 3) for phase, spent in recorder.seconds.items()},
@@ -131,7 +131,7 @@ def _json(content: dict[str, Any]) -> str:
 
 
 def dragged(session: DragSession) -> list[DragStep]:
-    """The steps of a session so far; none where its picture is not inverted yet."""
+    """The steps of a session so far; none where its image is not inverted yet."""
     return list(session.history) if session.status["inversion"].state == "fresh" else []
 
 

@@ -6,7 +6,7 @@ import argparse
 import time
 from typing import Any
 
-from dragwidget.store import VARIABLE, Entry, Store
+from dragwidget.storage.cache import VARIABLE, Entry, Store
 
 __all__ = ["add_arguments", "run"]
 
@@ -48,5 +48,5 @@ def _line(entry: Entry) -> str:
     except (OSError, ValueError):
         made_by = {}
     prompt = str(made_by.get("prompt", "damaged: see verify"))
-    picture = str(made_by.get("picture", ""))[:8]
-    return f"{entry.kind:10} {entry.size / 2**20:8.2f} MB  {used}  {picture:8}  {prompt[:40]}"
+    image = str(made_by.get("image", ""))[:8]
+    return f"{entry.kind:10} {entry.size / 2**20:8.2f} MB  {used}  {image:8}  {prompt[:40]}"

@@ -1,6 +1,6 @@
-"""The world "Critters": random scenes, their pictures, their captions.
+"""The domain "Critters": random scenes, their images, their captions.
 
-Every picture is a function of an integer seed and nothing else. Seeds are shared out once and for
+Every image is a function of an integer seed and nothing else. Seeds are shared out once and for
 all, so that nothing measured was ever seen in training:
 
 - training: below `TRAINING_SEEDS`
@@ -18,12 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dragwidget.demo.world.anatomy import head_of
-from dragwidget.demo.world.landscape import slope_height
-from dragwidget.demo.world.painting import render
-from dragwidget.demo.world.parameters import CONTINUOUS, KINDS, RANGES, TIMES, Scenes
-from dragwidget.demo.world.random_numbers import uniform
-from dragwidget.demo.world.scribbles import scribbles
+from dragwidget.demo.domain.anatomy import head_of
+from dragwidget.demo.domain.landscape import slope_height
+from dragwidget.demo.domain.painting import render
+from dragwidget.demo.domain.parameters import CONTINUOUS, KINDS, RANGES, TIMES, Scenes
+from dragwidget.demo.domain.random_numbers import uniform
+from dragwidget.demo.domain.scribbles import scribbles
 
 __all__ = [
     "CONTINUOUS",
@@ -84,9 +84,9 @@ def _place_freely(scenes: Scenes, numbers: NDArray[np.float64]) -> Scenes:
 
 
 def clearance(scenes: Scenes) -> Tensor:
-    """(B,): free room round the sun and the mountain's top, units of the picture; < 0: hidden.
+    """(B,): free room round the sun and the mountain's top, units of the image; < 0: hidden.
 
-    The sun keeps clear of the animal, the mountain and the picture's edge, the top of the animal.
+    The sun keeps clear of the animal, the mountain and the image's edge, the top of the animal.
     """
     base, tip, _ = head_of(scenes).ears()  # (B, 2, 2)
     head = torch.stack([scenes.x, scenes.y], -1)[:, None]

@@ -1,4 +1,4 @@
-"""Drag tasks with their true answers: what to drag, and what the picture then looks like."""
+"""Drag tasks with their true answers: what to drag, and what the image then looks like."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dragwidget.data.instructions import DragInstructions, PointPair
+from dragwidget.demo.domain.keypoints import POINTS, Keypoints, keypoints
+from dragwidget.demo.domain.masks import mask_of_change
+from dragwidget.demo.domain.parameters import RANGES, Scenes
+from dragwidget.demo.domain.random_numbers import uniform
 from dragwidget.demo.scenes import captions, clearance, render, sample_scenes
-from dragwidget.demo.world.keypoints import POINTS, Keypoints, keypoints
-from dragwidget.demo.world.masks import mask_of_change
-from dragwidget.demo.world.parameters import RANGES, Scenes
-from dragwidget.demo.world.random_numbers import uniform
-from dragwidget.instructions import DragInstructions, PointPair
 
 __all__ = ["TASK_KINDS", "DragTask", "Keypoints", "drag_task", "keypoints", "sample_tasks"]
 
@@ -51,7 +51,7 @@ _PAIRS = (
 )
 TASK_KINDS = (*_DRAGS, "two")
 
-SHORTEST, LONGEST = 4.5, 20.0  # a drag, in pixels of a picture of 128
+SHORTEST, LONGEST = 4.5, 20.0  # a drag, in pixels of an image of 128
 _TRIES = 64  # changes drawn for a scene; the first good one is taken
 _STREAM = 100  # random numbers apart from those that made the scene
 
@@ -85,7 +85,7 @@ def sample_tasks(
 def drag_task(kind: str, seed: int, size: int = 128) -> DragTask:
     """The task of a kind that belongs to a seed, on the seed's own scene where one can be had.
 
-    Every point dragged is visible before and after, inside the picture, and moves by SHORTEST to
+    Every point dragged is visible before and after, inside the image, and moves by SHORTEST to
     LONGEST (in proportion to `size`).
 
     Raises ValueError for a kind that is not in TASK_KINDS.
@@ -133,7 +133,7 @@ def _change(
     way = (after.xy - before.xy)[:, columns].norm(dim=-1)  # (tries, points)
     good = ((way >= SHORTEST) & (way <= LONGEST)).all(1)
     good &= (before.visible & after.visible)[:, columns].all(1)
-    # Both pictures stay in the world: sun and mountain top no more hidden than a scene's may be.
+    # Both images stay in the domain: sun and mountain top no more hidden than a scene's may be.
     room = torch.minimum(clearance(sources), clearance(targets))
     good &= room > 0
     if not good.any():
@@ -145,22 +145,22 @@ def _change(
 def _finish(
     kind: str, seed: int, source: Scenes, target: Scenes, points: tuple[str, ...], size: int
 ) -> DragTask:
-    pictures = render(Scenes.cat([source, target]), size)
+    images = render(Scenes.cat([source, target]), size)
     columns = [POINTS.index(name) for name in points]
     handles, goals = (keypoints(s, size).xy[0, columns].double().numpy() for s in (source, target))
     pairs = tuple(
         PointPair((float(h[0]), float(h[1])), (float(g[0]), float(g[1])))
         for h, g in zip(handles, goals, strict=True)
     )
-    mask = mask_of_change(pictures[0], pictures[1], handles, goals)
+    mask = mask_of_change(images[0], images[1], handles, goals)
     instructions = DragInstructions(
         pairs, size=(size, size), mask=mask, prompt=_prompt(source, target)
     )
-    return DragTask(kind, seed, instructions, points, pictures[0], pictures[1], source, target)
+    return DragTask(kind, seed, instructions, points, images[0], images[1], source, target)
 
 
 def _prompt(source: Scenes, target: Scenes) -> str:
-    """What the picture shows before and after: nobody who opens a mouth writes that it is shut."""
+    """What the image shows before and after: nobody who opens a mouth writes that it is shut."""
     before, after = (captions(s)[0].split(", ") for s in (source, target))
     first = " ".join(w for w in before[0].split() if w in after[0].split()).removesuffix(" turned")
     return ", ".join([first, *(phrase for phrase in before[1:] if phrase in after[1:])])

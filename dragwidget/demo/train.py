@@ -1,7 +1,7 @@
 """Train the embedded model from nothing: autoencoder, text encoder and UNet together, then drags.
 
 `dragwidget demo train --preset cpu --out DIR [--resume]`; `--from MODEL` goes on with a finished
-model, by drags alone. All pictures are drawn by `dragwidget.demo.scenes`. In DIR: checkpoints, loss
+model, by drags alone. All images are drawn by `dragwidget.demo.scenes`. In DIR: checkpoints, loss
 curves, a sample sheet, and `model/`, the model in diffusers' folder format, written at checkpoints
 and at the end.
 """
@@ -48,7 +48,7 @@ def train(
         out: folder of checkpoints, curves and the model.
         resume: go on from the checkpoints in `out`; otherwise it must hold none.
         device: where to train.
-        size: of the pictures, pixels.
+        size: of the images, pixels.
         only_autoencoder: stop before the UNet.
         helpers: processes beside this one that add gradients to the UNet's (CPU only). With any,
             the same seed no longer gives the same bits.
@@ -103,7 +103,7 @@ def _first_stages(
 def _finish_autoencoder(
     model: Model, training: Training, preset: Preset, device: torch.device, size: int
 ) -> None:
-    """Averaged weights, settled and frozen; its numbers go to `autoencoder.json`, once."""
+    """Averaged weights, settled and protected; its numbers go to `autoencoder.json`, once."""
     training.average()
     settle(model, device, size)
     report = training.folder / "autoencoder.json"
@@ -124,7 +124,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for everything written")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoints in OUT")
     parser.add_argument("--device", help="cpu, cuda, ..; by default what the preset is named for")
-    parser.add_argument("--threads", type=int, help="processor threads")
+    parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--helpers", type=int, default=0, help="processes that add gradients")
     parser.add_argument("--drawers", type=int, default=0, help="processes that draw drags ahead")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,7 +1,7 @@
 """Mutual self-attention control (Cao et al., MasaCtrl, arXiv 2304.08465; paper, section 3.4).
 
 While the edited latent is denoised, its self-attention takes keys and values from the source
-picture's own pass at the same step, so that it is painted with the source's material. That
+image's own pass at the same step, so that it is painted with the source's material. That
 reference branch does not depend on the edit: it is recorded once, as the inputs of the layers it
 serves, and used for every render of the same inversion.
 """
@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dragwidget.data.settings import RenderSettings
 from dragwidget.diffusion.model import Predictor
-from dragwidget.drag.ddim import Predict, Schedule, denoise
-from dragwidget.settings import RenderSettings
+from dragwidget.drag.noise_path import Predict, Schedule, denoise
 
 __all__ = [
     "ReferenceBranch",
@@ -44,7 +44,7 @@ def layers_of(block: nn.Module) -> list[Any]:
 
 @dataclass(frozen=True, eq=False)
 class ReferenceBranch:
-    """What the source picture's pass shows to the edited one, and the source as it comes back.
+    """What the source image's pass shows to the edited one, and the source as it comes back.
 
     Attributes:
         layers: which self-attention layers it covers, counted in execution order.
@@ -156,14 +156,14 @@ def render_latents(
     count: int,
     branch: ReferenceBranch | None,
     settings: RenderSettings,
-    frozen: Tensor | None = None,
+    protected: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """Denoise an edited latent with the reference branch; yield it after each of ``count`` steps.
 
     Args:
         edited: (1, c, h, w), at the timestep of the inversion.
         branch: complete, of the same schedule and count; ``None`` where the settings need none.
-        frozen: 1 where ``settings.keep_frozen`` puts the source's own latent back, (h, w).
+        protected: 1 where ``settings.keep_protected`` puts the source's own latent back, (h, w).
     """
     latent = edited
     for index, timestep in enumerate(schedule.timesteps[schedule.steps - count :]):
@@ -177,7 +177,7 @@ def render_latents(
             with model.lock, looking_at(model.unet, layers, there):
                 prediction = predictor.predict(latent, timestep)
             latent, _ = schedule.step(latent, prediction, timestep)
-            if settings.keep_frozen and frozen is not None:
+            if settings.keep_protected and protected is not None:
                 assert branch is not None
-                latent = torch.where(frozen > 0, branch.latents[index + 1], latent)
+                latent = torch.where(protected > 0, branch.latents[index + 1], latent)
         yield latent

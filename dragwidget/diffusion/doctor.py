@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 
 from dragwidget import __version__
+from dragwidget.data.instructions import DragInstructions
+from dragwidget.data.settings import DragSettings
 from dragwidget.diffusion.loading import choose_device, load_model
 from dragwidget.diffusion.model import Conditioning, DiffusionModel
 from dragwidget.diffusion.reading import first_line
 from dragwidget.drag import drag
-from dragwidget.instructions import DragInstructions
-from dragwidget.settings import DragSettings
 
 __all__ = ["Finding", "Report", "examine"]
 
@@ -140,7 +140,7 @@ def _timed(name: str, work: Callable[[], str]) -> Finding:
 
 
 def _drag_once(model: DiffusionModel) -> str:
-    side = model.picture_side
+    side = model.image_side
     cells = side // model.vae_factor
     generator = torch.Generator().manual_seed(0)
     latent = torch.randn((1, model.latent_channels, cells, cells), generator=generator)
@@ -156,4 +156,4 @@ def _drag_once(model: DiffusionModel) -> str:
         schedule.timesteps[15],
         settings,
     )
-    return f"runs on a {side} x {side} picture, loss {step.loss:.3g}"
+    return f"runs on a {side} x {side} image, loss {step.loss:.3g}"

@@ -1,4 +1,4 @@
-"""Fine-tuning a LoRA on the one source picture (paper, section 3.2, equation 2)."""
+"""Fine-tuning a LoRA on the one source image (paper, section 3.2, equation 2)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dragwidget.data.settings import LoRASettings
 from dragwidget.diffusion.lora import LoRA
 from dragwidget.diffusion.model import DiffusionModel
-from dragwidget.drag.ddim import compose
+from dragwidget.drag.noise_path import compose
 from dragwidget.drag.optimizer import loss_scale
-from dragwidget.settings import LoRASettings
 
 __all__ = ["LoRABatch", "LoRAStep", "Yardstick", "loss_of", "noised_batches", "train_lora"]
 
@@ -64,9 +64,9 @@ def noised_batches(
     settings: LoRASettings,
     random: Tensor | None = None,
 ) -> Iterator[LoRABatch]:
-    """Endless batches of the picture (H, W, 3), sampled from the autoencoder and noised.
+    """Endless batches of the image (H, W, 3), sampled from the autoencoder and noised.
 
-    The picture is encoded once, whole; with ``settings.random_crop`` each item is a square crop as
+    The image is encoded once, whole; with ``settings.random_crop`` each item is a square crop as
     long as the shorter side, encoded anew.
 
     Args:
@@ -94,7 +94,7 @@ def noised_batches(
 
 
 class Yardstick:
-    """How well a picture is known: the training's loss at fixed noise, from all noise levels.
+    """How well an image is known: the training's loss at fixed noise, from all noise levels.
 
     A training step's own loss says little: it is of other noise and other timesteps each time.
     """

@@ -14,26 +14,26 @@ __all__ = ["LinearDecoder"]
 
 _KERNEL = 5  # latent cells; 3 loses 0.7 dB on the embedded model, more gain nothing
 _RIDGE = 1e-3  # of the mean square of the regressors
-_TRUSTED = 0.2  # a change of colour, 0..1, from which on nothing of the old picture is kept
+_TRUSTED = 0.2  # a change of colour, 0..1, from which on nothing of the old image is kept
 
 
 @dataclass(frozen=True, eq=False)
 class LinearDecoder:
-    """A map from latent cells to pixels, fitted to one picture and its own latent.
+    """A map from latent cells to pixels, fitted to one image and its own latent.
 
-    Each cell's pixels are a linear function of the cell and its neighbours. One picture is enough
-    to fit it, and what is dragged in that picture has its colours.
+    Each cell's pixels are a linear function of the cell and its neighbours. One image is enough
+    to fit it, and what is dragged in that image has its colours.
 
     Attributes:
         weight: (3 f f, c, 5, 5), for f pixels a cell along a side.
         bias: (3 f f,).
-        picture: the one it was fitted to, (1, 3, H, W) in [0, 1].
+        image: the one it was fitted to, (1, 3, H, W) in [0, 1].
         drawn: the same as this map draws it.
     """
 
     weight: Tensor
     bias: Tensor
-    picture: Tensor
+    image: Tensor
     drawn: Tensor
 
     @classmethod
@@ -41,13 +41,13 @@ class LinearDecoder:
         """By least squares, with a small ridge.
 
         Args:
-            latent: of the picture, (1, c, h, w).
-            pixels: the picture, (f h, f w, 3) uint8.
+            latent: of the image, (1, c, h, w).
+            pixels: the image, (f h, f w, 3) uint8.
         """
-        picture = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
-        channels, factor = latent.shape[1], picture.shape[2] // latent.shape[2]
+        image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
+        channels, factor = latent.shape[1], image.shape[2] // latent.shape[2]
         around = F.unfold(_padded(latent.float().cpu()), _KERNEL)[0].T.double()  # (h w, c 25)
-        wanted = F.pixel_unshuffle(picture, factor)[0].flatten(1).T.double()  # (h w, 3 f f)
+        wanted = F.pixel_unshuffle(image, factor)[0].flatten(1).T.double()  # (h w, 3 f f)
         means = around.mean(0), wanted.mean(0)
         around, wanted = around - means[0], wanted - means[1]
         gram = around.T @ around
@@ -57,21 +57,21 @@ class LinearDecoder:
         weight = solved.T.reshape(-1, channels, _KERNEL, _KERNEL).float()
         bias = (means[1] - means[0] @ solved).float()
         drawn = _drawn(latent.float().cpu(), weight, bias, factor)
-        return cls(weight, bias, picture, drawn)
+        return cls(weight, bias, image, drawn)
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Latent (1, c, h, w) -> picture (1, 3, H, W) float32 in [0, 1].
+        """Latent (1, c, h, w) -> image (1, 3, H, W) float32 in [0, 1].
 
-        Where the latent is the picture's own, that is the picture; where it differs a little, the
-        picture changed by the difference of what this map draws; where it differs much, what this
+        Where the latent is the image's own, that is the image; where it differs a little, the
+        image changed by the difference of what this map draws; where it differs much, what this
         map draws, which is smooth.
         """
-        factor = self.picture.shape[2] // latent.shape[2]
+        factor = self.image.shape[2] // latent.shape[2]
         drawn = _drawn(latent.detach().float().cpu(), self.weight, self.bias, factor)
         change = drawn - self.drawn
         widened = F.max_pool2d(change.abs().amax(1, keepdim=True), 5, 1, 2)
         new = (F.avg_pool2d(widened, 5, 1, 2) / _TRUSTED).clamp(0, 1)
-        return torch.lerp(self.picture + (1 - new) * change, drawn, new).clamp(0, 1)
+        return torch.lerp(self.image + (1 - new) * change, drawn, new).clamp(0, 1)
 
 
 def _drawn(latent: Tensor, weight: Tensor, bias: Tensor, factor: int) -> Tensor:

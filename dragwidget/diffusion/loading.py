@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
+from dragwidget.data.settings import DragSettings, RenderSettings, Settings
 from dragwidget.diffusion.attention import layers_of, self_attention_layers
 from dragwidget.diffusion.checkpoint import is_checkpoint, read_checkpoint
 from dragwidget.diffusion.hub import INDEX, MODEL, VAE, fetch, is_hub_id
 from dragwidget.diffusion.low_memory import Memory, check_memory
 from dragwidget.diffusion.model import DiffusionModel
 from dragwidget.diffusion.reading import check_index, check_parts, read_parts, read_vae
-from dragwidget.settings import DragSettings, RenderSettings, Settings
 
 __all__ = ["EMBEDDED", "choose_device", "choose_dtype", "load_model"]
 

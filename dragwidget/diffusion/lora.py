@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dragwidget.quoting import quoted
+from dragwidget.data.quoting import quoted
 
 __all__ = ["LoRA", "enabled", "load_lora", "projections", "save_lora"]
 

@@ -15,11 +15,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from dragwidget.data.settings import RenderSettings, Settings
 from dragwidget.diffusion.lora import LoRA, enabled
 from dragwidget.diffusion.low_memory import Memory, check_memory, checkpointed, on_device
-from dragwidget.drag.ddim import PredictionType, Schedule
 from dragwidget.drag.evaluation import ModelOutput
-from dragwidget.settings import RenderSettings, Settings
+from dragwidget.drag.noise_path import PredictionType, Schedule
 
 __all__ = ["Conditioning", "DiffusionModel", "Predictor"]
 
@@ -145,14 +145,14 @@ class DiffusionModel:
         return sum(name.endswith(".attn1") for name, _ in self.unet.named_modules())
 
     @property
-    def picture_side(self) -> int:
+    def image_side(self) -> int:
         """Longer side that the model was trained on, image pixels."""
         size = self.unet.config["sample_size"]
         return int(max(size) if isinstance(size, (list, tuple)) else size) * self.vae_factor
 
     @property
-    def picture_multiple(self) -> int:
-        """Picture sides that are multiples of this are halved evenly at every level, pixels."""
+    def image_multiple(self) -> int:
+        """Image sides that are multiples of this are halved evenly at every level, pixels."""
         levels = len(self.unet.config["block_out_channels"])
         return int(self.vae_factor * 2 ** (levels - 1))
 
@@ -190,14 +190,14 @@ class DiffusionModel:
     def encode(
         self, pixels: npt.NDArray[np.uint8], *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Picture (H, W, 3) uint8 -> latent (1, c, h, w) float32.
+        """Image (H, W, 3) uint8 -> latent (1, c, h, w) float32.
 
         The mean of the autoencoder's posterior; with ``generator``, a sample of it.
         """
         return self._scaled(self.posterior(pixels), generator)
 
     def posterior(self, pixels: npt.NDArray[np.uint8]) -> Any:
-        """The autoencoder's distribution over latents for a picture (H, W, 3) uint8."""
+        """The autoencoder's distribution over latents for an image (H, W, 3) uint8."""
         image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
         with torch.no_grad(), on_device(self.vae, self.device):
             return self.vae.encode(self._to(self.vae, image)).latent_dist
@@ -215,7 +215,7 @@ class DiffusionModel:
         return scaled
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Latent (1, c, h, w) -> picture (1, 3, H, W) float32 in [0, 1]."""
+        """Latent (1, c, h, w) -> image (1, 3, H, W) float32 in [0, 1]."""
         with torch.no_grad(), on_device(self.vae, self.device):
             z = self._to(self.vae, latent / self.vae.config["scaling_factor"])
             image: Tensor = self.vae.decode(z).sample

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dragwidget.quoting import quoted
+from dragwidget.data.quoting import quoted
 
 __all__ = ["PARTS", "SUPPORTED", "check_index", "check_parts", "first_line", "quiet", "read_parts"]
 
@@ -167,7 +167,7 @@ def check_parts(parts: dict[str, Any], name: str) -> None:
     if not isinstance(side, int) or not 1 <= side <= MAX_SIDE:
         raise ValueError(
             f"{name} says that it was trained on latents of {quoted(sample)} cells a side, not of "
-            f"1 to {MAX_SIDE}: pictures are stretched to that; fetch the model again"
+            f"1 to {MAX_SIDE}: images are stretched to that; fetch the model again"
         )
     prediction = parts["scheduler"].config["prediction_type"]
     if prediction not in ("epsilon", "v_prediction"):

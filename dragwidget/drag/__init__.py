@@ -4,10 +4,10 @@ Nothing here knows where a network comes from; any object with the small ``DragM
 can be dragged.
 """
 
-from dragwidget.drag.ddim import Schedule, denoise, invert
 from dragwidget.drag.evaluation import DragModel, ModelOutput
 from dragwidget.drag.features import FeatureMap
 from dragwidget.drag.loop import DragState, DragStep, Ended, drag
+from dragwidget.drag.noise_path import Schedule, denoise, invert
 from dragwidget.drag.supervision import GaussianPrior, motion_supervision, region_loss
 from dragwidget.drag.tracking import track_points
 

@@ -9,9 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from dragwidget.drag.ddim import Schedule
+from dragwidget.data.settings import DragSettings
 from dragwidget.drag.features import FeatureMap
-from dragwidget.settings import DragSettings
+from dragwidget.drag.noise_path import Schedule
 
 __all__ = ["DragModel", "Evaluation", "ModelOutput", "evaluate"]
 
@@ -49,7 +49,7 @@ class Evaluation:
     Attributes:
         latent: the leaf of the graph, (1, c, h, w).
         features: on the feature grid, with gradient.
-        previous: the latent one DDIM step nearer to the picture, with gradient, or ``None`` where
+        previous: the latent one DDIM step nearer to the image, with gradient, or ``None`` where
             no mask asked for it.
         x0: the clean latent as the network guesses it from here, likewise.
     """

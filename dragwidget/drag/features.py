@@ -50,7 +50,7 @@ class FeatureMap:
         return down @ block.to(precision) @ across.T
 
     def full(self) -> Tensor:
-        """The whole map, (C, rows, columns), float32: for pictures of it, not for the drag."""
+        """The whole map, (C, rows, columns), float32: for images of it, not for the drag."""
         rows, columns = (torch.arange(n, dtype=torch.float32) for n in self.grid)
         return self.patch(rows, columns)
 

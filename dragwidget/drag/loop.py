@@ -19,14 +19,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dragwidget.drag.ddim import Schedule
+from dragwidget.data.instructions import DragInstructions, from_grid, on_grid
+from dragwidget.data.settings import DragSettings
 from dragwidget.drag.evaluation import DragModel, Evaluation, evaluate
+from dragwidget.drag.noise_path import Schedule
 from dragwidget.drag.optimizer import Moments, adam_step, loss_scale
 from dragwidget.drag.supervision import Anchor, GaussianPrior, motion_supervision, region_loss
 from dragwidget.drag.tracking import distances, track_points
 from dragwidget.drag.warping import in_latent, warp_latent
-from dragwidget.instructions import DragInstructions, from_grid, on_grid
-from dragwidget.settings import DragSettings
 
 __all__ = [
     "DragState",
@@ -52,7 +52,7 @@ class DragState:
         anchors: what each handle is, (N).
         moments: of Adam.
         index: updates since the start.
-        bend: a target is new since the last update; with ``start == "warped"`` the next one bends
+        warp: a target is new since the last update; with ``start == "warped"`` the next one warps
             the latent.
         still: updates since a handle last moved.
     """
@@ -63,7 +63,7 @@ class DragState:
     moments: Moments
     index: int = 0
     still: int = 0
-    bend: bool = True
+    warp: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,16 +72,16 @@ class Problem:
 
     Attributes:
         targets: (N, 2) as (row, column) feature cells, float32.
-        frozen: 1 where nothing may change, (h, w) latent cells; ``None``: all may change.
-        reference: the latent before the drag, one DDIM step nearer to the picture, (1, c, h, w);
+        protected: 1 where nothing may change, (h, w) latent cells; ``None``: all may change.
+        reference: the latent before the drag, one DDIM step nearer to the image, (1, c, h, w);
             needed for the region term.
         prior: needed with ``prior_weight > 0``.
         clean: the clean latent that is in the present one, (1, c, h, w), and its share, the
-            cumulative alpha; needed where a latent is to be bent.
+            cumulative alpha; needed where a latent is to be warped.
     """
 
     targets: Tensor
-    frozen: Tensor | None = None
+    protected: Tensor | None = None
     reference: Tensor | None = None
     prior: GaussianPrior | None = None
     clean: tuple[Tensor, Tensor] | None = None
@@ -145,8 +145,8 @@ def losses(
     }
     if problem.reference is not None and settings.region_weight > 0:
         assert evaluation.previous is not None
-        assert problem.frozen is not None
-        kept = region_loss(evaluation.previous, problem.reference, problem.frozen)
+        assert problem.protected is not None
+        kept = region_loss(evaluation.previous, problem.reference, problem.protected)
         terms["region"] = settings.region_weight * kept
     if problem.prior is not None and settings.prior_weight > 0:
         terms["prior"] = settings.prior_weight * problem.prior.divergence(evaluation.latent)
@@ -165,7 +165,7 @@ def advance(
     """One drag step: change the latent, then look where the handles went.
 
     The latent goes down the gradient; with ``settings.start == "warped"`` the first step, and the
-    first with a new target, bends it.
+    first with a new target, warps it.
 
     Args:
         evaluation: of ``state.latent``; its graph is used up.
@@ -178,9 +178,9 @@ def advance(
             was changed.
     """
     values: dict[str, float] = {}
-    if settings.start == "warped" and state.bend:
+    if settings.start == "warped" and state.warp:
         latent, moments, expected = (
-            _bend(state, problem, evaluation),
+            _warp(state, problem, evaluation),
             state.moments,
             problem.targets,
         )
@@ -207,7 +207,7 @@ def advance(
         moments=moments,
         index=state.index + 1,
         still=0 if moved else state.still + 1,
-        bend=False,
+        warp=False,
     )
     return after, ahead, values
 
@@ -236,7 +236,7 @@ def _refusal(state: DragState, what: str, evaluation: Evaluation) -> ArithmeticE
     )
 
 
-def _bend(state: DragState, problem: Problem, evaluation: Evaluation) -> Tensor:
+def _warp(state: DragState, problem: Problem, evaluation: Evaluation) -> Tensor:
     """The latent with every handle's content carried to its target."""
     handles, targets = (
         in_latent(points, evaluation.features.grid, state.latent)
@@ -244,7 +244,7 @@ def _bend(state: DragState, problem: Problem, evaluation: Evaluation) -> Tensor:
     )
     assert problem.clean is not None
     clean, alpha = problem.clean
-    return warp_latent(state.latent, clean, alpha, handles, targets, problem.frozen)
+    return warp_latent(state.latent, clean, alpha, handles, targets, problem.protected)
 
 
 def ended(state: DragState, problem: Problem, settings: DragSettings) -> Ended | None:
@@ -264,7 +264,7 @@ def describe(
     grid: tuple[int, int],
     settings: DragSettings,
 ) -> DragStep:
-    """The user's view of a state, in pixels of a picture of ``size`` (width, height)."""
+    """The user's view of a state, in pixels of an image of ``size`` (width, height)."""
     handles_xy = from_grid(state.handles.numpy(), size, grid)
     targets_xy = from_grid(targets.numpy(), size, grid)
     return DragStep(
@@ -296,17 +296,17 @@ def drag(
     Args:
         model: the network, with its prompt.
         latent: at ``timestep``, (1, c, h, w); it is not changed.
-        instructions: in pixels of the picture.
+        instructions: in pixels of the image.
         timestep: where the latent is edited; 681 for the paper's defaults.
         grid: (rows, columns) of the feature grid; by default ``settings.feature_scale`` times the
-            picture's size.
+            image's size.
         prior: needed with ``settings.prior_weight > 0``.
-        clean: the picture's clean latent, (1, c, h, w); needed with ``settings.start == "warped"``.
+        clean: the image's clean latent, (1, c, h, w); needed with ``settings.start == "warped"``.
     """
     if settings.prior_weight > 0 and prior is None:
         raise ValueError("prior_weight > 0 needs a prior: pass GaussianPrior.of(clean latent, ...)")
     if settings.start == "warped" and clean is None:
-        raise ValueError('start="warped" needs the clean latent of the picture: pass clean')
+        raise ValueError('start="warped" needs the clean latent of the image: pass clean')
     width, height = instructions.size
     grid = grid or settings.grid(height, width)
     cells = on_grid(instructions, grid, (latent.shape[2], latent.shape[3]))
@@ -315,7 +315,7 @@ def drag(
     state = start(evaluation, torch.from_numpy(cells.handles_rc))
     problem = Problem(
         targets=torch.from_numpy(cells.targets_rc),
-        frozen=None if cells.mask is None else frozen_cells(cells.mask, latent),
+        protected=None if cells.mask is None else protected_cells(cells.mask, latent),
         reference=None if evaluation.previous is None else evaluation.previous.detach(),
         prior=prior,
         clean=None if clean is None else (clean, schedule.alpha(timestep)),
@@ -330,6 +330,6 @@ def drag(
     return ended(state, problem, settings) or "step limit"
 
 
-def frozen_cells(mask: npt.NDArray[np.bool_], latent: Tensor) -> Tensor:
+def protected_cells(mask: npt.NDArray[np.bool_], latent: Tensor) -> Tensor:
     """1 where nothing may change, (h, w), of the latent's type, from a mask in latent cells."""
     return torch.from_numpy(~mask).to(latent)

@@ -81,15 +81,15 @@ def motion_supervision(
     return torch.stack(losses).sum() if losses else torch.zeros(())
 
 
-def region_loss(previous: Tensor, reference: Tensor, frozen: Tensor) -> Tensor:
+def region_loss(previous: Tensor, reference: Tensor, protected: Tensor) -> Tensor:
     """How far one denoising step from here leaves the source where the mask freezes it.
 
     Args:
-        previous: the latent one DDIM step nearer to the picture, (1, c, h, w), with gradient.
+        previous: the latent one DDIM step nearer to the image, (1, c, h, w), with gradient.
         reference: the same for the latent before the drag, (1, c, h, w).
-        frozen: 1 where nothing may change, (h, w).
+        protected: 1 where nothing may change, (h, w).
     """
-    return ((previous - reference) * frozen).abs().sum()
+    return ((previous - reference) * protected).abs().sum()
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""A first guess in one go: the latent itself, bent so that handles lie on their targets.
+"""A first guess in one go: the latent itself, warped so that handles lie on their targets.
 
 FastDrag (Zhao et al., arXiv 2405.15769) showed that moving the cells of an inverted latent moves
 the content. What the paper's drag does in many small steps then only has to be put right. The field
@@ -9,7 +9,7 @@ the mask does.
 What is moved is another thing than theirs: a noised latent is clean latent and noise, and only the
 clean one is moved, by fractions of a cell, of which one is several pixels wide. The noise stays:
 a mean of several of its values would be less noisy than the network expects. On 18 drags of the
-embedded model's world, this did 0.42 of the way, where moving whole cells, noise and all, did 0.29.
+embedded model's domain, this did 0.42 of the way, where moving whole cells, noise and all, did 0.29.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def warp_latent(
     alpha: Tensor,
     handles: Tensor,
     targets: Tensor,
-    frozen: Tensor | None = None,
+    protected: Tensor | None = None,
 ) -> Tensor:
     """The latent with the content of each handle at its target.
 
@@ -43,7 +43,7 @@ def warp_latent(
         alpha: the share of it, cumulative: latent = sqrt(alpha) clean + sqrt(1 - alpha) noise.
         handles: (N, 2) as (row, column), latent cells; fractions are meant.
         targets: (N, 2), likewise.
-        frozen: 1 where nothing may change, (h, w); ``None``: all may change.
+        protected: 1 where nothing may change, (h, w); ``None``: all may change.
     """
     height, width = latent.shape[2:]
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
@@ -53,10 +53,10 @@ def warp_latent(
     nearness = 1 / (square + 1)
     reach = torch.exp(-square / (2 * (REACH * moves.norm(dim=-1)).square() + 1))
     field = ((nearness * reach)[..., None] * moves).sum(2) / nearness.sum(2, keepdim=True)
-    if frozen is not None:
+    if protected is not None:
         if _alike(moves):
             field = moves.mean(0).expand(height, width, 2)
-        field = field * _fading(1 - frozen.float().cpu())[..., None]
+        field = field * _fading(1 - protected.float().cpu())[..., None]
     still = (field == 0).all(-1).to(latent.device)  # these keep their very bits
     # grid_sample counts from -1 to 1, from edge to edge, columns first
     places = ((cells - field + 0.5) / torch.tensor([height, width]) * 2 - 1).flip(-1)[None]

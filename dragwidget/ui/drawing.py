@@ -17,7 +17,7 @@ import numpy as np
 from ipycanvas import Canvas
 from ipycanvas.canvas import _CANVAS_MANAGER
 
-from dragwidget.frames import XY
+from dragwidget.data.frames import XY
 
 Source: TypeAlias = Any  # an ipywidgets.Image or an ipycanvas.Canvas
 
@@ -64,7 +64,7 @@ class Layer:
         self.canvas.clear()
 
     def image(self, source: Source, xy: XY, size: XY, smooth: bool = True) -> None:
-        """A picture scaled to ``size``. An ``ipywidgets.Image`` must hold a valid picture: the
+        """An image scaled to ``size``. An ``ipywidgets.Image`` must hold a valid image: the
         front end waits for it for ever."""
         if "image_smoothing_enabled" in Canvas.ATTRS:  # since ipycanvas 0.14
             self.canvas.image_smoothing_enabled = smooth

@@ -1,4 +1,4 @@
-"""What a notebook shows without a kernel, in place of a live widget: a picture and a line."""
+"""What a notebook shows without a kernel, in place of a live widget: an image and a line."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 import ipywidgets
 from PIL import Image
 
-__all__ = ["StillPicture", "small_png"]
+__all__ = ["StillImage", "small_png"]
 
-STATIC_BYTES = 100 * 1024  # of the picture in the notebook's file, as text
+STATIC_BYTES = 100 * 1024  # of the image in the notebook's file, as text
 SIDE = 512  # its longest, pixels, if that fits
 
 
-class StillPicture:
+class StillImage:
     """A widget that leaves its ``snapshot()`` in the notebook; to be named before its VBox."""
 
     snapshot: Callable[[int], Image.Image]  # of its longest side, pixels
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        """The live widget, and for a notebook without a kernel its picture and a line of text."""
+        """The live widget, and for a notebook without a kernel its image and a line of text."""
         data: dict[str, Any] = {"text/plain": repr(self)}
         if hasattr(ipywidgets.VBox, "_repr_mimebundle_"):  # since ipywidgets 8
             data = dict(super()._repr_mimebundle_(**kwargs) or data)  # type: ignore[misc]

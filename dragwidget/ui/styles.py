@@ -5,13 +5,13 @@ Colours are those of the notebook's theme; what a colour says, a word or a symbo
 Class names to automate and style by (each on the element that it names):
 
 ===============================  ==================================================
-``dragwidget-canvas``            the picture with all that is drawn on it
+``dragwidget-canvas``            the image with all that is drawn on it
 ``dragwidget-tool-<name>``       a tool: points, brush, eraser, lasso, rectangle, pan
 ``dragwidget-undo``, ``-redo``   the buttons of the canvas
 ``dragwidget-prepare``           make LoRA and inversion
 ``dragwidget-run``, ``-step``,   drive the drag
 ``-stop``, ``-reset``
-``dragwidget-render``            make the exact picture
+``dragwidget-render``            make the exact image
 ``dragwidget-status``            what is going on, as text
 ``dragwidget-error``             what went wrong; empty otherwise
 ``dragwidget-history``           the steps taken

@@ -108,23 +108,23 @@ class CanvasOnPage:
         return where
 
 
-class PictureOnPage(CanvasOnPage):
-    """A DragCanvas' canvas at zoom 1, with points in pixels of its picture.
+class ImageOnPage(CanvasOnPage):
+    """A DragCanvas' canvas at zoom 1, with points in pixels of its image.
 
-    picture: (width, height) of the picture, image pixels. It lies 24 CSS pixels inside the canvas,
+    image: (width, height) of the image, image pixels. It lies 24 CSS pixels inside the canvas,
     two canvas pixels each, whatever the page makes of their size.
     """
 
     PADDING = 48
 
-    def __init__(self, element: Locator, picture: tuple[int, int]) -> None:
+    def __init__(self, element: Locator, image: tuple[int, int]) -> None:
         super().__init__(element)
-        self.picture = picture
+        self.image = image
 
     @property
     def scale(self) -> float:
         """Canvas pixels to an image pixel."""
-        return (self.size[0] - 2 * self.PADDING) / self.picture[0]
+        return (self.size[0] - 2 * self.PADDING) / self.image[0]
 
     def on_canvas(self, point: XY) -> XY:
         x, y = point
@@ -138,5 +138,5 @@ class PictureOnPage(CanvasOnPage):
         return (x - self.PADDING) / self.scale, (y - self.PADDING) / self.scale
 
     def shows(self, point: XY) -> tuple[int, int, int, int]:
-        """The colour at a point of the picture: red, green, blue, alpha, 0 to 255."""
+        """The colour at a point of the image: red, green, blue, alpha, 0 to 255."""
         return self.pixel(*self.on_canvas(point))

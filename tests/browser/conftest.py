@@ -2,7 +2,7 @@
 
 Where one is missing they are skipped, and say so. With DRAGWIDGET_BROWSER=required they fail.
 
-DRAGWIDGET_CHROMIUM names another Chromium; DRAGWIDGET_SCREENSHOTS a folder for pictures of the
+DRAGWIDGET_CHROMIUM names another Chromium; DRAGWIDGET_SCREENSHOTS a folder for images of the
 pages, those of every test that failed among them.
 """
 

@@ -2,7 +2,7 @@
 
     PYTHONPATH=tests python -m browser.film [OUT.gif]
 
-Needs what the tests in a browser need. Waiting is cut: a picture is kept only where something has
+Needs what the tests in a browser need. Waiting is cut: an image is kept only where something has
 changed, and each phase has a pace of its own.
 """
 
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageChops
 
-from browser.canvases import PictureOnPage
+from browser.canvases import ImageOnPage
 from browser.conftest import FLAGS, chromium_path, what_is_missing
 from browser.pages import NotebookPage
 from browser.server import JupyterServer
@@ -31,9 +31,9 @@ from dragwidget.demo.tasks import DragTask, drag_task
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-OUT = Path(__file__).parents[2] / "docs" / "pictures" / "drag.gif"
+OUT = Path(__file__).parents[2] / "docs" / "images" / "drag.gif"
 TASK = ("mountain", 900_033)
-# The brush over the mountain and the sky above it, (x, y) in pixels of the picture.
+# The brush over the mountain and the sky above it, (x, y) in pixels of the image.
 STROKE = [(50.0, 48.0), (60.0, 31.0), (58.0, 50.0), (72.0, 42.0), (70.0, 58.0), (86.0, 54.0)]
 STROKE += [(82.0, 68.0), (100.0, 66.0), (94.0, 80.0), (110.0, 82.0), (113.0, 89.0)]
 WINDOW, HEIGHT = {"width": 1010, "height": 1000}, 860  # CSS pixels; height of the film
@@ -42,9 +42,9 @@ COLOURS = 255
 PICTURE = (24, 120, 476, 572)  # where most colours are: left, top, right, bottom
 # Thresholds of a 4 x 4 Bayer matrix, as levels about 0.
 PATTERN = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]]) // 2 - 4
-BRUSH = 22  # pixels of the picture
-SHOW, PAINT, WAIT, STEP, REST = 900, 70, 110, 110, 2600  # how long a picture is shown, ms
-MOST, FEW = 36, 8  # pictures of the drag, and of inverting and rendering
+BRUSH = 22  # pixels of the image
+SHOW, PAINT, WAIT, STEP, REST = 900, 70, 110, 110, 2600  # how long an image is shown, ms
+MOST, FEW = 36, 8  # images of the drag, and of inverting and rendering
 
 # The drag starts as the paper's does, so that it takes steps to be seen; the rest is recommended.
 CELLS = [
@@ -63,10 +63,10 @@ widget.canvas.brush_size = {brush}""",
 
 @dataclass
 class Camera:
-    """Takes pictures of the widget, one after the other.
+    """Takes images of the widget, one after the other.
 
     Attributes:
-        frames: pictures, each with how long it is shown, ms.
+        frames: images, each with how long it is shown, ms.
     """
 
     page: Page
@@ -80,19 +80,19 @@ class Camera:
         )
         clip: Any = {"x": left, "y": top, "width": width, "height": min(height, HEIGHT)}
         with Image.open(io.BytesIO(self.page.screenshot(clip=clip))) as image:
-            picture = Image.new("RGB", (image.width, HEIGHT), "white")
-            picture.paste(image.convert("RGB"), (0, 0))
-        if self.frames and ImageChops.difference(self.frames[-1][0], picture).getbbox() is None:
+            image = Image.new("RGB", (image.width, HEIGHT), "white")
+            image.paste(image.convert("RGB"), (0, 0))
+        if self.frames and ImageChops.difference(self.frames[-1][0], image).getbbox() is None:
             return
-        self.frames.append((picture, milliseconds))
+        self.frames.append((image, milliseconds))
 
     def hold(self, milliseconds: int) -> None:
-        """Show the last picture that long."""
-        picture, _ = self.frames.pop()
-        self.frames.append((picture, milliseconds))
+        """Show the last image that long."""
+        image, _ = self.frames.pop()
+        self.frames.append((image, milliseconds))
 
     def thin(self, since: int, most: int) -> None:
-        """Of the pictures from the one with this number on, leave ``most``, evenly chosen."""
+        """Of the images from the one with this number on, leave ``most``, evenly chosen."""
         taken = self.frames[since:]
         if len(taken) > most:
             kept = sorted({round(k * (len(taken) - 1) / (most - 1)) for k in range(most)})
@@ -109,18 +109,18 @@ class Camera:
             sheet.paste(sample, (0, top))
             top += sample.height
         palette = sheet.quantize(COLOURS, Image.Quantize.MEDIANCUT)
-        pictures = [
-            dithered(picture).quantize(palette=palette, dither=Image.Dither.NONE)
-            for picture, _ in self.frames
+        images = [
+            dithered(image).quantize(palette=palette, dither=Image.Dither.NONE)
+            for image, _ in self.frames
         ]
         times = [milliseconds for _, milliseconds in self.frames]
-        pictures[0].save(
-            path, save_all=True, append_images=pictures[1:], duration=times, loop=0, disposal=1
+        images[0].save(
+            path, save_all=True, append_images=images[1:], duration=times, loop=0, disposal=1
         )
 
 
 def dithered(frame: Image.Image) -> Image.Image:
-    """A frame whose picture has a faint pattern, always the same, so that no colours step.
+    """A frame whose image has a faint pattern, always the same, so that no colours step.
 
     What does not change from frame to frame then still is the same, unlike after diffusing errors.
     """
@@ -149,8 +149,8 @@ def laboratory(folder: Path) -> Iterator[NotebookPage]:
             browser.close()
 
 
-def drag_slowly(camera: Camera, canvas: PictureOnPage, path: list[tuple[float, float]]) -> None:
-    """Press at the first point and go through all, with pictures on the way."""
+def drag_slowly(camera: Camera, canvas: ImageOnPage, path: list[tuple[float, float]]) -> None:
+    """Press at the first point and go through all, with images on the way."""
     canvas.press(path[0])
     for (x0, y0), (x1, y1) in pairwise(path):
         for share in (0.5, 1.0):
@@ -168,8 +168,8 @@ def play(page: NotebookPage, task: DragTask) -> Camera:
     page.open([cell.format(prompt=prompt, brush=BRUSH) for cell in CELLS])
     page.page.evaluate("() => window.jupyterapp.commands.execute('application:toggle-left-area')")
     page.run_all()
-    canvas = PictureOnPage(page.canvas(0, "dragwidget-canvas").element, task.instructions.size)
-    page.until(lambda: canvas.shows((5, 120))[3] == 255, "the picture shows")
+    canvas = ImageOnPage(page.canvas(0, "dragwidget-canvas").element, task.instructions.size)
+    page.until(lambda: canvas.shows((5, 120))[3] == 255, "the image shows")
     page.page.evaluate("() => document.querySelector('.dragwidget').scrollIntoView()")
     page.page.wait_for_timeout(1000)
     camera = Camera(page.page)
@@ -203,7 +203,7 @@ def play(page: NotebookPage, task: DragTask) -> Camera:
 
 
 def compare(page: NotebookPage, camera: Camera) -> None:
-    """The mask out of sight, and both pictures beside each other."""
+    """The mask out of sight, and both images beside each other."""
     page.page.wait_for_timeout(1500)
     camera.shoot(SHOW)
     camera.hold(SHOW)
@@ -220,7 +220,7 @@ def compare(page: NotebookPage, camera: Camera) -> None:
 
 
 def watch(page: NotebookPage, camera: Camera, until: str, milliseconds: int, most: int) -> None:
-    """Take pictures until something holds in the kernel; of many, leave ``most``."""
+    """Take images until something holds in the kernel; of many, leave ``most``."""
     since = len(camera.frames)
     while not page.kernel.get(f"bool({until})"):
         camera.shoot(milliseconds)
@@ -241,11 +241,9 @@ def main(out: Path) -> None:
     size = out.stat().st_size
     width, height = camera.frames[0][0].size
     seconds = sum(milliseconds for _, milliseconds in camera.frames) / 1000
-    print(
-        f"{out}: {width} x {height}, {len(camera.frames)} pictures, {seconds:.0f} s, {size} bytes"
-    )
+    print(f"{out}: {width} x {height}, {len(camera.frames)} images, {seconds:.0f} s, {size} bytes")
     if size > LARGEST:
-        raise SystemExit(f"more than {LARGEST} bytes: take fewer colours or pictures")
+        raise SystemExit(f"more than {LARGEST} bytes: take fewer colours or images")
 
 
 if __name__ == "__main__":

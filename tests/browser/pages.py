@@ -185,13 +185,13 @@ class NotebookPage:
             self.page.wait_for_timeout(30)
         return value
 
-    def picture(self) -> npt.NDArray[np.uint8]:
+    def image(self) -> npt.NDArray[np.uint8]:
         """The page as it looks, (H, W, 3)."""
         with Image.open(io.BytesIO(self.page.screenshot())) as image:
             return np.asarray(image.convert("RGB"))
 
     def screenshot(self, title: str, css_class: str = "") -> Path | None:
-        """Keep a picture of the page in the folder DRAGWIDGET_SCREENSHOTS, where it is given.
+        """Keep an image of the page in the folder DRAGWIDGET_SCREENSHOTS, where it is given.
 
         css_class: of what alone is to be seen, in full; by default the page as it is scrolled.
         """

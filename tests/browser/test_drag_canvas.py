@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from browser.canvases import PictureOnPage
+from browser.canvases import ImageOnPage
 from browser.proxy import SlowLine
 from dragwidget.ui.canvas.sketch import Sketch
 
@@ -15,8 +15,8 @@ SIZE = (128, 128)
 GREY = 200
 CELLS = [
     "import numpy as np\nfrom dragwidget.ui.canvas import DragCanvas",
-    f"picture = np.full(({SIZE[1]}, {SIZE[0]}, 3), {GREY}, dtype='uint8')",
-    "canvas = DragCanvas(picture)",
+    f"image = np.full(({SIZE[1]}, {SIZE[0]}, 3), {GREY}, dtype='uint8')",
+    "canvas = DragCanvas(image)",
     "canvas",
 ]
 STROKE = [(30.0, 40.0), (45.0, 42.0), (60.0, 60.0), (50.0, 80.0), (90.0, 90.0)]
@@ -25,14 +25,14 @@ STATE = "[[[*pair.handle, *pair.target] for pair in canvas.pairs], canvas.last_e
 
 
 def opened(page, cells=CELLS):
-    """The canvas on the page, once its picture shows."""
+    """The canvas on the page, once its image shows."""
     page.open(cells).run_all()
     return shown(page)
 
 
 def shown(page, nth=0):
-    canvas = PictureOnPage(page.canvas(nth, "dragwidget-canvas").element, SIZE)
-    page.until(lambda: canvas.shows((5, 120))[3] == 255, "the picture shows")
+    canvas = ImageOnPage(page.canvas(nth, "dragwidget-canvas").element, SIZE)
+    page.until(lambda: canvas.shows((5, 120))[3] == 255, "the image shows")
     return canvas
 
 
@@ -76,13 +76,13 @@ def is_blue(colour):
 
 
 def near(canvas, point, radius=6):
-    """The colours of the canvas round a point of the picture, as far as so many CSS pixels."""
+    """The colours of the canvas round a point of the image, as far as so many CSS pixels."""
     return canvas.around(canvas.on_canvas(point), radius * 2).reshape(-1, 4).tolist()
 
 
 def shows_everything(page, canvas):
-    """The mask darkens what is frozen, handles are red and targets blue."""
-    page.until(lambda: max(canvas.shows((5, 120))[:3]) < GREY - 40, "what is frozen is dark")
+    """The mask darkens the protected region, handles are red and targets blue."""
+    page.until(lambda: max(canvas.shows((5, 120))[:3]) < GREY - 40, "the protected region is dark")
     page.until(lambda: canvas.shows((30, 40))[:3] == (GREY,) * 3, "what may change is not")
     for handle, target in PAIRS:
         page.until(lambda h=handle: any(map(is_red, near(canvas, h))), "the handle is red")

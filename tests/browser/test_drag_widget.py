@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from browser.canvases import PictureOnPage
+from browser.canvases import ImageOnPage
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -19,8 +19,8 @@ from dragwidget import DragWidget
 from dragwidget.demo.scenes import render, sample_scenes
 torch.set_num_threads(1)  # one core for the drag, one for the browser
 pixels = (render(sample_scenes([7]), 128)[0].permute(1, 2, 0) * 255).byte().numpy()
-Image.fromarray(pixels).save("picture.png")
-widget = DragWidget("picture.png", prompt="a critter")
+Image.fromarray(pixels).save("image.png")
+widget = DragWidget("image.png", prompt="a critter")
 drag = replace(widget.settings.drag, start="inverted", steps=300, stop_distance=0.01)
 widget.settings = replace(widget.settings, drag=drag)
 canvas = widget.canvas""",
@@ -43,8 +43,8 @@ TIMED = """async ([clicked, predicate]) => {
 
 def opened(page):
     page.open(CELLS).run_all()
-    canvas = PictureOnPage(page.canvas(0, "dragwidget-canvas").element, SIZE)
-    page.until(lambda: canvas.shows((5, 120))[3] == 255, "the picture shows")
+    canvas = ImageOnPage(page.canvas(0, "dragwidget-canvas").element, SIZE)
+    page.until(lambda: canvas.shows((5, 120))[3] == 255, "the image shows")
     return canvas
 
 
@@ -161,8 +161,8 @@ def test_a_page_loaded_again_during_a_run_shows_how_it_stands(lab):
     page.click("dragwidget-run")
     page.kernel.wait_for("widget.index >= 1", 300)
     page.reload()
-    canvas = PictureOnPage(page.canvas(0, "dragwidget-canvas").element, SIZE)
-    page.until(lambda: canvas.shows((64, 64))[3] == 255, "the picture shows")
+    canvas = ImageOnPage(page.canvas(0, "dragwidget-canvas").element, SIZE)
+    page.until(lambda: canvas.shows((64, 64))[3] == 255, "the image shows")
     page.wait_for(f"() => {is_disabled('dragwidget-run')} && !{is_disabled('dragwidget-stop')}")
     page.click("dragwidget-stop")
     idle(page)
@@ -175,8 +175,8 @@ def test_a_second_view_shows_the_same(lab):
     page = lab
     page.open([*CELLS, "widget"]).run_all()
     places = [page.canvas(nth, "dragwidget-canvas") for nth in (0, 1)]
-    first, second = (PictureOnPage(place.element, SIZE) for place in places)
-    page.until(lambda: second.shows((5, 120))[3] == 255, "the second view has the picture")
+    first, second = (ImageOnPage(place.element, SIZE) for place in places)
+    page.until(lambda: second.shows((5, 120))[3] == 255, "the second view has the image")
     draw(page, first)
     page.until(lambda: np.array_equal(first.pixels(), second.pixels()), "it shows what is drawn")
     page.click("dragwidget-run")

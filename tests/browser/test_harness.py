@@ -46,7 +46,7 @@ def test_a_drag_reaches_the_kernel_and_its_answer_the_pixels(new_page, app):
     page = new_page(app).open(CELLS)
     page.run_all()
     canvas = page.canvas()
-    page.until(lambda: canvas.pixel(20, 10) == BLUE, "the picture is painted")
+    page.until(lambda: canvas.pixel(20, 10) == BLUE, "the image is painted")
     where = canvas.drag([(20, 20), (60.4, 30), (100, 40.6)])
     down, *moves, up = page.kernel.wait_for("events if events and events[-1][0] == 'up' else []")
     moves = [move for move in moves if move[0] == "move"]
@@ -95,7 +95,7 @@ def test_a_slow_line_delays_and_loses_nothing(new_page, server):
         page.port = line.port
         page.open(CELLS).run_all()
         canvas = page.canvas()
-        page.until(lambda: canvas.pixel(20, 10) == BLUE, "the picture is painted")
+        page.until(lambda: canvas.pixel(20, 10) == BLUE, "the image is painted")
         line.delay = 0.1
         points = [(x, 70.0) for x in range(10, 190, 10)]
         where = canvas.drag(points)
@@ -116,10 +116,10 @@ def test_a_page_that_is_loaded_again_has_the_same_kernel(lab):
     assert lab.kernel_id == kernel
     assert lab.kernel.get("mark") == 7
     canvas = lab.canvas()
-    lab.until(lambda: canvas.pixel(20, 10) == BLUE, "the picture is painted again")
+    lab.until(lambda: canvas.pixel(20, 10) == BLUE, "the image is painted again")
 
 
 def test_a_dark_window_shows_a_dark_page(new_page):
     dark = new_page(color_scheme="dark").open(["1"])
-    dark.until(lambda: dark.picture().mean() < 80, "the page turns dark")
+    dark.until(lambda: dark.image().mean() < 80, "the page turns dark")
     dark.screenshot("harness/dark")

@@ -50,10 +50,10 @@ class Stage:
 class Preset:
     """Everything that decides what `train` makes.
 
-    `first_bank` pictures are encoded before the UNet's first step, `fresh` a step during it; each
+    `first_bank` images are encoded before the UNet's first step, `fresh` a step during it; each
     step draws from all that are there, with new noise; likewise `first_drags` and `fresh_drags`
-    tasks for stage 3. At the end, `measured` pictures that were
-    never trained on are put to each network, and `samples` pictures drawn by the whole model.
+    tasks for stage 3. At the end, `measured` images that were
+    never trained on are put to each network, and `samples` images drawn by the whole model.
     """
 
     networks: Networks = Networks()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dragwidget.demo.training.architecture import Model, Preset, autocast, build_autoencoder
-from dragwidget.demo.training.feed import VALIDATION_SEEDS, pictures
+from dragwidget.demo.training.feed import VALIDATION_SEEDS, images
 from dragwidget.demo.training.loop import Training
 
 # The posterior's deviation is a constant rather than learned: the decoder is trained under exactly
@@ -21,7 +21,7 @@ _SCRIBBLE_EVERY = 10
 
 
 def make_autoencoder(preset: Preset) -> Model:
-    """A fresh one, its log-variance head frozen to POSTERIOR_DEVIATION."""
+    """A fresh one, its log-variance head protected to POSTERIOR_DEVIATION."""
     model = build_autoencoder(preset.networks)
     head = model.encoder.conv_out
     with torch.no_grad():
@@ -58,7 +58,7 @@ def _loss(
 
     def loss() -> Tensor:
         seeds = range(training.step * batch, (training.step + 1) * batch)
-        drawn, _ = pictures(seeds, size, scribble_every=_SCRIBBLE_EVERY, device=device)
+        drawn, _ = images(seeds, size, scribble_every=_SCRIBBLE_EVERY, device=device)
         drawn = drawn.to(memory_format=torch.channels_last)
         with autocast(device, preset.precision):
             mean = model.encode(drawn).latent_dist.mean
@@ -75,15 +75,15 @@ def _loss(
 def settle(model: Model, device: torch.device, size: int) -> None:
     """After training: take out the mean colour error, and store `scaling_factor` = 1 / deviation.
 
-    Both are measured on 256 training pictures, in float32. A quarter of a grey level is left on
-    purpose: a decoded picture is brought to 8 bits by rounding down, which takes half a level away.
+    Both are measured on 256 training images, in float32. A quarter of a grey level is left on
+    purpose: a decoded image is brought to 8 bits by rounding down, which takes half a level away.
     """
     model.eval().requires_grad_(False)
     bias = torch.zeros(3, device=device)
     squares, count = 0.0, 0
     for start in range(0, 256, 16):
         seeds = range(start, start + 16)
-        drawn, _ = pictures(seeds, size, scribble_every=10**9, device=device)
+        drawn, _ = images(seeds, size, scribble_every=10**9, device=device)
         mean = model.encode(drawn.to(memory_format=torch.channels_last)).latent_dist.mean
         bias += (model.decode(mean).sample - drawn).mean((0, 2, 3)) / 16
         squares += float(mean.square().sum())
@@ -94,11 +94,11 @@ def settle(model: Model, device: torch.device, size: int) -> None:
 
 @torch.no_grad()
 def measure(model: Model, device: torch.device, size: int, count: int) -> dict[str, float]:
-    """Round trip of validation pictures: PSNR (dB, mean over pictures), colour errors (of 255)."""
+    """Round trip of validation images: PSNR (dB, mean over images), colour errors (of 255)."""
     ratios, errors = [], []
     for start in range(0, count, 20):
         seeds = VALIDATION_SEEDS[start : min(start + 20, count)]
-        drawn, _ = validation_pictures(seeds, size, device)
+        drawn, _ = validation_images(seeds, size, device)
         shown = (roundtrip(model, drawn) * 255).floor() / 255
         difference = shown - (drawn + 1) / 2
         ratios.append(-10 * difference.square().mean((1, 2, 3)).log10())
@@ -106,7 +106,7 @@ def measure(model: Model, device: torch.device, size: int, count: int) -> dict[s
     error = torch.cat(errors) * 255  # (count, 3)
     names = ("red", "green", "blue")
     return {
-        "pictures": float(count),
+        "images": float(count),
         "psnr": float(torch.cat(ratios).mean()),
         "psnr_lowest": float(torch.cat(ratios).min()),
         **{f"error_{n}": float(e) for n, e in zip(names, error.mean(0), strict=True)},
@@ -119,8 +119,8 @@ def roundtrip(model: Model, drawn: Tensor) -> Tensor:
     return (decoded / 2 + 0.5).clamp(0, 1)
 
 
-def validation_pictures(seeds: range, size: int, device: torch.device) -> tuple[Tensor, list[str]]:
-    """Pictures of the world that are never trained on; (B, 3, size, size) in [-1, 1]."""
+def validation_images(seeds: range, size: int, device: torch.device) -> tuple[Tensor, list[str]]:
+    """Images of the domain that are never trained on; (B, 3, size, size) in [-1, 1]."""
     from dragwidget.demo.scenes import captions, render, sample_scenes
 
     scenes = sample_scenes(seeds)

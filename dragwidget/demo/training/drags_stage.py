@@ -1,14 +1,14 @@
-"""Stage 3: the UNet learns what a bent latent means.
+"""Stage 3: the UNet learns what a warped latent means.
 
-A drag may begin by bending the latent (``drag.warping``), a crude guess: faces shear, eyes are
-torn, and behind what moved there is nothing. For tasks of training seeds, the world knows the
-picture that was meant; here the UNet learns to paint it, while it looks at the source as a render
+A drag may begin by warping the latent (``drag.warping``), a crude guess: faces shear, eyes are
+torn, and behind what moved there is nothing. For tasks of training seeds, the domain knows the
+image that was meant; here the UNet learns to paint it, while it looks at the source as a render
 does.
 
 It is the usual training under another noise. DDIM walks in a straight line: a latent at noise level
-``a`` with the bent picture B and the noise eps in it is one with the true answer X and the noise
+``a`` with the warped image B and the noise eps in it is one with the true answer X and the noise
 eps + k (B - X), k = sqrt(a / (1 - a)), and a network that says so stays on that line, where the
-part of B shrinks to nothing. So each latent gets some of a bend's remains as noise.
+part of B shrinks to nothing. So each latent gets some of a warp's remains as noise.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from diffusers.models.attention_processor import AttnProcessor
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dragwidget.data.instructions import DragInstructions, on_grid
+from dragwidget.data.settings import DragSettings
 from dragwidget.demo.tasks import TASK_KINDS, drag_task
 from dragwidget.demo.training.architecture import Model, Preset, autocast
 from dragwidget.demo.training.export import RECOMMENDED, write_model, write_samples
@@ -37,21 +39,19 @@ from dragwidget.demo.training.unet_stage import (
     MIN_SNR_GAMMA,
     Data,
     Noising,
-    encode_pictures,
+    encode_images,
     token_ids,
 )
 from dragwidget.diffusion.attention import looking_at, self_attention_layers, watching
-from dragwidget.drag.ddim import Schedule, invert
+from dragwidget.drag.noise_path import Schedule, invert
 from dragwidget.drag.warping import in_latent, warp_latent
-from dragwidget.instructions import DragInstructions, on_grid
-from dragwidget.settings import DragSettings
 
 # Where edits are made: inversion strengths 0.35 to 0.7.
 EARLIEST, LATEST = 341, 681
-_ORDINARY = 1 / 3  # ordinary pictures beside each drag of a batch, so that nothing is unlearnt
+_ORDINARY = 1 / 3  # ordinary images beside each drag of a batch, so that nothing is unlearnt
 _INVERTED = 0.5  # share of the drags whose noise is an inversion's; others get fresh noise
 _INVERSION = (20, 12)  # DDIM steps, and how many of them are inverted: up to t = 551
-_FIRST_SEED = 400_000  # of the tasks: apart from the first pictures of stage 2
+_FIRST_SEED = 400_000  # of the tasks: apart from the first images of stage 2
 
 
 def train_drags(
@@ -91,9 +91,9 @@ def train_drags(
     def loss() -> Tensor:
         drags.bank.grow(preset.first_drags + training.step * preset.fresh_drags)
         of_drags = drags.loss(preset.drags.batch, training.generator)
-        of_pictures = ordinary.loss(count, training.generator)
+        of_images = ordinary.loss(count, training.generator)
         total = preset.drags.batch + count
-        return (preset.drags.batch * of_drags + count * of_pictures) / total
+        return (preset.drags.batch * of_drags + count * of_images) / total
 
     tokenizer_folder = folder / "tokenizer"
     finished.tokenizer.save_pretrained(tokenizer_folder)
@@ -113,7 +113,7 @@ def train_drags(
         "steps": training.step,
         "minutes": round(training.seconds / 60, 1),
         "loss": training.curve[-1]["loss"] if training.curve else None,
-        "drags": training.pictures,
+        "drags": training.images,
         "drags_made": len(drags.bank),
         "validation_loss": ordinary.validate(preset.measured),
     }
@@ -127,14 +127,14 @@ Drawn = tuple[list[DragInstructions], NDArray[np.float32]]
 def draw_tasks(seeds: Sequence[int], size: int) -> Drawn:
     """What is asked for, and source and answer by turns, (2 B, 3, size, size) in [0, 1]."""
     tasks = [drag_task(TASK_KINDS[seed % len(TASK_KINDS)], seed, size) for seed in seeds]
-    pictures = [picture.numpy() for task in tasks for picture in (task.source, task.target)]
-    return [task.instructions for task in tasks], np.stack(pictures)
+    images = [image.numpy() for task in tasks for image in (task.source, task.target)]
+    return [task.instructions for task in tasks], np.stack(images)
 
 
 class DrawnAhead:
     """`draw_tasks` of consecutive chunks, which other processes begin with before they are needed.
 
-    A task takes tens of milliseconds to draw; a card learns from one in two (340 ms for 192).
+    A task takes tens of milliseconds to draw; a GPU learns from one in two (340 ms for 192).
     """
 
     def __init__(self, processes: int, size: int) -> None:
@@ -166,7 +166,7 @@ class DrawnAhead:
 
 
 class Drags:
-    """Bent latents of training tasks beside their sources and true answers, put to the UNet."""
+    """Warped latents of training tasks beside their sources and true answers, put to the UNet."""
 
     def __init__(
         self,
@@ -190,18 +190,18 @@ class Drags:
 
     @torch.no_grad()
     def make(self, seeds: Sequence[int]) -> tuple[Tensor, ...]:
-        """Clean latents of source, answer and bent source, inverted noise: (B, 4, h, w); tokens."""
+        """Clean latents of source, answer and warped source, inverted noise: (B, 4, h, w); tokens."""
         wrapped = [seed % VALIDATION_SEEDS.start for seed in seeds]
-        instructions, pictures = self.drawn(wrapped)
-        drawn = torch.from_numpy(pictures).to(self.device)
-        latents = encode_pictures(self.autoencoder, drawn * 2 - 1, self.preset)
+        instructions, images = self.drawn(wrapped)
+        drawn = torch.from_numpy(images).to(self.device)
+        latents = encode_images(self.autoencoder, drawn * 2 - 1, self.preset)
         source, target = latents[::2], latents[1::2]
-        bent = torch.cat(
-            [bend(asked, latent[None]) for asked, latent in zip(instructions, source, strict=True)]
+        warped = torch.cat(
+            [warp(asked, latent[None]) for asked, latent in zip(instructions, source, strict=True)]
         )
         texts = shortened([asked.prompt for asked in instructions], wrapped)
         tokens = token_ids(self.tokenizer, texts)
-        return source, target, bent, self.inverted_noise(source, tokens), tokens
+        return source, target, warped, self.inverted_noise(source, tokens), tokens
 
     @torch.no_grad()
     def inverted_noise(self, latents: Tensor, tokens: Tensor) -> Tensor:
@@ -227,14 +227,14 @@ class Drags:
 
     def loss(self, count: int, generator: torch.Generator) -> Tensor:
         """Of a random batch; weighted as in stage 2."""
-        source, target, bent, noise, tokens = self.bank.draw(count, generator)
+        source, target, warped, noise, tokens = self.bank.draw(count, generator)
         fresh = torch.randn(noise.shape, generator=generator)
         inverted = torch.rand(count, generator=generator) < _INVERTED
         noise = torch.where(inverted.view(-1, 1, 1, 1), noise, fresh)
         edited = torch.randint(EARLIEST, LATEST + 1, (count,), generator=generator)
         times = (1 + torch.rand(count, generator=generator) * edited).long()
         a = self.alphas_cumprod[edited].view(-1, 1, 1, 1)
-        left = remains(noise, bent, target, a)
+        left = remains(noise, warped, target, a)
         a = self.alphas_cumprod[times].view(-1, 1, 1, 1)
         seen = self.at_noise(source, noise, a)
         shown = self.at_noise(target, left, a)
@@ -256,21 +256,21 @@ class Drags:
         return noisy.contiguous(memory_format=torch.channels_last)
 
 
-def remains(noise: Tensor, bent: Tensor, answer: Tensor, a: Tensor) -> Tensor:
-    """The noise by which a bent latent of noise level ``a`` is one of the true answer; all alike.
+def remains(noise: Tensor, warped: Tensor, answer: Tensor, a: Tensor) -> Tensor:
+    """The noise by which a warped latent of noise level ``a`` is one of the true answer; all alike.
 
-    sqrt(a) bent + sqrt(1 - a) noise = sqrt(a) answer + sqrt(1 - a) remains
+    sqrt(a) warped + sqrt(1 - a) noise = sqrt(a) answer + sqrt(1 - a) remains
     """
-    return noise + (a / (1 - a)).sqrt() * (bent - answer)
+    return noise + (a / (1 - a)).sqrt() * (warped - answer)
 
 
-def bend(drawn: DragInstructions, clean: Tensor) -> Tensor:
-    """A clean latent (1, 4, h, w), bent as a drag begins."""
+def warp(drawn: DragInstructions, clean: Tensor) -> Tensor:
+    """A clean latent (1, 4, h, w), warped as a drag begins."""
     grid = DragSettings().grid(drawn.size[1], drawn.size[0])
     cells = on_grid(drawn, grid, (clean.shape[2], clean.shape[3]))
     handles, targets = (
         in_latent(torch.from_numpy(points), grid, clean)
         for points in (cells.handles_rc, cells.targets_rc)
     )
-    frozen = None if cells.mask is None else torch.from_numpy(~cells.mask)
-    return warp_latent(clean, clean, torch.ones(()), handles, targets, frozen)
+    protected = None if cells.mask is None else torch.from_numpy(~cells.mask)
+    return warp_latent(clean, clean, torch.ones(()), handles, targets, protected)

@@ -25,15 +25,15 @@ from dragwidget.demo.training.architecture import (
 )
 
 SIZE_LIMIT = 25_000_000  # bytes of the whole folder
-# What the session starts from with this model: no LoRA, for it knows its own pictures and a first
-# edit should be quick; the latent is bent, as the model was taught, and what is outside the mask is
+# What the session starts from with this model: no LoRA, for it knows its own images and a first
+# edit should be quick; the latent is warped, as the model was taught, and what is outside the mask is
 # held; of the decoder's blocks the middle one serves best; self-attention is mutual in all of the
 # decoder.
 RECOMMENDED: dict[str, dict[str, Any]] = {
     "inversion": {"strength": 0.6},
     "lora": {"steps": 0},
     "drag": {"start": "warped", "feature_blocks": [2]},
-    "render": {"start_layer": 3, "keep_frozen": True},
+    "render": {"start_layer": 3, "keep_protected": True},
 }
 
 
@@ -109,24 +109,24 @@ def _assemble(
 
 
 def write_samples(model: Path, path: Path, device: torch.device, count: int) -> None:
-    """A sheet of pictures that the model makes from captions it has not seen."""
+    """A sheet of images that the model makes from captions it has not seen."""
     pipeline: Any = StableDiffusionPipeline.from_pretrained(model)  # type: ignore[no-untyped-call]
     pipeline = pipeline.to(device, torch.float32)
     pipeline.set_progress_bar_config(disable=True)
-    pictures = pipeline(
+    images = pipeline(
         captions(sample_scenes(range(TRAINING_SEEDS - count, TRAINING_SEEDS))),
         num_inference_steps=30,
         guidance_scale=2.0,
         generator=torch.Generator().manual_seed(0),
     ).images
-    contact_sheet(pictures, 8).save(path)
+    contact_sheet(images, 8).save(path)
 
 
-def contact_sheet(pictures: list[Image.Image], columns: int) -> Image.Image:
-    """Pictures of one size side by side, row by row."""
-    width, height = pictures[0].size
-    rows = -(-len(pictures) // columns)
+def contact_sheet(images: list[Image.Image], columns: int) -> Image.Image:
+    """Images of one size side by side, row by row."""
+    width, height = images[0].size
+    rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (columns * width, rows * height), "white")
-    for i, picture in enumerate(pictures):
-        sheet.paste(picture, (i % columns * width, i // columns * height))
+    for i, image in enumerate(images):
+        sheet.paste(image, (i % columns * width, i // columns * height))
     return sheet

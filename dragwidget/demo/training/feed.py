@@ -1,4 +1,4 @@
-"""Training pictures: drawn afresh from consecutive seeds, never stored as pictures."""
+"""Training images: drawn afresh from consecutive seeds, never stored as images."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from dragwidget.demo.domain.random_numbers import uniform
 from dragwidget.demo.scenes import TRAINING_SEEDS, captions, render, sample_scenes, scribbles
-from dragwidget.demo.world.random_numbers import uniform
 
 SCRIBBLE_CAPTION = "a scribble"
 VALIDATION_SEEDS = range(TRAINING_SEEDS - 1024, TRAINING_SEEDS)  # below them: training
@@ -17,11 +17,11 @@ _SHORTENED, _KEPT, _PHRASES, _STREAM = 0.5, 0.5, 16, 11
 
 
 def is_scribble(seed: int, every: int) -> bool:
-    """Whether this seed's training picture comes from outside the world: one in `every`."""
+    """Whether this seed's training image comes from outside the domain: one in `every`."""
     return seed % every == every - 1
 
 
-def pictures(
+def images(
     seeds: Sequence[int], size: int, *, scribble_every: int, device: torch.device
 ) -> tuple[Tensor, list[str]]:
     """(B, 3, size, size) float32 in [-1, 1], and their captions, some of them shortened."""
@@ -56,7 +56,7 @@ def shortened(texts: Sequence[str], seeds: Sequence[int]) -> list[str]:
 
 
 class Bank:
-    """What is made of consecutive seeds, such as encoded pictures; it grows while a UNet trains.
+    """What is made of consecutive seeds, such as encoded images; it grows while a UNet trains.
 
     A pure function of how far it has grown, so a resumed run rebuilds what it had.
     """
@@ -70,14 +70,14 @@ class Bank:
         """`make(seeds)` gives tensors (B, ..), such as scaled latents and token ids."""
         self._first_seed = first_seed
         self._make = make
-        self._chunk = chunk  # pictures encoded at a time
+        self._chunk = chunk  # images encoded at a time
         self._chunks: list[tuple[Tensor, ...]] = []
 
     def __len__(self) -> int:
         return self._chunk * len(self._chunks)
 
     def grow(self, count: int) -> None:
-        """Encode, a whole chunk at a time, until at least `count` pictures are there."""
+        """Encode, a whole chunk at a time, until at least `count` images are there."""
         while len(self) < count:
             start = self._first_seed + len(self)
             self._chunks.append(self._make(range(start, start + self._chunk)))

@@ -26,8 +26,8 @@ class SharedGradients:
         self.weights = torch.zeros(size).share_memory_()  # type: ignore[no-untyped-call]
         self.sum = torch.zeros(size).share_memory_()  # type: ignore[no-untyped-call]
         # ^ of gradients, times their batch's size
-        pictures = torch.zeros((), dtype=torch.int64)  # in `sum`
-        self.count = pictures.share_memory_()  # type: ignore[no-untyped-call]
+        images = torch.zeros((), dtype=torch.int64)  # in `sum`
+        self.count = images.share_memory_()  # type: ignore[no-untyped-call]
         self.lock = _SPAWN.Lock()
 
     @torch.no_grad()
@@ -43,7 +43,7 @@ class SharedGradients:
 
     @torch.no_grad()
     def give(self, parameters: Sequence[nn.Parameter], count: int) -> None:
-        """Helper: add the mean gradient over `count` pictures."""
+        """Helper: add the mean gradient over `count` images."""
         with self.lock:
             for p, total in _split(self.sum, parameters):
                 total.add_(_gradient(p), alpha=count)
@@ -51,9 +51,9 @@ class SharedGradients:
 
     @torch.no_grad()
     def merge(self, parameters: Sequence[nn.Parameter], count: int) -> int:
-        """Main process: make `grad`, a mean over `count` pictures, the mean over all there are.
+        """Main process: make `grad`, a mean over `count` images, the mean over all there are.
 
-        Returns how many pictures that is.
+        Returns how many images that is.
         """
         with self.lock:
             all_of_them = count + int(self.count)

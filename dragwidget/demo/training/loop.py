@@ -51,7 +51,7 @@ class Training:
         self.recent: list[float] = []
         self.curve: list[dict[str, float]] = []
         self.shared: SharedGradients | None = None  # of helpers, if there are any
-        self.pictures = 0  # trained on, counting repetitions
+        self.images = 0  # trained on, counting repetitions
 
     @property
     def progress(self) -> float:
@@ -97,7 +97,7 @@ class Training:
         loss.backward()  # type: ignore[no-untyped-call]
         parameters = list(self.parameters.values())
         count = self.stage.batch
-        self.pictures += self.shared.merge(parameters, count) if self.shared else count
+        self.images += self.shared.merge(parameters, count) if self.shared else count
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -114,7 +114,7 @@ class Training:
     def _record(self) -> dict[str, float]:
         return {
             "step": self.step,
-            "pictures": self.pictures,
+            "images": self.images,
             "seconds": round(self.seconds, 1),
             "learning_rate": self.optimizers[0].param_groups[0]["lr"],
             "loss": sum(self.recent) / len(self.recent),
@@ -150,7 +150,7 @@ class Training:
             "optimizers": [o.state_dict() for o in self.optimizers],
             "generator": self.generator.get_state(),
             "step": self.step,
-            "pictures": self.pictures,
+            "images": self.images,
             "seconds": self.seconds,
             "recent": self.recent,
             "curve": self.curve,
@@ -174,7 +174,7 @@ class Training:
             optimizer.load_state_dict(saved)
         self.generator.set_state(state["generator"])
         self.step, self.seconds = state["step"], state["seconds"]
-        self.pictures = state.get("pictures", self.step * self.stage.batch)
+        self.images = state.get("images", self.step * self.stage.batch)
         self.recent, self.curve = state["recent"], state["curve"]
         return True
 

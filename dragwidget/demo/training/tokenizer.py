@@ -15,10 +15,10 @@ from pathlib import Path
 
 from transformers import CLIPTokenizer
 
-MAX_TOKENS = 40  # a caption of the world has at most 32, start and end included
+MAX_TOKENS = 40  # a caption of the domain has at most 32, start and end included
 START, END = "<|startoftext|>", "<|endoftext|>"
 _WORD_END = "</w>"
-# Not in any caption of the world; asked for by people, or used for pictures from elsewhere.
+# Not in any caption of the domain; asked for by people, or used for images from elsewhere.
 EXTRA_WORDS = (
     "an",
     "and",
@@ -27,7 +27,7 @@ EXTRA_WORDS = (
     "of",
     "on",
     "photo",
-    "picture",
+    "image",
     "scribble",
     "the",
     "with",

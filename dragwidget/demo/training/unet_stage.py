@@ -1,4 +1,4 @@
-"""Stage 2: text encoder and UNet together, on encoded pictures."""
+"""Stage 2: text encoder and UNet together, on encoded images."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from dragwidget.demo.training.architecture import (
     build_text_encoder,
     build_unet,
 )
-from dragwidget.demo.training.autoencoder_stage import validation_pictures
+from dragwidget.demo.training.autoencoder_stage import validation_images
 from dragwidget.demo.training.export import write_model, write_samples
-from dragwidget.demo.training.feed import SCRIBBLE_CAPTION, VALIDATION_SEEDS, Bank, pictures
+from dragwidget.demo.training.feed import SCRIBBLE_CAPTION, VALIDATION_SEEDS, Bank, images
 from dragwidget.demo.training.helpers import SharedGradients, helping
 from dragwidget.demo.training.loop import Training
 from dragwidget.demo.training.tokenizer import write_tokenizer
@@ -76,8 +76,8 @@ def train_unet(
         "steps": training.step,
         "minutes": round(training.seconds / 60, 1),
         "loss": training.curve[-1]["loss"] if training.curve else None,
-        "pictures": training.pictures,
-        "pictures_encoded": len(data.bank),
+        "images": training.images,
+        "images_encoded": len(data.bank),
         "validation_loss": data.validate(preset.measured),
     }
     (folder / "unet.json").write_text(json.dumps(report, indent=2) + "\n")
@@ -108,7 +108,7 @@ def help_training(
     folder: Path,
     size: int,
 ) -> None:
-    """A helper's whole life: small batches of its own pictures, on the newest weights."""
+    """A helper's whole life: small batches of its own images, on the newest weights."""
     cpu = torch.device("cpu")
     torch.manual_seed(preset.seed + 20 + index)
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
@@ -129,7 +129,7 @@ def help_training(
 
 
 class Data:
-    """Encoded pictures with their captions, noised and put to the networks."""
+    """Encoded images with their captions, noised and put to the networks."""
 
     def __init__(
         self,
@@ -152,10 +152,10 @@ class Data:
         latents, texts = [], []
         for start in range(0, len(seeds), 32):
             part = seeds[start : start + 32]
-            drawn, said = pictures(
+            drawn, said = images(
                 part, self.size, scribble_every=_SCRIBBLE_EVERY, device=self.device
             )
-            latents.append(encode_pictures(self.autoencoder, drawn, self.preset))
+            latents.append(encode_images(self.autoencoder, drawn, self.preset))
             texts += said
         return torch.cat(latents), token_ids(self.tokenizer, texts)
 
@@ -173,14 +173,14 @@ class Data:
 
     @torch.no_grad()
     def validate(self, count: int) -> float:
-        """The loss on pictures never trained on, timesteps spread evenly, in float32."""
+        """The loss on images never trained on, timesteps spread evenly, in float32."""
         times = torch.linspace(1, 999, count).long()
         generator = torch.Generator().manual_seed(0)
         total = 0.0
         for start in range(0, count, 32):
             rows = slice(start, min(start + 32, count))
-            drawn, texts = validation_pictures(VALIDATION_SEEDS[rows], self.size, self.device)
-            latents = encode_pictures(self.autoencoder, drawn, self.preset)
+            drawn, texts = validation_images(VALIDATION_SEEDS[rows], self.size, self.device)
+            latents = encode_images(self.autoencoder, drawn, self.preset)
             noise = torch.randn(latents.shape, generator=generator)
             loss = self.noising.loss(
                 **self.parts,
@@ -236,7 +236,7 @@ def token_ids(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
 
 
 @torch.no_grad()
-def encode_pictures(autoencoder: Model, drawn: Tensor, preset: Preset) -> Tensor:
+def encode_images(autoencoder: Model, drawn: Tensor, preset: Preset) -> Tensor:
     """(B, 3, H, W) in [-1, 1] -> scaled latents (B, 4, H/4, W/4) on the CPU."""
     with autocast(drawn.device, preset.precision):
         mean = autoencoder.encode(drawn.to(memory_format=torch.channels_last)).latent_dist.mean

@@ -1,4 +1,4 @@
-"""Drawing point pairs and a mask on a picture. No torch."""
+"""Drawing point pairs and a mask on an image. No torch."""
 
 from dragwidget.ui.canvas.drag_canvas import DragCanvas
 

@@ -6,7 +6,7 @@ import html
 
 import numpy as np
 
-from dragwidget.instructions import MAX_PAIRS
+from dragwidget.data.instructions import MAX_PAIRS
 from dragwidget.ui.canvas.sketch import Sketch
 
 HINTS = {
@@ -15,7 +15,7 @@ HINTS = {
     "eraser": "Paint over what must stay.",
     "lasso": "Draw round what may change, or click corner by corner.",
     "rectangle": "Drag a rectangle over what may change.",
-    "pan": "Drag the picture; + and - zoom.",
+    "pan": "Drag the image; + and - zoom.",
     "probe": "Click a point to look at.",
 }
 
@@ -23,7 +23,7 @@ HINTS = {
 def describe(sketch: Sketch | None) -> str:
     """How much may change and how many pairs there are; a warning where they do not agree."""
     if sketch is None:
-        return "no picture yet"
+        return "no image yet"
     count = len(sketch.pairs)
     pairs = {0: "no pair", 1: "1 pair"}.get(count, f"{count} pairs")
     mask = sketch.mask
@@ -38,16 +38,16 @@ def describe(sketch: Sketch | None) -> str:
         return text
     if not allowed:
         return f"{text}. Nothing may change: paint what may, or drop the mask"
-    frozen = [
+    protected = [
         str(number)
         for number, pair in enumerate(sketch.pairs, start=1)
         if not mask[int(pair.handle[1]), int(pair.handle[0])]
     ]
-    if len(frozen) == 1:
-        text += f". Handle {frozen[0]} lies in the frozen area"
-    elif frozen:
-        shown = ", ".join(frozen[:5]) + (" ..." if len(frozen) > 5 else "")
-        text += f". Handles {shown} lie in the frozen area"
+    if len(protected) == 1:
+        text += f". Handle {protected[0]} lies in the protected area"
+    elif protected:
+        shown = ", ".join(protected[:5]) + (" ..." if len(protected) > 5 else "")
+        text += f". Handles {shown} lie in the protected area"
     return text
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dragwidget.frames import XY
-from dragwidget.instructions import PointPair
+from dragwidget.data.frames import XY
+from dragwidget.data.instructions import PointPair
 from dragwidget.ui.canvas.gestures import Hand
 from dragwidget.ui.canvas.sketch import Sketch
 from dragwidget.ui.canvas.viewport import Viewport
@@ -20,8 +20,8 @@ from dragwidget.ui.canvas.viewport import Viewport
 class Commands:
     """The part of ``DragCanvas`` that changes what is drawn.
 
-    Points are ``(x, y)`` in pixels of the picture at its full size. Each method is one level of
-    undo, and none where nothing changes. All raise RuntimeError while there is no picture, and
+    Points are ``(x, y)`` in pixels of the image at its full size. Each method is one level of
+    undo, and none where nothing changes. All raise RuntimeError while there is no image, and
     leave everything as it was where they raise anything.
     """
 
@@ -37,7 +37,7 @@ class Commands:
         raise NotImplementedError
 
     def show_viewport(self, viewport: Viewport) -> None:
-        """Show another part of the picture."""
+        """Show another part of the image."""
         raise NotImplementedError
 
     @contextmanager
@@ -45,7 +45,7 @@ class Commands:
         with self._lock:
             if self._sketch is None:
                 raise RuntimeError(
-                    "there is no picture to draw on: set one first, canvas.image = ..."
+                    "there is no image to draw on: set one first, canvas.image = ..."
                 )
             yield self._sketch
             self._changed()
@@ -125,7 +125,7 @@ class Commands:
             sketch.grow(-pixels)
 
     def invert_mask(self) -> None:
-        """What may change is frozen, and the other way round."""
+        """What may change is protected, and the other way round."""
         with self._editing() as sketch:
             sketch.invert()
 
@@ -178,5 +178,5 @@ class Commands:
             self.show_viewport(self.viewport.zoomed(factor, center))
 
     def fit(self) -> None:
-        """Show the whole picture."""
+        """Show the whole image."""
         self.zoom_to(1.0)

@@ -1,7 +1,7 @@
-"""``DragCanvas``: draw point pairs and a mask on a picture, in a notebook.
+"""``DragCanvas``: draw point pairs and a mask on an image, in a notebook.
 
 No torch here: the canvas is of use alone, as a tool for annotation. Coordinates are ``(x, y)`` in
-pixels of the picture at its full size, however large it is shown.
+pixels of the image at its full size, however large it is shown.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import ipywidgets
 import traitlets
 from PIL import Image
 
-from dragwidget.frames import BoolArray, Size
-from dragwidget.instructions import DragInstructions, PointPair, check_prompt
-from dragwidget.picture import SourceImage
+from dragwidget.data.frames import BoolArray, Size
+from dragwidget.data.image import SourceImage
+from dragwidget.data.instructions import DragInstructions, PointPair, check_prompt
 from dragwidget.ui.canvas import caption as captions
 from dragwidget.ui.canvas import events
 from dragwidget.ui.canvas.commands import Commands
@@ -29,7 +29,7 @@ from dragwidget.ui.canvas.sketch import Sketch
 from dragwidget.ui.canvas.toolbar import Toolbar
 from dragwidget.ui.canvas.viewport import MAX_ZOOM, Viewport
 
-# Around the canvas: no scroll bars, and not stretched, lest the picture be.
+# Around the canvas: no scroll bars, and not stretched, lest the image be.
 _FRAME = {"overflow": "hidden", "max_width": "100%", "align_self": "flex-start", "flex": "0 0 auto"}
 
 _CAPTION = {"width": "auto", "max_width": "100%", "align_self": "stretch", "overflow": "hidden"}
@@ -39,7 +39,7 @@ class DragCanvas(events.Listening, Showing, Commands, ipywidgets.VBox):
     """Point pairs and a mask, drawn by hand or by methods, observable, undoable.
 
     Args:
-        image: what ``picture.read_picture`` takes; ``None``: an empty canvas until one is set.
+        image: what ``image.source_image`` takes; ``None``: an empty canvas until one is set.
         width: of the canvas in CSS pixels, padding included; "fit": about 560 on the longest side.
         toolbar: whether to show the buttons above.
         caption: whether to show the line below.
@@ -113,11 +113,11 @@ class DragCanvas(events.Listening, Showing, Commands, ipywidgets.VBox):
                 raise TypeError(f"DragCanvas takes no {name!r}")
             setattr(self, name, value)
 
-    # ------------------------------------------------------------ the picture
+    # ------------------------------------------------------------ the image
 
     @property
     def image(self) -> Image.Image | None:
-        """The picture at its full size, RGB; ``None`` where there is none yet."""
+        """The image at its full size, RGB; ``None`` where there is none yet."""
         return None if self._source is None else Image.fromarray(self._source.original)
 
     @image.setter
@@ -125,20 +125,20 @@ class DragCanvas(events.Listening, Showing, Commands, ipywidgets.VBox):
         self.set_image(image)
 
     def set_image(self, image: Any, keep: bool = False) -> None:
-        """Another picture. What was drawn is dropped, and undo with it; with ``keep`` it stays,
-        and then the new picture must have the old one's size."""
+        """Another image. What was drawn is dropped, and undo with it; with ``keep`` it stays,
+        and then the new image must have the old one's size."""
         source = None if image is None else read_source(image)
         with self._lock:
             if keep and (source is None or self._source is None or source.size != self.size):
                 got = None if source is None else source.size
                 raise ValueError(
-                    f"what is drawn can be kept on a picture of size {self.size} only, got {got}"
+                    f"what is drawn can be kept on an image of size {self.size} only, got {got}"
                 )
             self._take(source, keep)
 
     @property
     def size(self) -> Size | None:
-        """(width, height) of the picture; ``None`` where there is none yet."""
+        """(width, height) of the image; ``None`` where there is none yet."""
         return None if self._source is None else self._source.size
 
     def _take(self, source: SourceImage | None, keep: bool = False) -> None:
@@ -187,7 +187,7 @@ class DragCanvas(events.Listening, Showing, Commands, ipywidgets.VBox):
         with self._editing() as sketch:
             if instructions.size != sketch.size:
                 raise ValueError(
-                    f"these instructions are for a picture of size {instructions.size}, "
+                    f"these instructions are for an image of size {instructions.size}, "
                     f"and this one has {sketch.size} (width, height)"
                 )
             self._hand.forget()
@@ -253,7 +253,7 @@ class DragCanvas(events.Listening, Showing, Commands, ipywidgets.VBox):
     def _check_pairs(self, proposal: Any) -> tuple[PointPair, ...]:
         if self._sketch is None:
             if len(proposal["value"]):
-                raise ValueError("there is no picture to set pairs on: set one first")
+                raise ValueError("there is no image to set pairs on: set one first")
             return ()
         return self._sketch.check_pairs(proposal["value"])
 
@@ -329,7 +329,7 @@ class DragCanvas(events.Listening, Showing, Commands, ipywidgets.VBox):
             self._tell()
 
     def close(self) -> None:
-        """Close the widget and let its pictures go; what was drawn can still be read."""
+        """Close the widget and let its images go; what was drawn can still be read."""
         if not getattr(self, "_is_open", False):  # perhaps it never was
             return
         self._is_open = False

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from dragwidget.frames import XY
+from dragwidget.data.frames import XY
 from dragwidget.ui.canvas import keys
 from dragwidget.ui.canvas.gestures import Hand
 from dragwidget.ui.canvas.scene import Scene
@@ -186,7 +186,7 @@ class Listening(Guarded):
         self.show_viewport(self.viewport.zoomed(self.viewport.zoom * factor))
 
     def scale_brush(self, factor: float) -> None:
-        """A wider or narrower brush, within what is of use on this picture."""
+        """A wider or narrower brush, within what is of use on this image."""
         widest = max(2.0, float(max(self.viewport.size)))
         size = round(self.brush_size * factor)
         if size == self.brush_size:

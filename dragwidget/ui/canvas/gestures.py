@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from typing import Protocol
 
-from dragwidget.frames import XY
-from dragwidget.instructions import MAX_PAIRS, PointPair
+from dragwidget.data.frames import XY
+from dragwidget.data.instructions import MAX_PAIRS, PointPair
 from dragwidget.ui.canvas.marks import Shape, ToFrame, handle_mark, outline, pair_marks
 from dragwidget.ui.canvas.scene import Scene
 from dragwidget.ui.canvas.sketch import MAX_STROKE_POINTS
@@ -322,7 +322,7 @@ class Hand:
         return self.cancel()
 
     def forget(self) -> None:
-        """Another picture: nothing half done belongs to it."""
+        """Another image: nothing half done belongs to it."""
         while self.cancel():
             pass
 

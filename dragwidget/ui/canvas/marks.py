@@ -1,6 +1,6 @@
 """How pairs, tracked handles and half-made shapes look: as plain shapes, painted by anyone.
 
-``paint_with_pillow`` paints them on a picture; ``scene`` on a canvas. A length in a shape is in the
+``paint_with_pillow`` paints them on an image; ``scene`` on a canvas. A length in a shape is in the
 pixels that its points are in; ``unit`` is how many of those make one CSS pixel.
 """
 
@@ -13,13 +13,13 @@ from typing import TypeAlias
 
 from PIL import Image, ImageDraw, ImageFont
 
-from dragwidget.frames import XY, Size
-from dragwidget.instructions import PointPair
+from dragwidget.data.frames import XY, Size
+from dragwidget.data.instructions import PointPair
 
 HANDLE = "#e5383b"
 TARGET = "#2563eb"
 WHITE = "#ffffff"
-SHADE = "#16161ab0"  # the thin outline that keeps every mark readable on every picture
+SHADE = "#16161ab0"  # the thin outline that keeps every mark readable on every image
 
 HANDLE_RADIUS = 8.0  # CSS pixels, as all below
 TARGET_RADIUS = 6.5
@@ -69,7 +69,7 @@ ToFrame: TypeAlias = Callable[[XY], XY]
 
 @dataclass(frozen=True)
 class Marks:
-    """All that is marked on a picture, in image pixels.
+    """All that is marked on an image, in image pixels.
 
     hidden: index of a pair that is not shown, as it is being dragged. pending: a handle that has
     no target yet. tracked, trails: where the handles are by now, and how they came there.
@@ -211,7 +211,7 @@ _SUPERSAMPLING = 4
 
 
 def paint_with_pillow(image: Image.Image, shapes: Sequence[Shape]) -> Image.Image:
-    """A new RGB picture with shapes, whose points are in its pixels, painted on it smoothly."""
+    """A new RGB image with shapes, whose points are in its pixels, painted on it smoothly."""
     result = image.convert("RGB")
     for shape in shapes:
         box = _box(shape, image.size)

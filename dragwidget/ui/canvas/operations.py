@@ -1,6 +1,6 @@
 """What changes a mask, as small records: done again, each gives the same mask bit for bit.
 
-Points are ``(x, y)`` in image pixels and may lie outside the picture. A mask is bool (H, W), True =
+Points are ``(x, y)`` in image pixels and may lie outside the image. A mask is bool (H, W), True =
 may change; ``None``: no mask, so everything may change.
 """
 
@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from dragwidget.frames import BoolArray
+from dragwidget.data.frames import BoolArray
 from dragwidget.ui.canvas import raster
 
 
@@ -115,7 +115,7 @@ class Grow:
 
 @dataclass(frozen=True)
 class Invert:
-    """What may change is frozen, and the other way round."""
+    """What may change is protected, and the other way round."""
 
     starts_full = True
     nbytes = 100

@@ -1,4 +1,4 @@
-"""Pictures for the browser: the mask laid over a picture, and pictures as few bytes."""
+"""Images for the browser: the mask laid over an image, and images as few bytes."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, features
 
-from dragwidget.frames import BoolArray, Size
+from dragwidget.data.frames import BoolArray, Size
 
 MASK_STYLES = ("darken", "tint", "hidden")
 
-SHOWN_SIDE = 2048  # longest side of a picture that is sent to the browser
+SHOWN_SIDE = 2048  # longest side of an image that is sent to the browser
 _CRISP_SIDE = 1024  # a smaller mask is enlarged to this, lest the browser blur its pixels
-_LOSSLESS_PIXELS = 1_200_000  # a larger picture is sent as JPEG
+_LOSSLESS_PIXELS = 1_200_000  # a larger image is sent as JPEG
 _EDGE = "#ffffffd9"
 
 
 def shown_size(size: Size) -> Size:
-    """(width, height) at which a picture of that size is sent to the browser."""
+    """(width, height) at which an image of that size is sent to the browser."""
     scale = min(1.0, SHOWN_SIDE / max(size))
     width, height = (max(1, round(side * scale)) for side in size)
     return width, height
 
 
 def encode(image: Image.Image, *, lossless: bool) -> tuple[str, bytes]:
-    """An RGB picture as (format, bytes), fast rather than small; lossless only up to 1.2 MP."""
+    """An RGB image as (format, bytes), fast rather than small; lossless only up to 1.2 MP."""
     file = io.BytesIO()
     if not lossless or image.width * image.height > _LOSSLESS_PIXELS:
         image.save(file, "JPEG", quality=90, subsampling=0)
@@ -41,8 +41,8 @@ def encode(image: Image.Image, *, lossless: bool) -> tuple[str, bytes]:
 class Overlay:
     """A mask in the colours of a style, at the resolution that the browser shows.
 
-    style: "darken" darkens what is frozen, "tint" colours what may change, "hidden" shows nothing.
-    tint: "#rrggbb". opacity: 0 to 1. on_screen: longest side of the fitted picture, canvas pixels.
+    style: "darken" darkens the protected region, "tint" colours what may change, "hidden" shows nothing.
+    tint: "#rrggbb". opacity: 0 to 1. on_screen: longest side of the fitted image, canvas pixels.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ def _sample(side: int, longest: int) -> npt.NDArray[np.intp]:
 
 
 def _edge(allowed: BoolArray, width: int) -> BoolArray:
-    """What lies inside, within ``width`` of what is frozen; the picture's border is no edge."""
+    """What lies inside, within ``width`` of the protected region; the image's border is no edge."""
     inner = allowed.copy()
     for axis in (0, 1):
         if allowed.shape[axis] > width:

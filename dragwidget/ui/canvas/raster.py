@@ -2,7 +2,7 @@
 
 **Convention**: a pixel is an area, pixel ``(column, row)`` covering ``[column, column + 1) x
 [row, row + 1)`` of the image frame, which is how a canvas shows it. A shape covers the pixels whose
-centres lie in it. Shapes may reach outside the picture; what is outside covers nothing.
+centres lie in it. Shapes may reach outside the image; what is outside covers nothing.
 
 Every function takes a mask (H, W), bool, and sets in place what its shape covers to ``value``.
 """
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dragwidget.frames import BoolArray
+from dragwidget.data.frames import BoolArray
 
 Points = npt.NDArray[np.float64]  # (N, 2), (x, y) in image pixels
 

@@ -1,6 +1,6 @@
 """What is seen of a sketch: four layers of one canvas, painted from state that is kept here.
 
-From below: the picture, the mask, the marks, the live ink. The browser forgets them when a page
+From below: the image, the mask, the marks, the live ink. The browser forgets them when a page
 is loaded again, and a second page never had them, so each can be painted anew at any time.
 Until a front end has said that it is ready nothing is encoded and nothing is sent.
 
@@ -17,7 +17,7 @@ import ipywidgets
 from ipycanvas import Canvas, MultiCanvas
 from PIL import Image
 
-from dragwidget.frames import XY, BoolArray
+from dragwidget.data.frames import XY, BoolArray
 from dragwidget.ui.canvas.marks import Disc, Line, Marks, Polygon, Ring, Shape, Text, ToFrame
 from dragwidget.ui.canvas.overlay import Overlay, colours, encode, shown_size
 from dragwidget.ui.canvas.viewport import RATIO, Viewport
@@ -25,7 +25,7 @@ from dragwidget.ui.drawing import Layer, drawing
 
 log = logging.getLogger(__name__)
 
-PARTS = ("picture", "mask", "marks", "ink")
+PARTS = ("image", "mask", "marks", "ink")
 _ONE_PIXEL = encode(Image.new("RGB", (1, 1), "white"), lossless=True)
 
 
@@ -66,12 +66,12 @@ class Scene:
         self.multi = MultiCanvas(len(PARTS), width=width, height=height)
         self._layers = {name: Layer(self.multi[i]) for i, name in enumerate(PARTS)}
         # What is sent once and then drawn many times, at any zoom, is drawn from here.
-        self._pictures = _Store()
+        self._images = _Store()
         self._masks = _Store()
         self.is_live = False
         self.is_closed = False
-        self.picture: Image.Image | None = None
-        self.is_exact = True  # whether the picture is to be sent without loss
+        self.image: Image.Image | None = None
+        self.is_exact = True  # whether the image is to be sent without loss
         self.mask: BoolArray | None = None
         self.look = MaskLook()
         self.marks = Marks()
@@ -92,7 +92,7 @@ class Scene:
         self.touch("view", *PARTS[2:])
 
     def touch(self, *parts: str) -> None:
-        """These are to be painted anew; "view": only the place of picture and mask changed."""
+        """These are to be painted anew; "view": only the place of image and mask changed."""
         self._dirty.update(parts)
         self._stale.update(parts)
 
@@ -125,8 +125,8 @@ class Scene:
         # Filled before any page is ready, too: Voila reads the state of all widgets once, and what
         # changes from then until it has made them all is lost.
         # Computed first: the lock is one for the process, and nothing in it may fail.
-        if "picture" in self._stale and self.picture is not None:
-            self._pictures.fill(*encode(self.picture, lossless=self.is_exact))
+        if "image" in self._stale and self.image is not None:
+            self._images.fill(*encode(self.image, lossless=self.is_exact))
         overlay = self._overlay() if "mask" in self._dirty else None
         if overlay is not None and "mask" in self._stale:
             self._masks.fill("png", overlay.png())
@@ -138,12 +138,12 @@ class Scene:
 
     def _paint(self, dirty: set[str], overlay: Overlay | None) -> None:
         with drawing():
-            if "picture" in dirty and self.picture is not None:
-                self._pictures.unpack(shown_size(self.picture.size))
+            if "image" in dirty and self.image is not None:
+                self._images.unpack(shown_size(self.image.size))
             if overlay is not None:
                 self._masks.unpack(overlay.size)
-            if dirty & {"picture", "view"}:
-                self._paint_picture()
+            if dirty & {"image", "view"}:
+                self._paint_image()
             if dirty & {"mask", "view"}:
                 self._paint_mask()
             if "marks" in dirty:
@@ -155,14 +155,14 @@ class Scene:
                 self._paint_ink()
 
     def close(self) -> None:
-        """Draw no more, and give the pictures back. The canvas itself stays: commands on their way
+        """Draw no more, and give the images back. The canvas itself stays: commands on their way
         to a canvas that is gone would stop the front end's drawing for good."""
         self.is_closed = True
-        for store in (self._pictures, self._masks):
+        for store in (self._images, self._masks):
             store.fill(*_ONE_PIXEL)
             store.canvas.width = store.canvas.height = 1
         self.multi.width = self.multi.height = 1
-        self.picture = self.mask = None
+        self.image = self.mask = None
 
     # ------------------------------------------------------------ layers
 
@@ -179,19 +179,19 @@ class Scene:
 
     @property
     def _area(self) -> tuple[XY, XY]:
-        """Where the picture is: top left corner and size, canvas pixels."""
+        """Where the image is: top left corner and size, canvas pixels."""
         scale = self.viewport.scale
         width, height = self.viewport.size
         return self.viewport.origin, (width * scale, height * scale)
 
-    def _paint_picture(self) -> None:
-        layer = self._layers["picture"]
+    def _paint_image(self) -> None:
+        layer = self._layers["image"]
         layer.clear()
-        if self.picture is not None:
+        if self.image is not None:
             corner, size = self._area
             # Whole blocks of canvas pixels stay sharp, anything else is smoothed.
-            whole = (size[0] / self.picture.width).is_integer()
-            layer.image(self._pictures.canvas, corner, size, smooth=not whole)
+            whole = (size[0] / self.image.width).is_integer()
+            layer.image(self._images.canvas, corner, size, smooth=not whole)
 
     def _overlay(self) -> Overlay | None:
         if self.mask is None or self.look.style == "hidden":
@@ -292,7 +292,7 @@ class Scene:
 
 
 class _Store:
-    """A picture in the browser: sent as a file, unpacked to a canvas that is never displayed."""
+    """An image in the browser: sent as a file, unpacked to a canvas that is never displayed."""
 
     def __init__(self) -> None:
         self._image = ipywidgets.Image(value=_ONE_PIXEL[1], format=_ONE_PIXEL[0])

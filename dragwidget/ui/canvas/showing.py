@@ -1,4 +1,4 @@
-"""What a ``DragCanvas`` shows: the picture, what a run lays over it, and a plain picture of it all.
+"""What a ``DragCanvas`` shows: the image, what a run lays over it, and a plain image of it all.
 
 What is laid over is never part of undo nor of the instructions.
 """
@@ -12,9 +12,9 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from dragwidget.frames import XY, Size
-from dragwidget.instructions import PointPair
-from dragwidget.picture import SourceImage, read_picture
+from dragwidget.data.frames import XY, Size
+from dragwidget.data.image import SourceImage, source_image
+from dragwidget.data.instructions import PointPair
 from dragwidget.ui.canvas.caption import describe
 from dragwidget.ui.canvas.events import Guarded
 from dragwidget.ui.canvas.gestures import Hand
@@ -25,18 +25,18 @@ from dragwidget.ui.canvas.sketch import Sketch
 from dragwidget.ui.canvas.snapshot import compose
 from dragwidget.ui.canvas.throttle import Throttle
 from dragwidget.ui.canvas.viewport import Viewport
-from dragwidget.ui.still import StillPicture
+from dragwidget.ui.still import StillImage
 
 PREVIEW_INTERVAL = 0.1  # seconds between updates of what is laid over
 EMPTY_SIZE = (512, 384)
 
 
 def read_source(image: Any) -> SourceImage:
-    """A picture at its full size, and reduced to what a browser gets."""
-    return read_picture(image, multiple=1, max_side=SHOWN_SIDE)
+    """An image at its full size, and reduced to what a browser gets."""
+    return source_image(image, multiple=1, max_side=SHOWN_SIDE)
 
 
-class Showing(Guarded, StillPicture):
+class Showing(Guarded, StillImage):
     """The part of ``DragCanvas`` that shows."""
 
     _lock: threading.RLock
@@ -60,11 +60,11 @@ class Showing(Guarded, StillPicture):
 
     @property
     def viewport(self) -> Viewport:
-        """How the picture is shown now: between image pixels and canvas pixels."""
+        """How the image is shown now: between image pixels and canvas pixels."""
         return self.scene.viewport
 
     def show_viewport(self, viewport: Viewport) -> None:
-        """Show another part of the picture."""
+        """Show another part of the image."""
         with self._lock:
             self.scene.set_viewport(viewport)
             self.zoom = viewport.zoom
@@ -72,8 +72,8 @@ class Showing(Guarded, StillPicture):
 
     # ------------------------------------------------------------ laid over, from any thread
 
-    def show_picture(self, image: Any) -> None:
-        """Lay a picture of any size over the source; ``None``: the source again.
+    def show_image(self, image: Any) -> None:
+        """Lay an image of any size over the source; ``None``: the source again.
 
         The latest wins, at most one per 0.1 s is shown. Safe from any thread.
         """
@@ -88,7 +88,7 @@ class Showing(Guarded, StillPicture):
     def show_tracks(self, handles: Sequence[XY], trails: Sequence[Sequence[XY]] = ()) -> None:
         """Mark where the handles are by now and the way they came, in image pixels.
 
-        Throttled as ``show_picture``. Safe from any thread.
+        Throttled as ``show_image``. Safe from any thread.
         """
         tracked = tuple((float(x), float(y)) for x, y in handles)
         came = tuple(tuple((float(x), float(y)) for x, y in trail) for trail in trails)
@@ -106,28 +106,28 @@ class Showing(Guarded, StillPicture):
 
     def _lay_nothing_over(self) -> None:
         self._preview, self._tracked, self._trails = None, (), ()
-        self._show(self._own_picture, exact=True)
+        self._show(self._own_image, exact=True)
 
     def _show_laid_over(self) -> None:
         with self._lock:
             preview = self._preview
-            self._show(preview or self._own_picture, exact=preview is None)
+            self._show(preview or self._own_image, exact=preview is None)
             self.marks_changed()
 
     def _show_exact(self) -> None:
-        """No new picture came for a while: send the one that is shown without loss."""
+        """No new image came for a while: send the one that is shown without loss."""
         with self._lock:
             if not self.scene.is_exact:
-                self._show(self.scene.picture, exact=True)
+                self._show(self.scene.image, exact=True)
                 self.scene.refresh()
 
-    def _show(self, picture: Image.Image | None, exact: bool) -> None:
-        if picture is not self.scene.picture or exact != self.scene.is_exact:
-            self.scene.picture, self.scene.is_exact = picture, exact
-            self.scene.touch("picture")
+    def _show(self, image: Image.Image | None, exact: bool) -> None:
+        if image is not self.scene.image or exact != self.scene.is_exact:
+            self.scene.image, self.scene.is_exact = image, exact
+            self.scene.touch("image")
 
     @property
-    def _own_picture(self) -> Image.Image:
+    def _own_image(self) -> Image.Image:
         """The source, reduced to what is sent, or what stands for it; always the same object."""
         source = self._source
         if self._own is None or self._own[0] is not source:
@@ -141,7 +141,7 @@ class Showing(Guarded, StillPicture):
 
     @property
     def marks(self) -> Marks:
-        """All that is marked on the picture."""
+        """All that is marked on the image."""
         pairs: tuple[PointPair, ...] = self.pairs
         return Marks(
             pairs=pairs,
@@ -157,27 +157,27 @@ class Showing(Guarded, StillPicture):
         self.scene.set_marks(self.marks)
         self.scene.refresh()
 
-    # ------------------------------------------------------------ as a plain picture
+    # ------------------------------------------------------------ as a plain image
 
     def snapshot(self, side: int | None = None) -> Image.Image:
-        """Picture, mask and marks as one Pillow image; ``side``: its longest one, pixels."""
+        """Image, mask and marks as one Pillow image; ``side``: its longest one, pixels."""
         with self._lock:
-            picture = self.scene.picture or self._own_picture
+            image = self.scene.image or self._own_image
             size: Size = self.viewport.size
             mask = None if self._sketch is None else self._sketch.mask
             look, marks = self.scene.look, self.marks
-        return compose(picture, size, mask, look, marks, side)
+        return compose(image, size, mask, look, marks, side)
 
     def __repr__(self) -> str:
         size = self.viewport.size
-        shown = "no picture" if self._source is None else f"{size[0]} x {size[1]}"
+        shown = "no image" if self._source is None else f"{size[0]} x {size[1]}"
         return f"{type(self).__name__}({shown}: {describe(self._sketch)})"
 
 
 def _placeholder() -> Image.Image:
-    """What stands where a picture will be."""
+    """What stands where an image will be."""
     image = Image.new("RGB", EMPTY_SIZE, "#8a8a90")
-    text = "No picture yet\nset one with  canvas.image = ..."
+    text = "No image yet\nset one with  canvas.image = ..."
     middle = (EMPTY_SIZE[0] / 2, EMPTY_SIZE[1] / 2)
     draw = ImageDraw.Draw(image)
     draw.multiline_text(middle, text, fill="white", anchor="mm", align="center", spacing=10)

@@ -1,8 +1,8 @@
-"""What the user drew on one picture, with undo: point pairs and a mask.
+"""What the user drew on one image, with undo: point pairs and a mask.
 
 No Jupyter here: the canvas turns events into calls of a ``Sketch`` and paints what it holds. Masks
 are kept as the operations that made them, with a packed copy every few operations, so that hundreds
-of levels of undo over a large picture cost little memory.
+of levels of undo over a large image cost little memory.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dragwidget.frames import BoolArray, Size
-from dragwidget.instructions import MAX_PAIRS, PointPair, check_size
+from dragwidget.data.frames import BoolArray, Size
+from dragwidget.data.instructions import MAX_PAIRS, PointPair, check_size
 from dragwidget.ui.canvas import raster
 from dragwidget.ui.canvas.operations import (
     Grow,
@@ -57,9 +57,9 @@ class _Level:
 
 
 class Sketch:
-    """Pairs and mask of one picture of ``size`` (width, height), undoable.
+    """Pairs and mask of one image of ``size`` (width, height), undoable.
 
-    Points of pairs lie inside the picture; strokes and lassos may reach outside. Coordinates are
+    Points of pairs lie inside the image; strokes and lassos may reach outside. Coordinates are
     ``(x, y)`` in image pixels. Methods that change nothing add no level. Not safe to use from
     several threads at once: the canvas holds its lock.
     """
@@ -105,7 +105,7 @@ class Sketch:
         self._set_pairs(self.check_pairs((*self.pairs[:index], pair, *self.pairs[index + 1 :])))
 
     def check_pairs(self, pairs: Any) -> Pairs:
-        """Pairs as a tuple of PointPair inside the picture; TypeError or ValueError."""
+        """Pairs as a tuple of PointPair inside the image; TypeError or ValueError."""
         if isinstance(pairs, str | bytes) or not hasattr(pairs, "__iter__"):
             raise TypeError(f"pairs must be a sequence of PointPair, got {type(pairs).__name__}")
         checked = tuple(p if isinstance(p, PointPair) else _as_pair(p) for p in pairs)
@@ -116,7 +116,7 @@ class Sketch:
             for name, (x, y) in (("handle", pair.handle), ("target", pair.target)):
                 if not (0 <= x < width and 0 <= y < height):
                     raise ValueError(
-                        f"the {name} of pair {number}, ({x:g}, {y:g}), is outside the picture: "
+                        f"the {name} of pair {number}, ({x:g}, {y:g}), is outside the image: "
                         f"x must be in [0, {width}) and y in [0, {height})"
                     )
         return checked
@@ -153,7 +153,7 @@ class Sketch:
         self.set_both(self.pairs, mask)
 
     def check_mask(self, mask: npt.ArrayLike | None) -> BoolArray | None:
-        """A mask as bool (H, W) of the picture's size; TypeError or ValueError."""
+        """A mask as bool (H, W) of the image's size; TypeError or ValueError."""
         if mask is None:
             return None
         values = np.asarray(mask)
@@ -161,7 +161,7 @@ class Sketch:
             raise TypeError(f"a mask must hold booleans or numbers, got dtype {values.dtype}")
         if values.shape != self.shape:
             raise ValueError(
-                f"a mask of this picture must have shape {self.shape} (height, width), "
+                f"a mask of this image must have shape {self.shape} (height, width), "
                 f"got {values.shape}"
             )
         if values.dtype.kind == "f" and not np.isfinite(values).all():
@@ -296,7 +296,7 @@ def check_points(points: Any, least: int) -> raster.Points:
     if len(array) > MAX_STROKE_POINTS:
         raise ValueError(f"at most {MAX_STROKE_POINTS:,} points in one shape, got {len(array):,}")
     if not np.isfinite(array).all() or np.abs(array).max() > 1e6:
-        raise ValueError("points must be finite and within a million pixels of the picture")
+        raise ValueError("points must be finite and within a million pixels of the image")
     array.setflags(write=False)
     return array
 

@@ -1,10 +1,10 @@
-"""A canvas as a plain picture: for notebooks without a kernel, for papers and for tests."""
+"""A canvas as a plain image: for notebooks without a kernel, for papers and for tests."""
 
 from __future__ import annotations
 
 from PIL import Image
 
-from dragwidget.frames import BoolArray, Size
+from dragwidget.data.frames import BoolArray, Size
 from dragwidget.ui.canvas.marks import Marks, paint_with_pillow
 from dragwidget.ui.canvas.overlay import Overlay
 from dragwidget.ui.canvas.scene import MaskLook
@@ -13,7 +13,7 @@ LEAST_SIDE, MOST_SIDE = 384, 1024  # longest side of a snapshot, pixels
 
 
 def snapshot_size(size: Size, side: int | None = None) -> Size:
-    """(width, height) of the snapshot of a picture of ``size``."""
+    """(width, height) of the snapshot of an image of ``size``."""
     longest = max(size)
     wanted = min(max(longest, LEAST_SIDE), MOST_SIDE) if side is None else side
     width, height = (max(1, round(length * wanted / longest)) for length in size)
@@ -21,23 +21,23 @@ def snapshot_size(size: Size, side: int | None = None) -> Size:
 
 
 def compose(
-    picture: Image.Image,
+    image: Image.Image,
     size: Size,
     mask: BoolArray | None,
     look: MaskLook,
     marks: Marks,
     side: int | None = None,
 ) -> Image.Image:
-    """Picture, mask and marks as one RGB picture.
+    """Image, mask and marks as one RGB image.
 
-    size: (width, height) of the picture in the pixels that marks are in. side: of the longest side
+    size: (width, height) of the image in the pixels that marks are in. side: of the longest side
     of the result, pixels.
     """
     result_size = snapshot_size(size, side)
-    is_smaller = picture.width < result_size[0]
-    # Pixels of a small picture stay pixels, as on the canvas.
+    is_smaller = image.width < result_size[0]
+    # Pixels of a small image stay pixels, as on the canvas.
     way = Image.Resampling.NEAREST if is_smaller else Image.Resampling.LANCZOS
-    result = picture.convert("RGB").resize(result_size, way)
+    result = image.convert("RGB").resize(result_size, way)
     if mask is not None and look.style != "hidden":
         overlay = Overlay(mask, look.style, look.tint, look.opacity, max(result_size)).rgba()
         overlay = overlay.resize(result_size, Image.Resampling.BOX)

@@ -19,7 +19,7 @@ _TOOLS = {  # name: (label, icon, tooltip)
     "eraser": ("Eraser", "eraser", "Paint over what must stay (e)"),
     "lasso": ("Lasso", "pencil", "Draw round what may change, or click corner by corner (l)"),
     "rectangle": ("Rect", "square-o", "Drag a rectangle over what may change (r)"),
-    "pan": ("Pan", "arrows", "Drag the picture; only seen when zoomed in (h)"),
+    "pan": ("Pan", "arrows", "Drag the image; only seen when zoomed in (h)"),
     "probe": ("Probe", "crosshairs", "Click a point to look at"),
 }
 _GROW = 0.01  # of the longest side, for one press of Grow or Shrink
@@ -51,13 +51,13 @@ class Toolbar:
         )
         self.zoom = ipywidgets.Label("100 %", layout={"width": "46px"})
         self.zoom_in = button("+", "", "Zoom in (+)", lambda: canvas.zoom_by(2**0.5))
-        self.fit = button("Fit", "", "Show the whole picture (0)", canvas.fit)
+        self.fit = button("Fit", "", "Show the whole image (0)", canvas.fit)
         self.style = _tip(
             ipywidgets.Dropdown(
                 options=list(MASK_STYLES), description="Mask",
                 style={"description_width": "34px"}, layout={"width": "118px"},
             ),
-            "How the mask is shown: what is frozen darkened, what may change tinted, or not (m)",
+            "How the mask is shown: the protected region darkened, what may change tinted, or not (m)",
         )  # fmt: skip
         self._listen(self.style, self._set_style)
         self.opacity = _tip(
@@ -76,7 +76,9 @@ class Toolbar:
         self.mask_buttons = [
             button("Grow", "", "Let the mask reach further", lambda: self._grow(1)),
             button("Shrink", "", "Let the mask reach less far", lambda: self._grow(-1)),
-            button("Invert", "", "Swap what may change and what is frozen", canvas.invert_mask),
+            button(
+                "Invert", "", "Swap what may change and the protected region", canvas.invert_mask
+            ),
             button("Fill", "", "A mask that lets everything change", canvas.fill_mask),
             button("No mask", "", "Drop the mask: everything may change", self._drop_mask),
         ]

@@ -2,26 +2,26 @@
 
 **Convention**: canvas points are ``(x, y)`` in pixels of the canvas' drawing buffer, as its events
 carry them; ``RATIO`` of these make one CSS pixel, so that lines stay sharp on dense screens. The
-picture lies ``PADDING`` inside the canvas, so that a hand that lets go at its edge is still seen.
+image lies ``PADDING`` inside the canvas, so that a hand that lets go at its edge is still seen.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from dragwidget.frames import XY, Size
+from dragwidget.data.frames import XY, Size
 
 RATIO = 2  # canvas pixels to a CSS pixel
 PADDING = 24 * RATIO
-FIT_SIDE = 512  # CSS pixels of the picture's longest side where it is fitted
-MAX_MAGNIFICATION = 8  # CSS pixels to an image pixel where a small picture is fitted
-MIN_AREA = 64 * RATIO  # canvas pixels of the area that a picture is shown in
+FIT_SIDE = 512  # CSS pixels of the image's longest side where it is fitted
+MAX_MAGNIFICATION = 8  # CSS pixels to an image pixel where a small image is fitted
+MIN_AREA = 64 * RATIO  # canvas pixels of the area that an image is shown in
 MAX_ZOOM = 32.0
 
 
 @dataclass(frozen=True)
 class Viewport:
-    """How a picture of ``size`` is shown.
+    """How an image of ``size`` is shown.
 
     size: (width, height), image pixels. canvas: (width, height), canvas pixels. fitted: canvas
     pixels to an image pixel at zoom 1. zoom: 1 to 32. centre: the image point in the middle.
@@ -35,7 +35,7 @@ class Viewport:
 
     @classmethod
     def of(cls, size: Size, width: int | None = None) -> Viewport:
-        """The picture fitted; ``width``: of the whole canvas, CSS pixels."""
+        """The image fitted; ``width``: of the whole canvas, CSS pixels."""
         if width is None:
             fitted = min(FIT_SIDE / max(size), MAX_MAGNIFICATION) * RATIO
         else:
@@ -51,14 +51,14 @@ class Viewport:
 
     @property
     def origin(self) -> XY:
-        """Where the picture's top left corner is, in canvas pixels; perhaps outside the canvas."""
+        """Where the image's top left corner is, in canvas pixels; perhaps outside the canvas."""
         return (
             self.canvas[0] / 2 - self.centre[0] * self.scale,
             self.canvas[1] / 2 - self.centre[1] * self.scale,
         )
 
     def to_image(self, xy: XY) -> XY:
-        """A canvas point in image pixels; perhaps outside the picture."""
+        """A canvas point in image pixels; perhaps outside the image."""
         x0, y0 = self.origin
         return (xy[0] - x0) / self.scale, (xy[1] - y0) / self.scale
 
@@ -98,7 +98,7 @@ class Viewport:
         )
 
     def panned(self, dx: float, dy: float) -> Viewport:
-        """Moved by so many canvas pixels, no further than to the picture's padding."""
+        """Moved by so many canvas pixels, no further than to the image's padding."""
         return self._about((self.centre[0] - dx / self.scale, self.centre[1] - dy / self.scale))
 
     def _about(self, centre: XY) -> Viewport:

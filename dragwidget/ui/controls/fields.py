@@ -92,8 +92,8 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
     "inversion": {
         "steps": Number(
             label="DDIM steps",
-            meaning="Into how many steps the way between noise and picture is cut. More steps "
-            "reconstruct the picture better and take longer.",
+            meaning="Into how many steps the way between noise and image is cut. More steps "
+            "reconstruct the image better and take longer.",
             source="T in the paper, 50 in section 4",
             low=1,
             high=1000,
@@ -101,8 +101,8 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         ),
         "strength": Number(
             label="Strength",
-            meaning="How far towards noise the picture is taken before it is dragged, as a share "
-            "of the DDIM steps. More lets shapes change more; less keeps more of the picture.",
+            meaning="How far towards noise the image is taken before it is dragged, as a share "
+            "of the DDIM steps. More lets shapes change more; less keeps more of the image.",
             source="Section 3.1; figure 7 compares, 0.7 is the paper's",
             low=0,
             high=1,
@@ -114,7 +114,7 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
     "lora": {
         "steps": Number(
             label="Training steps",
-            meaning="How long the model is tuned on this one picture, so that the edit keeps what "
+            meaning="How long the model is tuned on this one image, so that the edit keeps what "
             "it shows. 0 means no LoRA.",
             source="Section 3.2; the paper's 80 take about 25 s on an A100",
             low=0,
@@ -142,7 +142,7 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         ),
         "batch_size": Number(
             label="Batch size",
-            meaning="How many noised copies of the picture are learnt from in one step. Fewer "
+            meaning="How many noised copies of the image are learnt from in one step. Fewer "
             "need less memory.",
             source="Section 4, 4",
             low=1,
@@ -160,8 +160,8 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         ),
         "random_crop": Flag(
             label="Random crop",
-            meaning="Learn from random square pieces of the picture, as the authors do, and not "
-            "from all of it. Pictures that are not square lose content to it.",
+            meaning="Learn from random square pieces of the image, as the authors do, and not "
+            "from all of it. Images that are not square lose content to it.",
             source="The authors' code does; the default here is not to",
         ),
         "enough": Number(
@@ -276,9 +276,9 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         ),
         "start": Choice(
             label="Start from",
-            meaning="The latent that the drag starts from: the inverted one as it is, or bent so "
+            meaning="The latent that the drag starts from: the inverted one as it is, or warped so "
             "that every handle lies on its target from the first step on.",
-            source="The paper starts from the inverted one; bending is after FastDrag",
+            source="The paper starts from the inverted one; warping is after FastDrag",
             options=(("inverted latent", "inverted"), ("warped latent", "warped")),
         ),
         "feature_blocks": Blocks(
@@ -290,7 +290,7 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         "feature_scale": Number(
             label="Feature scale",
             meaning="Cells of the grid in which features are compared, for each pixel of the "
-            "picture. 0.5 makes a cell of 2 x 2 pixels.",
+            "image. 0.5 makes a cell of 2 x 2 pixels.",
             source="The authors' code, 0.5",
             low=0,
             high=1,
@@ -302,13 +302,13 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
     "render": {
         "mutual_self_attention": Flag(
             label="Mutual attention",
-            meaning="While the edited picture is made, its self-attention looks at the keys and "
-            "values of the source picture, so that it keeps texture and identity.",
+            meaning="While the edited image is made, its self-attention looks at the keys and "
+            "values of the source image, so that it keeps texture and identity.",
             source="Reference latent control, section 3.4",
         ),
         "start_step": Number(
             label="From step",
-            meaning="The first denoising step that looks at the source picture; 0 is the first of "
+            meaning="The first denoising step that looks at the source image; 0 is the first of "
             "all.",
             source="Section 3.4; 0 in the authors' code",
             low=0,
@@ -317,17 +317,17 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         ),
         "start_layer": Number(
             label="From layer",
-            meaning="The first self-attention layer that looks at the source picture, counted from "
+            meaning="The first self-attention layer that looks at the source image, counted from "
             "0 in the order down, mid, up. Stable Diffusion 1 has 16.",
             source="Section 3.4; 10 in the authors' code, the decoder's last two blocks",
             low=0,
             high=1000,
             whole=True,
         ),
-        "keep_frozen": Flag(
-            label="Keep frozen",
+        "keep_protected": Flag(
+            label="Keep protected",
             meaning="Put the source's own latent back outside the mask at every denoising step: "
-            "what is frozen stays exactly, at the price of possible seams.",
+            "the protected region stays exactly, at the price of possible seams.",
             source="Not in the paper; DragFlow's hard constraint",
         ),
     },

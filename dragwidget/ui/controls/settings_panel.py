@@ -10,7 +10,7 @@ from typing import Any
 import ipywidgets as widgets
 import traitlets
 
-from dragwidget.settings import Settings
+from dragwidget.data.settings import Settings
 from dragwidget.ui.controls.fields import FIELDS, TITLES
 from dragwidget.ui.controls.rows import CHANGED, Row
 from dragwidget.ui.styles import STYLE, error_line, escape

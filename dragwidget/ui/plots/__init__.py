@@ -1,4 +1,4 @@
-"""Curves, heat maps and the branches of a history, as SVG and pictures. No torch, no matplotlib."""
+"""Curves, heat maps and the branches of a history, as SVG and images. No torch, no matplotlib."""
 
 from dragwidget.ui.plots.heat import heat_overlay
 from dragwidget.ui.plots.lines import COLOURS, decimate, line_plot

@@ -1,4 +1,4 @@
-"""A map of similarity as a picture to be laid over another."""
+"""A map of similarity as an image to be laid over another."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def heat_overlay(
 
     Args:
         similarity: (H, W), any range; what is not finite is clear.
-        size: (width, height) of the picture it is laid over, pixels; by default its own.
+        size: (width, height) of the image it is laid over, pixels; by default its own.
         low, high: ends of the scale; by default those of the array.
         opacity: of the most similar, 0 to 1; the least has a third of it.
 

@@ -8,8 +8,8 @@ import ipywidgets
 from ipywidgets import Layout
 from PIL import Image
 
-from dragwidget.ui.widget.export import curtain, side_by_side
-from dragwidget.ui.widget.pictures import encoded
+from dragwidget.editor.export import curtain, side_by_side
+from dragwidget.editor.images import encoded
 
 __all__ = ["ComparePanel"]
 
@@ -17,10 +17,10 @@ SIDE = 640  # longest side of what is sent to the page, pixels
 
 
 class ComparePanel(ipywidgets.VBox):
-    """Chooses what to see of the source picture and the edited one.
+    """Chooses what to see of the source image and the edited one.
 
     Args:
-        show: called with the picture that the canvas is to show; ``None``: whatever is newest.
+        show: called with the image that the canvas is to show; ``None``: whatever is newest.
     """
 
     def __init__(self, show: Callable[[Image.Image | None], object]) -> None:
@@ -29,7 +29,7 @@ class ComparePanel(ipywidgets.VBox):
         self._after: Image.Image | None = None
         self.mode = ipywidgets.ToggleButtons(
             options=[("Edited", "after"), ("Source", "before"), ("Curtain", "curtain")],
-            tooltips=["The newest picture", "The picture as it was", "Left source, right edited"],
+            tooltips=["The newest image", "The image as it was", "Left source, right edited"],
             style={"button_width": "76px"},
         )
         self.share = ipywidgets.FloatSlider(
@@ -44,7 +44,7 @@ class ComparePanel(ipywidgets.VBox):
         self.add_class("dragwidget-compare")
         self._both.layout.display = "none"
 
-    def set_pictures(self, before: Image.Image | None, after: Image.Image | None) -> None:
+    def set_images(self, before: Image.Image | None, after: Image.Image | None) -> None:
         """What is compared from now on; both of one size, or ``None``."""
         self._before, self._after = before, after
         self.refresh()
@@ -68,7 +68,7 @@ class ComparePanel(ipywidgets.VBox):
             self._show(curtain(self._before, self._after, self.share.value))
 
 
-def _reduced(picture: Image.Image) -> Image.Image:
-    small = picture.copy()
+def _reduced(image: Image.Image) -> Image.Image:
+    small = image.copy()
     small.thumbnail((SIDE // 2, SIDE // 2))
     return small

@@ -12,35 +12,35 @@ import traitlets
 from ipywidgets import Layout
 from PIL import Image
 
-from dragwidget.instructions import DragInstructions
+from dragwidget.data.instructions import DragInstructions
+from dragwidget.editor.editing import Editing
+from dragwidget.editor.export import film
+from dragwidget.editor.images import encoded
+from dragwidget.editor.recipe import python_of
 from dragwidget.ui.canvas import DragCanvas
-from dragwidget.ui.still import StillPicture
-from dragwidget.ui.widget.editing import Editing
-from dragwidget.ui.widget.export import film
+from dragwidget.ui.still import StillImage
 from dragwidget.ui.widget.export_panel import ExportPanel
 from dragwidget.ui.widget.features_panel import FeaturesPanel
 from dragwidget.ui.widget.history_panel import HistoryPanel
 from dragwidget.ui.widget.layout import all_below
-from dragwidget.ui.widget.pictures import encoded
-from dragwidget.ui.widget.recipe import python_of
 from dragwidget.ui.widget.view import View
 
 if TYPE_CHECKING:
-    from dragwidget.history import Node
-    from dragwidget.session import DragSession
-    from dragwidget.settings import Settings
-    from dragwidget.ui.runner.clocks import ClockName
-    from dragwidget.ui.widget.work import Report
+    from dragwidget.data.settings import Settings
+    from dragwidget.editor.clocks import ClockName
+    from dragwidget.editor.work import Report
+    from dragwidget.session.history import Node
+    from dragwidget.session.session import DragSession
 
 __all__ = ["DragWidget"]
 
 FIT = 500  # CSS pixels of the canvas: leaves room for the controls beside it in JupyterLab
 
-Picture = Image.Image | str | os.PathLike[str] | npt.NDArray[Any]
+ImageLike = Image.Image | str | os.PathLike[str] | npt.NDArray[Any]
 
 
-class DragWidget(StillPicture, ipywidgets.VBox):
-    """Point-based editing of one picture.
+class DragWidget(StillImage, ipywidgets.VBox):
+    """Point-based editing of one image.
 
         widget = DragWidget("fox.png", prompt="a fox")
         widget
@@ -51,7 +51,7 @@ class DragWidget(StillPicture, ipywidgets.VBox):
 
     Args:
         image: a Pillow image, a path, an array (H, W, 3), or a ``DragSession`` to go on with.
-        prompt: what the picture shows.
+        prompt: what the image shows.
         model: name, folder or hub id, as ``load_model`` takes it.
         instructions: what is drawn at the beginning.
         settings: of every stage; by default what the model recommends.
@@ -59,7 +59,7 @@ class DragWidget(StillPicture, ipywidgets.VBox):
         clock: ``"thread"``, ``"play"`` or ``"sync"``, see ``Runner``; by default what suits the
             place.
         max_side: longest side that the model works at, pixels.
-        render_when_done: make the exact picture after every run.
+        render_when_done: make the exact image after every run.
         journal: where the edit is written down as it is made, for ``restore``; by default a new
             folder in the user's cache, ``False`` for nowhere.
         options: passed on to ``load_model``; and ``store``, where stages are kept for other
@@ -79,7 +79,7 @@ class DragWidget(StillPicture, ipywidgets.VBox):
 
     def __init__(
         self,
-        image: Picture | DragSession | None = None,
+        image: ImageLike | DragSession | None = None,
         prompt: str = "",
         *,
         model: str | os.PathLike[str] = "critters",
@@ -92,9 +92,9 @@ class DragWidget(StillPicture, ipywidgets.VBox):
         journal: str | os.PathLike[str] | Literal[False] | None = None,
         **options: Any,
     ) -> None:
-        from dragwidget.journal import Journal
-        from dragwidget.session import DragSession
-        from dragwidget.store import Store
+        from dragwidget.session.journal import Journal
+        from dragwidget.session.session import DragSession
+        from dragwidget.storage.cache import Store
 
         if isinstance(image, DragSession):
             session, self._path = image, None
@@ -102,7 +102,7 @@ class DragWidget(StillPicture, ipywidgets.VBox):
                 session.settings = settings
             instructions = instructions or session.instructions
         elif image is None:
-            raise TypeError("DragWidget needs a picture (path, Pillow image, array) or a session")
+            raise TypeError("DragWidget needs an image (path, Pillow image, array) or a session")
         else:
             options.setdefault("store", Store())
             session = DragSession.from_pretrained(model, **options)
@@ -143,7 +143,7 @@ class DragWidget(StillPicture, ipywidgets.VBox):
 
     def _files(self) -> dict[str, tuple[str, str, Callable[[], bytes]]]:
         return {
-            "PNG": ("The picture as it is shown now", "edited.png", self._png),
+            "PNG": ("The image as it is shown now", "edited.png", self._png),
             "GIF": ("A film of the steps that were seen", "drag.gif", self.gif),
             "Instructions": ("Points, mask and prompt", "instructions.json", self._json),
         }
@@ -187,7 +187,7 @@ class DragWidget(StillPicture, ipywidgets.VBox):
 
     @property
     def prompt(self) -> str:
-        """What the picture shows."""
+        """What the image shows."""
         return self._view.prompt.value  # type: ignore[no-any-return]
 
     @prompt.setter
@@ -206,14 +206,14 @@ class DragWidget(StillPicture, ipywidgets.VBox):
 
     @property
     def image(self) -> Image.Image:
-        """The source picture, at its own size."""
+        """The source image, at its own size."""
         return self.session.image
 
     @property
     def result(self) -> Image.Image | None:
-        """The last exact picture; ``None`` before the first render."""
+        """The last exact image; ``None`` before the first render."""
         rendered = self._editing.rendered
-        return None if rendered is None else rendered.picture
+        return None if rendered is None else rendered.image
 
     def _want(self) -> None:
         self._editing.prompt = self.prompt
@@ -228,7 +228,7 @@ class DragWidget(StillPicture, ipywidgets.VBox):
 
     def _keep(self) -> None:
         """Write down what is drawn and asked for."""
-        from dragwidget.journal import Wanted
+        from dragwidget.session.journal import Wanted
 
         if self._journal is not None:
             pairs, mask = self.canvas.pairs, self.canvas.mask
@@ -237,7 +237,7 @@ class DragWidget(StillPicture, ipywidgets.VBox):
     # What can be done
 
     def prepare(self) -> None:
-        """Train the LoRA and invert the picture now, where they are not fresh."""
+        """Train the LoRA and invert the image now, where they are not fresh."""
         self._begin(self._editing.prepare)
 
     def step(self, steps: int = 1) -> None:
@@ -261,7 +261,7 @@ class DragWidget(StillPicture, ipywidgets.VBox):
         self.rewind(0)
 
     def render(self) -> None:
-        """Make the exact picture of where the edit stands: then ``result``."""
+        """Make the exact image of where the edit stands: then ``result``."""
         self._begin(self._editing.render)
 
     def rewind(self, step: int) -> None:
@@ -290,7 +290,7 @@ class DragWidget(StillPicture, ipywidgets.VBox):
         self._view.place()
         self._keep()
         self.index = self._view.index
-        if self._editing.picture_of(node) is None:
+        if self._editing.image_of(node) is None:
             self._editing.look()
 
     def _key(self, name: str) -> None:
@@ -305,8 +305,8 @@ class DragWidget(StillPicture, ipywidgets.VBox):
             raise RuntimeError(f"there are no features to look at: {why}")
         maps = self.session.similarity((x, y))
         node = self.session.history.current
-        picture = self._editing.picture_of(node) or self.image
-        self._view.features.show(picture, maps, (x, y), self.settings.drag.feature_blocks)
+        image = self._editing.image_of(node) or self.image
+        self._view.features.show(image, maps, (x, y), self.settings.drag.feature_blocks)
 
     # What becomes of it, told from whatever thread works
 
@@ -340,7 +340,7 @@ class DragWidget(StillPicture, ipywidgets.VBox):
     # What can be taken away
 
     def snapshot(self, side: int | None = None) -> Image.Image:
-        """The canvas as a plain picture with mask and points; ``side``: its longest, pixels."""
+        """The canvas as a plain image with mask and points; ``side``: its longest, pixels."""
         return self.canvas.snapshot(side)
 
     def __repr__(self) -> str:
@@ -354,7 +354,7 @@ class DragWidget(StillPicture, ipywidgets.VBox):
         """A film of all steps of this branch that were seen, as the bytes of a GIF."""
         history = self._editing.history
         path = [] if history is None else history.path()
-        frames = [p for node in path if (p := self._editing.picture_of(node)) is not None]
+        frames = [p for node in path if (p := self._editing.image_of(node)) is not None]
         return film(frames or [self.image])
 
     def _png(self) -> bytes:
@@ -373,7 +373,7 @@ class DragWidget(StillPicture, ipywidgets.VBox):
             journal: its folder; by default the newest; FileNotFoundError where there is none.
             options: passed on to ``load_model``; and ``clock``.
         """
-        from dragwidget.journal import restore
+        from dragwidget.session.journal import restore
 
         clock = options.pop("clock", None)
         session, drawn = restore(journal, **options)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import ipywidgets
 from ipywidgets import Layout
 
-from dragwidget.ui.widget.export import link
+from dragwidget.editor.export import link
 
 __all__ = ["ExportPanel"]
 

@@ -9,8 +9,8 @@ import ipywidgets
 from ipywidgets import Layout
 from PIL import Image
 
+from dragwidget.editor.images import encoded
 from dragwidget.ui.plots.heat import heat_overlay
-from dragwidget.ui.widget.pictures import encoded
 
 __all__ = ["FeaturesPanel"]
 
@@ -18,7 +18,7 @@ SIDE = 150  # of one map, pixels
 
 
 class FeaturesPanel(ipywidgets.VBox):
-    """A map for each feature block, laid over the picture.
+    """A map for each feature block, laid over the image.
 
     Args:
         probe: called with ``True`` when clicks on the canvas are to choose the point, ``False``
@@ -28,7 +28,7 @@ class FeaturesPanel(ipywidgets.VBox):
     def __init__(self, probe: Callable[[bool], object]) -> None:
         self.button = ipywidgets.ToggleButton(
             description="Choose a point",
-            tooltip="The next clicks on the picture ask which other places look like this one "
+            tooltip="The next clicks on the image ask which other places look like this one "
             "to the network (paper, section 3.3)",
             layout=Layout(width="140px"),
         )
@@ -43,20 +43,20 @@ class FeaturesPanel(ipywidgets.VBox):
 
     def show(
         self,
-        picture: Image.Image,
+        image: Image.Image,
         maps: Mapping[int, Any],
         point: tuple[float, float],
         used: tuple[int, ...],
     ) -> None:
-        """Lay the maps, (rows, columns) in -1..1 by block, over the picture.
+        """Lay the maps, (rows, columns) in -1..1 by block, over the image.
 
         Args:
             point: where they were looked from, image pixels.
             used: the blocks that supervise the drag.
         """
-        scale = SIDE / max(picture.size)
-        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-        small = picture.resize(size).convert("RGBA")
+        scale = SIDE / max(image.size)
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        small = image.resize(size).convert("RGBA")
         cells = []
         for block, values in maps.items():
             shown = heat_overlay(values, size)
@@ -77,9 +77,9 @@ class FeaturesPanel(ipywidgets.VBox):
                 part.close()
 
 
-def _mark(picture: Image.Image, at: tuple[float, float]) -> None:
+def _mark(image: Image.Image, at: tuple[float, float]) -> None:
     from PIL import ImageDraw
 
-    draw, (x, y) = ImageDraw.Draw(picture), at
+    draw, (x, y) = ImageDraw.Draw(image), at
     draw.ellipse((x - 4, y - 4, x + 4, y + 4), outline="black", width=3)
     draw.ellipse((x - 4, y - 4, x + 4, y + 4), outline="white", width=1)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import ipywidgets
 from ipywidgets import Layout
 
+from dragwidget.editor.images import Images
 from dragwidget.ui.plots.tree import tree
 from dragwidget.ui.tooltips import set_tooltip
-from dragwidget.ui.widget.pictures import Pictures
 
 if TYPE_CHECKING:
-    from dragwidget.history import History, Node
+    from dragwidget.session.history import History, Node
 
 __all__ = ["HistoryPanel"]
 
@@ -55,13 +55,13 @@ class HistoryPanel(ipywidgets.VBox):
             layout=Layout(width="100%"),
         )
         self.add_class("dragwidget-history")
-        self.show(None, Pictures())
+        self.show(None, Images())
 
-    def show(self, history: History | None, pictures: Pictures, why_not: str = "") -> None:
+    def show(self, history: History | None, images: Images, why_not: str = "") -> None:
         """Show where the edit stands; ``why_not`` says why it cannot be moved now."""
         path = [] if history is None else history.path(history.tip)
         here = 0 if history is None else history.current.index
-        self._film.value = _filmstrip(path, here, pictures)
+        self._film.value = _filmstrip(path, here, images)
         self._showing = True
         try:
             last = len(path) - 1
@@ -102,9 +102,9 @@ class HistoryPanel(ipywidgets.VBox):
             self._branch(number)
 
 
-def _filmstrip(path: list[Node], here: int, pictures: Pictures) -> str:
+def _filmstrip(path: list[Node], here: int, images: Images) -> str:
     """Up to FRAMES nodes of a path that were seen, evenly spread; the one that is shown, framed."""
-    seen = [node for node in path if pictures.thumbnail(node) is not None]
+    seen = [node for node in path if images.thumbnail(node) is not None]
     if len(seen) > FRAMES:
         seen = [seen[round(k * (len(seen) - 1) / (FRAMES - 1))] for k in range(FRAMES)]
     nearest = min((node.index for node in seen), key=lambda i: abs(i - here), default=None)
@@ -113,7 +113,7 @@ def _filmstrip(path: list[Node], here: int, pictures: Pictures) -> str:
         shown = node.index == nearest
         frame = "outline:2px solid var(--jp-brand-color1, #2196f3);" if shown else ""
         cells.append(
-            f"<img src='{pictures.thumbnail(node)}' alt='step {node.index}' style='width:48px;"
+            f"<img src='{images.thumbnail(node)}' alt='step {node.index}' style='width:48px;"
             f"height:48px;object-fit:cover;border-radius:3px;{frame}'>"
             f"<div style='{_SMALL}'>{'▸ ' if shown else ''}{node.index}</div>"
         )

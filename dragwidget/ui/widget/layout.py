@@ -8,19 +8,19 @@ from typing import Any
 import ipywidgets
 from ipywidgets import Layout
 
+from dragwidget.editor.editing import Action
 from dragwidget.ui.styles import STYLE
-from dragwidget.ui.widget.editing import Action
 
 __all__ = ["Buttons", "all_below", "allow", "sections", "style_sheet", "two_columns"]
 
 _BUTTONS: dict[Action, tuple[str, str]] = {
-    "prepare": ("Prepare", "Train the LoRA and invert the picture now, where they are not fresh"),
+    "prepare": ("Prepare", "Train the LoRA and invert the image now, where they are not fresh"),
     "step": ("Step", "One drag step"),
     "run": ("Run", "Drag on until all handles have reached their targets"),
     "pause": ("Pause", "Pause after this step; go on with Run or Step"),
     "stop": ("Stop", "Stop at once; the steps that were taken stay"),
     "reset": ("Reset", "Back to the start of the drag; what was dragged stays in the history"),
-    "render": ("Render", "Denoise to the exact picture (the previews are approximate)"),
+    "render": ("Render", "Denoise to the exact image (the previews are approximate)"),
 }
 
 
@@ -57,7 +57,7 @@ def allow(button: Any, why_not: str, tooltip: str) -> None:
 
 
 def two_columns(left: list[Any], right: list[Any], width: int) -> Any:
-    """The picture, ``width`` CSS pixels wide, and beside it, or below it, everything else."""
+    """The image, ``width`` CSS pixels wide, and beside it, or below it, everything else."""
     shape = Layout(flex="0 1 auto", width=f"{width}px", max_width="100%")
     first = ipywidgets.VBox(left, layout=shape)
     second = ipywidgets.VBox(

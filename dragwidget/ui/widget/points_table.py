@@ -59,7 +59,7 @@ class PointsTable(ipywidgets.VBox):
         )
         self._add = ipywidgets.Button(
             description="Add a pair",
-            tooltip="A pair in the middle of the picture, to be moved with the numbers",
+            tooltip="A pair in the middle of the image, to be moved with the numbers",
             layout=Layout(width="110px"),
         )
         self._add.on_click(lambda _: self._add_pair())

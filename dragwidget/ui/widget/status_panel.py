@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 import ipywidgets
 from ipywidgets import Layout
 
-from dragwidget.stages import StageStatus
+from dragwidget.progress import StageStatus
 from dragwidget.ui.plots import line_plot
 from dragwidget.ui.styles import badge, error_line, status_line
 
 if TYPE_CHECKING:
-    from dragwidget.history import Node
-    from dragwidget.ui.widget.work import Report
+    from dragwidget.editor.work import Report
+    from dragwidget.session.history import Node
 
 __all__ = ["ErrorLine", "StatusPanel"]
 
 STAGES = {"lora": "LoRA", "inversion": "Inversion", "reference": "Reference"}
 PHASES = {
     "lora": "Training the LoRA",
-    "inversion": "Inverting the picture",
-    "generation": "Generating the picture",
+    "inversion": "Inverting the image",
+    "generation": "Generating the image",
     "drag": "Dragging",
     "reference": "Source's own pass",
     "render": "Rendering",

@@ -22,11 +22,11 @@ from dragwidget.ui.widget.status_panel import ErrorLine, StatusPanel
 if TYPE_CHECKING:
     from PIL import Image
 
-    from dragwidget.history import Node
+    from dragwidget.editor.editing import Editing
+    from dragwidget.editor.work import Report
+    from dragwidget.session.history import Node
     from dragwidget.ui.canvas import DragCanvas
-    from dragwidget.ui.widget.editing import Editing
     from dragwidget.ui.widget.export_panel import ExportPanel
-    from dragwidget.ui.widget.work import Report
 
 __all__ = ["View"]
 
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 TRAIL = 200  # points of the way that a handle came: more cannot be told apart
 _OVER = {
     "Prepare": "Ready: Run drags.",
-    "Render": "Rendered: this is the exact picture.",
+    "Render": "Rendered: this is the exact image.",
     "reached": "All handles have reached their targets.",
     "not moving": "The handles do not move any more: go on with other points or settings.",
     "step limit": "The steps are used up: Run goes on.",
@@ -66,7 +66,7 @@ class View:
         self.history, self.features = history, features
         self.index = 0
         self.prompt = ipywidgets.Text(
-            value=session.prompt, description="Prompt", placeholder="what the picture shows",
+            value=session.prompt, description="Prompt", placeholder="what the image shows",
             continuous_update=False, layout=Layout(width="auto"),
             style={"description_width": "52px"},
         )  # fmt: skip
@@ -80,7 +80,7 @@ class View:
         self.settings = SettingsPanel(
             session.settings, session.model.recommended, check=session.model.check
         )
-        self.compare = ComparePanel(self.picture)
+        self.compare = ComparePanel(self.image)
         self.folded = sections(
             {
                 "Settings": self.settings,
@@ -110,8 +110,8 @@ class View:
             self.status.show_stages(self._editing.status)
         if report.step is not None:
             self.drag(report.node, hurry=False)
-        if report.picture is not None:
-            self.picture(None)
+        if report.image is not None:
+            self.image(None)
 
     def over(self, error: BaseException | None) -> None:
         """The work is over."""
@@ -133,24 +133,24 @@ class View:
         self.error_line.show(error, _hint(error))
 
     def newest(self) -> Image.Image | None:
-        """The best picture there is of where the edit stands."""
+        """The best image there is of where the edit stands."""
         history = self._editing.history
-        return None if history is None else self._editing.picture_of(history.current)
+        return None if history is None else self._editing.image_of(history.current)
 
-    def picture(self, picture: Image.Image | None) -> None:
+    def image(self, image: Image.Image | None) -> None:
         """Show this on the canvas, or the newest one, unless something is being compared."""
-        if picture is None:
+        if image is None:
             if self.compare.mode.value != "after":
                 return
-            picture = self.newest()
-        self._canvas.show_picture(picture)
+            image = self.newest()
+        self._canvas.show_image(image)
 
     def place(self) -> None:
-        """Where the edit stands: picture, handles, history and curves."""
+        """Where the edit stands: image, handles, history and curves."""
         history = self._editing.history
-        self.history.show(history, self._editing.pictures, self._editing.why_not("rewind"))
+        self.history.show(history, self._editing.images, self._editing.why_not("rewind"))
         self.drag(None if history is None else history.current, hurry=True)
-        self.compare.set_pictures(self._editing.session.image, self.newest())
+        self.compare.set_images(self._editing.session.image, self.newest())
 
     def drag(self, node: Node | None, *, hurry: bool) -> None:
         """Handles with their trails on the canvas, distances and curves beside it."""
@@ -178,7 +178,7 @@ def _thinned(path: list[Node]) -> list[Node]:
 
 def _hint(error: BaseException) -> str:
     """What to do about an error, where that is not said in it."""
-    said = str(error).lower()  # torch's own words on CUDA and on the processor
+    said = str(error).lower()  # torch's own words on CUDA and on the CPU
     if isinstance(error, MemoryError) or "out of memory" in said or "can't allocate" in said:
         return "Lower max_side, the LoRA's batch size or the inversion's steps."
     return ""

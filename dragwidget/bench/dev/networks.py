@@ -1,0 +1,139 @@
+"""The networks that ``bench speed`` measures: Stable Diffusion's exact shape, and the embedded one.
+
+Of Stable Diffusion 1.5 nothing is downloaded: its weights are random, which takes the same time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from dragwidget.diffusion.devices import free_memory
+from dragwidget.diffusion.loading import EMBEDDED, load_model
+from dragwidget.diffusion.model import DiffusionModel
+
+__all__ = ["SIZES", "Size", "in_type", "make_network"]
+
+_GB = 10**9
+
+
+@dataclass(frozen=True)
+class Size:
+    """A network that can be measured.
+
+    Attributes:
+        make: builds it in float32 on a device, whole or with an autoencoder and a text encoder
+            that only stand for theirs.
+        side: of the image, pixels, where no other is asked for.
+        multiple: sides must be one of it, so that every level divides them evenly, pixels.
+        needs: bytes of weights and their gradients, float32.
+    """
+
+    make: Callable[[torch.device, bool], DiffusionModel]
+    side: int
+    multiple: int
+    needs: float
+
+
+def make_network(size: Size, name: str, device: torch.device, *, whole: bool) -> DiffusionModel:
+    """Build a network in float32.
+
+    Args:
+        whole: with the autoencoder and the text encoder of its size.
+
+    Raises:
+        MemoryError: there is less memory than its weights and their gradients take.
+    """
+    free = free_memory(device)
+    if free is not None and free < size.needs:
+        raise MemoryError(
+            f"--size {name} needs about {size.needs / _GB:.0f} GB of memory on {device}, weights "
+            f"and their gradients, and {free / _GB:.1f} GB are free: end other programs, or take "
+            "--size critters"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return size.make(device, whole)
+
+
+def in_type(model: DiffusionModel, dtype: torch.dtype) -> DiffusionModel:
+    """The same model with weights of another type, beside it."""
+    if dtype == model.dtype:
+        return model
+    with torch.device("meta"):  # no second copy in the first type, not even for a moment
+        unet = type(model.unet).from_config(model.unet.config)
+    weights = {name: tensor.to(dtype) for name, tensor in model.unet.state_dict().items()}
+    unet.load_state_dict(weights, assign=True)
+    return model.with_parts(
+        unet=unet,
+        # Not ``vae.to``: diffusers would log that it may not suit every model.
+        vae=torch.nn.Module.to(deepcopy(model.vae), dtype=dtype),
+        text_encoder=torch.nn.Module.to(deepcopy(model.text_encoder), dtype=dtype),
+    )
+
+
+def _critters(device: torch.device, whole: bool) -> DiffusionModel:
+    del whole  # it is small: it always is
+    return load_model("critters", device=device, dtype="float32")
+
+
+def _stable_diffusion(device: torch.device, whole: bool) -> DiffusionModel:
+    """Stable Diffusion 1.5's shape with random weights: 859.5 million in the UNet."""
+    # Any: diffusers does not say what its classes take.
+    make_unet: Any = UNet2DConditionModel
+    make_vae: Any = AutoencoderKL
+    make_scheduler: Any = DDIMScheduler
+    levels = 4
+    with torch.device(device):
+        unet = make_unet(
+            sample_size=64,
+            block_out_channels=(320, 640, 1280, 1280),
+            down_block_types=("CrossAttnDownBlock2D",) * (levels - 1) + ("DownBlock2D",),
+            up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * (levels - 1),
+            layers_per_block=2,
+            cross_attention_dim=768,
+            attention_head_dim=8,
+        )
+        vae = make_vae(
+            block_out_channels=(128, 256, 512, 512) if whole else (8,) * levels,
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
+            layers_per_block=2 if whole else 1,
+            norm_num_groups=32 if whole else 4,
+            latent_channels=4,
+            sample_size=512,
+        )
+        text_encoder = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=49408,
+                hidden_size=768,
+                intermediate_size=3072 if whole else 64,
+                num_hidden_layers=12 if whole else 1,
+                num_attention_heads=12,
+                max_position_embeddings=77,
+            )
+        )
+    # Its words are few, which a text encoder does not mind: a text is as long as any other.
+    tokenizer = CLIPTokenizer.from_pretrained(EMBEDDED["critters"] / "tokenizer")
+    tokenizer.model_max_length = 77
+    scheduler = make_scheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    return DiffusionModel(
+        unet=unet,
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        alphas_cumprod=scheduler.alphas_cumprod,
+        name="sd15",
+    )
+
+
+SIZES = {
+    "sd15": Size(_stable_diffusion, side=512, multiple=64, needs=8 * _GB),
+    "critters": Size(_critters, side=128, multiple=16, needs=0.2 * _GB),
+}

@@ -1,0 +1,116 @@
+"""``dragwidget bench soak``: does memory grow while one edit goes on and on?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dragwidget.bench.dev.memory import give_back_at_once
+from dragwidget.bench.dev.soak import Reading, drawn, round_of_session, soak
+from dragwidget.data.instructions import DragInstructions
+from dragwidget.demo.tasks import drag_task
+from dragwidget.diffusion.loading import load_model
+from dragwidget.session.session import DragSession
+
+__all__ = ["add_arguments", "run", "table"]
+
+MB = 2**20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``dragwidget bench soak``."""
+    parser.add_argument("--rounds", type=int, default=500, help="move, drag, render, rewind")
+    parser.add_argument("--every", type=int, default=50, help="rounds between two readings")
+    parser.add_argument("--steps", type=int, default=2, help="of each round's drag")
+    parser.add_argument("--inversion-steps", type=int, default=8, help="few: rounds are quick")
+    parser.add_argument("--widget", action="store_true", help="through DragWidget, without a page")
+    parser.add_argument("--model", default="critters", help="which model")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, ..")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="all readings")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Soak, print a table, write the readings."""
+    for name in ("rounds", "every", "steps"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name} must be 1 or more, got {getattr(args, name)}")
+    if args.json and not args.json.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {args.json.parent} to write --json to")
+    give_back_at_once()
+    task = drag_task("turn", 0)
+    session = DragSession(load_model(args.model, device=args.device))
+    inversion = replace(session.settings.inversion, steps=args.inversion_steps)
+    session.settings = replace(session.settings, inversion=inversion)
+    base = task.instructions
+    session.set_image(task.source.permute(1, 2, 0).numpy(), base.prompt)
+    readings = []
+    way = _through_widget if args.widget else _through_session
+    with (
+        way(session, base, args.steps) as one_round,
+        tqdm(total=args.rounds, disable=None) as bar,
+    ):
+        device = session.model.device
+        for reading in soak(session, one_round, args.rounds, args.every, device, bar.update):
+            readings.append(reading)
+    sys.stdout.write(table(readings) + "\n")
+    if args.json:
+        about = {
+            "through": "DragWidget" if args.widget else "DragSession",
+            "steps": args.steps,
+            "inversion_steps": args.inversion_steps,
+            "readings": [asdict(reading) for reading in readings],
+        }
+        args.json.write_text(json.dumps(about, indent=2) + "\n")
+    return 0
+
+
+def table(readings: Sequence[Reading]) -> str:
+    """A line for each reading; the first is the end of the warm-up, with which all are compared."""
+    lines = ["rounds    held, MB    of it history, MB    the rest against the first    seconds"]
+    first = readings[0].held - readings[0].history
+    for reading in readings:
+        rest = (reading.held - reading.history) / first - 1
+        lines.append(
+            f"{reading.rounds:6} {reading.held / MB:11.1f} {reading.history / MB:20.1f} "
+            f"{rest:+29.2%} {reading.seconds:10.0f}"
+        )
+    return "\n".join(lines)
+
+
+@contextmanager
+def _through_session(
+    session: DragSession, base: DragInstructions, steps: int
+) -> Iterator[Callable[[int], None]]:
+    yield partial(round_of_session, session, base, steps)
+
+
+@contextmanager
+def _through_widget(
+    session: DragSession, base: DragInstructions, steps: int
+) -> Iterator[Callable[[int], None]]:
+    """As in a kernel: a worker does the work, and every step is written down."""
+    from dragwidget.ui.widget import DragWidget
+
+    with tempfile.TemporaryDirectory() as folder:
+        widget = DragWidget(session, instructions=base, clock="thread", journal=folder)
+
+        def one_round(number: int) -> None:
+            widget.instructions = drawn(base, number)
+            widget.run(steps)  # and a render, when it is over
+            widget.wait()
+            widget.rewind(min(number % 3, len(session.history)))
+            widget.wait()  # for its preview
+
+        try:
+            yield one_round
+        finally:
+            widget.close()

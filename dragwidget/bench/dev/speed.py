@@ -1,0 +1,338 @@
+"""How long each part of an edit takes, beside the plain reference, in one run.
+
+A part is a few cases that take turns, round by round: the reference, ours, the reference, ours, ..
+So whatever else the machine does falls on all of them alike. A case sets itself up anew every time,
+which is not timed, and then measures one or more laps. The first round warms up and is dropped; of
+the others the median counts.
+
+The reference is ``plain``, in float32. Ours are the project's own classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dragwidget.bench.dev import baseline as plain
+from dragwidget.bench.dev.baseline import Plain, PlainDrag, PlainTraining, learning
+from dragwidget.bench.dev.memory import Meter
+from dragwidget.bench.dev.networks import in_type
+from dragwidget.bench.dev.rounds import PLAIN, Case, Compare, Part
+from dragwidget.data.image import SourceImage
+from dragwidget.data.instructions import DragInstructions, on_grid
+from dragwidget.data.settings import Settings
+from dragwidget.diffusion.finetuning import noised_batches, train_lora
+from dragwidget.diffusion.low_memory import Memory
+from dragwidget.diffusion.model import Conditioning, DiffusionModel
+from dragwidget.drag.evaluation import evaluate
+from dragwidget.drag.loop import Problem, advance, frozen_cells, start
+from dragwidget.drag.noise_path import invert
+from dragwidget.progress import Monitor
+from dragwidget.session.edit import Dragging
+from dragwidget.session.rendering import referencing, rendering
+from dragwidget.session.session import DragSession
+from dragwidget.session.source import Inversion, Source, inversion_from
+
+__all__ = ["PARTS", "WHOLE", "Task", "our_step"]
+
+PROMPT = "a fox in a field"
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What every part works on.
+
+    Attributes:
+        model: in float32, for the reference.
+        models: ours, by the type of their weights; ``step`` takes all, the other parts the first.
+        side: of the image, pixels.
+        settings: of every stage.
+    """
+
+    model: DiffusionModel
+    models: Mapping[torch.dtype, DiffusionModel]
+    side: int
+    settings: Settings
+
+    @classmethod
+    def of(
+        cls,
+        model: DiffusionModel,
+        dtypes: Sequence[torch.dtype],
+        side: int,
+        settings: Settings,
+        memory: Memory = "normal",
+    ) -> Task:
+        """With the model's weights in each of ``dtypes``; those in its own are shared."""
+        models = {dtype: in_type(model, dtype).with_parts(memory=memory) for dtype in dtypes}
+        return cls(model, models, side, settings)
+
+    @property
+    def ours(self) -> DiffusionModel:
+        """The model of all parts but ``step``."""
+        return next(iter(self.models.values()))
+
+    @property
+    def plain(self) -> Plain:
+        """The reference's network."""
+        return Plain(self.model, self.model.embed(PROMPT), self.settings)
+
+    @property
+    def pixels(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """An image, (side, side, 3) uint8."""
+        ramp = np.linspace(0, 255, self.side)
+        across, down = np.meshgrid(ramp, ramp)
+        return np.stack([across, down, 255 - across], axis=-1).astype(np.uint8)
+
+    def instructions(
+        self, *, mask: bool = True, pairs: int = 1, reach: float = 0.25
+    ) -> DragInstructions:
+        """Pairs in the middle half of the image.
+
+        Args:
+            mask: with one: the middle may change.
+            pairs: how many, in rows of at most 10.
+            reach: length of every drag, in shares of the image.
+        """
+        side = self.side
+        middle = np.zeros((side, side), dtype=bool)
+        middle[side // 8 : side - side // 8, side // 8 : side - side // 8] = True
+        columns = min(pairs, 10)
+        rows = -(-pairs // columns)
+        points = []
+        for k in range(pairs):
+            row, column = divmod(k, columns)
+            x = side * (0.25 + 0.25 * column / columns)
+            y = side * (0.25 + 0.5 * (row + 0.5) / rows)
+            points.append(((x, y), (x + reach * side, y)))
+        return DragInstructions.from_points(
+            points, size=(side, side), mask=middle if mask else None, prompt=PROMPT
+        )
+
+    def latent(self, seed: int = 0) -> Tensor:
+        """Noise in place of an image's latent, (1, c, h, w) float32."""
+        cells = self.side // self.model.vae_factor
+        shape = (1, self.model.latent_channels, cells, cells)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        return noise.to(self.model.device)
+
+    def inversion(self, model: DiffusionModel) -> Inversion:
+        """The image's inversion as far as its cost goes: every latent is noise."""
+        count = self.settings.inversion.count
+        latents = tuple(self.latent(k) for k in range(count + 1))
+        source = Source.of(SourceImage(self.pixels, self.pixels), PROMPT)
+        return inversion_from(latents, model, source, self.settings, None)
+
+
+# ---------------------------------------------------------------- parts
+
+
+def our_step(
+    meter: Meter, lap: str, task: Task, model: DiffusionModel, instructions: DragInstructions
+) -> Tensor:
+    """Measure one drag step in the middle of a drag; the latent (1, c, h, w) after it."""
+    predictor = model.predictor(Conditioning(model.embed(PROMPT)))
+    schedule, timestep, settings = (
+        task.plain.schedule,
+        task.plain.timesteps[0],
+        task.settings.drag,
+    )
+    latent = task.latent()
+    width, height = instructions.size
+    grid = settings.grid(height, width)
+    cells = on_grid(instructions, grid, (latent.shape[2], latent.shape[3]))
+    region = cells.mask is not None
+    evaluation = evaluate(predictor, latent, schedule, timestep, grid, settings, previous=region)
+    problem = Problem(
+        targets=torch.from_numpy(cells.targets_rc),
+        frozen=None if cells.mask is None else frozen_cells(cells.mask, latent),
+        reference=None if evaluation.previous is None else evaluation.previous.detach(),
+    )
+    state = start(evaluation, torch.from_numpy(cells.handles_rc))
+    with meter.lap(lap):
+        state, _, _ = advance(predictor, schedule, timestep, state, problem, evaluation, settings)
+    return state.latent
+
+
+def _step(task: Task) -> Part:
+    masked, free = task.instructions(), task.instructions(mask=False)
+
+    def reference(meter: Meter) -> None:
+        with learning(task.model.unet):
+            drag = PlainDrag(task.plain, task.latent(), masked)
+            drag.step()  # so that the next one tracks, and finds the weights' gradients there
+            with meter.lap(PLAIN):
+                drag.step()
+
+    cases: dict[str, Case] = {}
+    for dtype, model in task.models.items():
+        name = str(dtype).removeprefix("torch.")
+        for lap, drawn in ((f"{name} mask", masked), (name, free)):
+            cases[lap] = partial(our_step, lap=lap, task=task, model=model, instructions=drawn)
+    return Part("step", (reference, *cases.values()), tuple(Compare(lap, lap) for lap in cases))
+
+
+def _invert(task: Task) -> Part:
+    clean, model = task.latent(), task.ours
+    count = task.settings.inversion.count
+
+    def reference(meter: Meter) -> None:
+        with learning(task.model.unet), meter.lap(PLAIN):
+            task.plain.invert(clean)
+
+    def ours(meter: Meter) -> None:
+        predictor = model.predictor(Conditioning(model.embed(PROMPT)))
+        with meter.lap("all"):
+            for _ in invert(predictor.predict, clean, task.plain.schedule, count):
+                pass
+
+    return Part("invert", (reference, ours), (Compare("all", "all"),))
+
+
+def _render(task: Task) -> Part:
+    def reference(meter: Meter) -> None:
+        with meter.lap(PLAIN):
+            task.plain.render(task.latent(0), task.latent(1))
+
+    def ours(meter: Meter) -> None:
+        inversion, settings = task.inversion(task.ours), task.settings.render
+        edited, run = task.latent(1), Monitor().run
+        with meter.lap("first"):
+            branch = run(referencing(inversion, settings))
+            run(rendering(inversion, edited, branch, settings, None))
+        with meter.lap("cached"):
+            run(rendering(inversion, edited, branch, settings, None))
+
+    rows = (Compare("first", "first"), Compare("cached", "cached"))
+    return Part("render", (reference, ours), rows)
+
+
+def _lora(task: Task) -> Part:
+    settings, model = task.settings.lora, task.ours
+
+    def reference(meter: Meter, *, frozen: bool) -> None:
+        with nullcontext() if frozen else learning(task.model.unet):
+            training = PlainTraining(task.model, task.pixels, PROMPT, settings)
+            with meter.lap("frozen" if frozen else PLAIN):
+                training.step()
+
+    def ours(meter: Meter) -> None:
+        batches = noised_batches(model, task.pixels, settings)
+        first = next(batches)  # the image is encoded once for all steps
+        steps = train_lora(model, model.embed(PROMPT), chain([first], batches), settings)
+        with meter.lap("step"):
+            next(steps)
+
+    return Part(
+        "lora",
+        (partial(reference, frozen=False), ours, partial(reference, frozen=True)),
+        (Compare("step", "step"), Compare("step, reference frozen too", "step", "frozen")),
+    )
+
+
+def _redrag(task: Task) -> Part:
+    drawn, moved = task.instructions(), task.instructions(reach=0.3)
+
+    def reference(meter: Meter) -> None:
+        plain = task.plain
+        with learning(task.model.unet), meter.lap(PLAIN):
+            drag = PlainDrag(plain, plain.invert(task.latent()), moved)
+            with meter.lap("plain step"):
+                drag.step()
+
+    def ours(meter: Meter) -> None:
+        edit, settings = Dragging(task.inversion(task.ours)), task.settings.drag
+        edit.advance(drawn, settings)
+        with meter.lap("one step"):
+            edit.advance(drawn, settings)
+        with meter.lap("moved"):
+            edit.advance(moved, settings)
+
+    row = Compare("first new step after moving a point", "moved", PLAIN, "one step", "plain step")
+    return Part("redrag", (reference, ours), (row,))
+
+
+def our_session(task: Task) -> DragSession:
+    """A session with the image."""
+    session = DragSession(task.ours)
+    session.settings = task.settings
+    session.set_image(task.pixels, PROMPT, max_side=task.side)
+    return session
+
+
+def _edit(task: Task) -> Part:
+    drawn, moved = task.instructions(), task.instructions(reach=0.3)
+    settings = task.settings
+
+    def reference(meter: Meter) -> None:
+        with meter.lap("plain cold"):
+            lora = None
+            if settings.lora.steps:
+                training = PlainTraining(task.model, task.pixels, PROMPT, settings.lora)
+                with learning(task.model.unet):
+                    for _ in range(settings.lora.steps):
+                        training.step()
+                lora = training.lora
+            with meter.lap("plain warm"):  # another target is another run
+                plain.run(task.model, task.pixels, moved, settings, lora)
+
+    def ours(meter: Meter) -> None:
+        session = our_session(task)
+        with meter.lap("cold"):
+            for _ in session.drag(drawn):
+                pass
+            session.render()
+        with meter.lap("warm"):
+            for _ in session.drag(moved):
+                pass
+            session.render()
+
+    rows = (Compare("cold", "cold", "plain cold"), Compare("warm", "warm", "plain warm"))
+    return Part("edit", (reference, ours), rows)
+
+
+def _preview(task: Task) -> Part:
+    short = replace(
+        task, settings=replace(task.settings, lora=replace(task.settings.lora, steps=0))
+    )
+
+    def reference(meter: Meter) -> None:
+        with meter.lap(PLAIN):  # there is no other look at an edit than a render
+            task.model.decode(task.plain.render(task.latent(0), task.latent(1)))
+
+    def ours(meter: Meter, *, mask: bool) -> None:
+        session = our_session(short)
+        session.instructions = short.instructions(mask=mask)
+        session.step()
+        session.preview(quick=True)  # the first one fits its map
+        drawn = "mask" if mask else "no mask"
+        for quick in (True, False):
+            with meter.lap(f"{drawn}, step") if quick else nullcontext():
+                session.step()
+            with meter.lap(f"{drawn}, quick" if quick else drawn):
+                session.preview(quick=quick)
+
+    cases = (reference, partial(ours, mask=True), partial(ours, mask=False))
+    laps = (f"{drawn}{quick}" for drawn in ("mask", "no mask") for quick in (", quick", ""))
+    rows = (Compare(lap, lap, unit=f"{lap.split(', ')[0]}, step") for lap in laps)
+    return Part("preview", cases, tuple(rows))
+
+
+PARTS: dict[str, Callable[[Task], Part]] = {
+    "step": _step,
+    "invert": _invert,
+    "render": _render,
+    "lora": _lora,
+    "redrag": _redrag,
+    "edit": _edit,
+    "preview": _preview,
+}
+WHOLE = ("lora", "edit", "preview")  # these need the autoencoder and the text encoder

@@ -1,0 +1,230 @@
+"""``dragwidget bench speed``: how long each part of an edit takes, beside a plain reference."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from dragwidget.bench.dev.growth import Growth, growth, growth_cases
+from dragwidget.bench.dev.networks import SIZES, make_network
+from dragwidget.bench.dev.rounds import Row, run_part
+from dragwidget.bench.dev.speed import PARTS, WHOLE, Task
+from dragwidget.bench.versions import versions
+from dragwidget.data.settings import InversionSettings, LoRASettings, Settings
+from dragwidget.diffusion.loading import choose_device, choose_dtype
+from dragwidget.diffusion.model import DiffusionModel
+
+__all__ = ["add_arguments", "run", "table"]
+
+# Of the drag. So small that no handle arrives: every step that is asked for is taken and timed.
+LEARNING_RATE = 1e-6
+
+GROWTH = "growth"
+LOW = (torch.bfloat16, torch.float16)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``dragwidget bench speed``."""
+    every = ",".join((*PARTS, GROWTH))
+    parser.add_argument("--size", choices=list(SIZES), default="critters", help="which network")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ..")
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        metavar="TYPE,..",
+        help="of our weights: `step` takes all, the other parts the first; by default float32, "
+        "bfloat16 and, on CUDA, float16. The reference has float32.",
+    )
+    parser.add_argument("--side", type=int, help="of the image, pixels; by default the network's")
+    parser.add_argument(
+        "--parts", metavar="PART,..", help=f"of {every}; by default all but {GROWTH}"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="that count; one more warms up")
+    parser.add_argument("--inverted", type=int, default=35, help="inverted steps, of 50")
+    parser.add_argument("--drag-steps", type=int, default=10, help="in `edit`")
+    parser.add_argument("--lora-steps", type=int, default=10, help="in `edit`")
+    parser.add_argument("--batch", type=int, default=4, help="of LoRA training")
+    parser.add_argument(
+        "--memory",
+        choices=("normal", "low"),
+        default="normal",
+        help="of ours, as `load_model` has it",
+    )
+    parser.add_argument("--json", type=Path, metavar="OUT", help="all numbers")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print a table, write the numbers."""
+    parts = _parts(args.parts)
+    if args.rounds < 1:
+        raise ValueError(f"--rounds must be 1 or more, got {args.rounds}")
+    if args.json and not args.json.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {args.json.parent} to write --json to")
+    device = choose_device(args.device)
+    dtypes = _dtypes(args.dtype, device)
+    size = SIZES[args.size]
+    side = size.side if args.side is None else args.side
+    base = Settings(
+        inversion=InversionSettings(strength=_share(args.inverted)),
+        lora=LoRASettings(steps=args.lora_steps, batch_size=args.batch),
+        drag=replace(Settings().drag, steps=args.drag_steps, learning_rate=LEARNING_RATE),
+    )
+    if side < size.multiple or side % size.multiple:
+        raise ValueError(f"--side must be a multiple of {size.multiple} pixels here, got {side}")
+    model = make_network(size, args.size, device, whole=any(part in WHOLE for part in parts))
+    mine = dtypes if "step" in parts else dtypes[:1]
+    task = Task.of(model, mine, side, _for(model, base), args.memory)
+    rows, grown = _measure(task, parts, args.rounds, device)
+    sys.stdout.write(table(rows, grown) + "\n")
+    if args.json:
+        about = {
+            "size": args.size,
+            "weights": sum(weight.numel() for weight in model.unet.parameters()),
+            "side": side,
+            "memory": args.memory,
+            "dtypes": [_name(dtype) for dtype in dtypes],
+            "reference": "plain, float32",
+            "ratio": "ours / reference",
+            "rounds": args.rounds,
+            "settings": task.settings.to_dict(),
+            "device": _device_name(device),
+            "threads": torch.get_num_threads(),
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+            "versions": versions(),
+        }
+        _write(args.json, about, rows, grown)
+    return 0
+
+
+def _measure(
+    task: Task, parts: Sequence[str], rounds: int, device: torch.device
+) -> tuple[list[Row], list[Growth]]:
+    made = [PARTS[part](task) for part in parts if part != GROWTH]
+    cases = sum(len(part.cases) for part in made)
+    cases += len(growth_cases(task)) if GROWTH in parts else 0
+    rows: list[Row] = []
+    grown: list[Growth] = []
+    with tqdm(total=cases * (rounds + 1), disable=None) as bar:
+        for part in made:
+            bar.set_description(part.name)
+            rows += run_part(part, rounds, device, bar.update)
+        if GROWTH in parts:
+            bar.set_description(GROWTH)
+            grown = growth(task, rounds, device, bar.update)
+    return rows, grown
+
+
+def _parts(words: str | None) -> list[str]:
+    """The parts that are asked for, each once."""
+    if words is None:
+        return list(PARTS)
+    parts = list(dict.fromkeys(word.strip() for word in words.split(",")))
+    for part in parts:
+        if part not in (*PARTS, GROWTH):
+            raise ValueError(
+                f"--parts: there is no part {part!r}; name some of {', '.join((*PARTS, GROWTH))}"
+            )
+    return parts
+
+
+def _dtypes(words: str, device: torch.device) -> list[torch.dtype]:
+    if words != "auto":
+        named = (word.strip() for word in words.split(","))
+        return list(dict.fromkeys(choose_dtype(word, device) for word in named))
+    low = LOW if device.type == "cuda" else LOW[:1]
+    return [torch.float32, *low]
+
+
+def _share(inverted: int) -> float:
+    steps = InversionSettings().steps
+    if not 1 <= inverted <= steps:
+        raise ValueError(f"--inverted must be 1 to {steps} steps, got {inverted}")
+    return inverted / steps
+
+
+def _for(model: DiffusionModel, settings: Settings) -> Settings:
+    """The paper's settings at the places that this network has for them."""
+    own = model.recommended
+    fitted = replace(
+        settings,
+        drag=replace(settings.drag, feature_blocks=own.drag.feature_blocks),
+        render=replace(settings.render, start_layer=own.render.start_layer),
+    )
+    model.check(fitted)
+    return fitted
+
+
+def table(rows: Sequence[Row], grown: Sequence[Growth]) -> str:
+    """The results for a terminal."""
+    head = ("ratio", "ours, s", "plain, s", "cpu ratio", "peak, MB", "plain, MB", "peak ratio")
+    lines = []
+    if rows:
+        lines.append(f"{'':<48}" + _columns(head))
+    for row in rows:
+        values = (
+            _number(row.ratio, ".2f"),
+            _number(row.seconds, ".3f"),
+            _number(row.reference_seconds, ".3f"),
+            _number(row.cpu_ratio, ".2f"),
+            _number(_megabytes(row.peak), ".0f"),
+            _number(_megabytes(row.reference_peak), ".0f"),
+            _number(row.peak_ratio, ".2f"),
+        )
+        lines.append(f"{row.part:<9}{row.variant:<39}" + _columns(values))
+        if row.in_units is not None:
+            plain = _number(row.reference_in_units, ".2f")
+            lines.append(f"{'':<11}of one step: {row.in_units:.2f}, the plain one {plain}")
+    if rows:
+        lines.append("ratio: ours / plain; peak: over the weights, weight gradients count")
+    if grown:
+        lines.append(f"{'growth':<48}" + _columns(("", "ours, s", "", "cpu, s", "peak, MB")))
+    for one in grown:
+        seconds, cpu = _number(one.seconds, ".3f"), _number(one.cpu_seconds, ".3f")
+        peak = _number(_megabytes(one.peak), ".0f")
+        lines.append(f"{one.by:<9}{one.value:<39}" + _columns(("", seconds, "", cpu, peak)))
+    return "\n".join(lines)
+
+
+def _columns(words: Sequence[str]) -> str:
+    return "".join(f"{word:>11}" for word in words)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else f"{value:{form}}"
+
+
+def _megabytes(count: int | None) -> float | None:
+    return None if count is None else count / 1e6
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
+def _write(path: Path, about: dict[str, Any], rows: Sequence[Row], grown: Sequence[Growth]) -> None:
+    """All at once, one line for each row."""
+    parts = {name: json.dumps(value) for name, value in about.items()}
+    parts["rows"] = _lines([asdict(row) for row in rows])
+    parts["growth"] = _lines([asdict(one) for one in grown])
+    text = ",\n".join(f"{json.dumps(name)}: {value}" for name, value in parts.items())
+    temporary = path.with_suffix(".part")
+    temporary.write_text("{\n" + text + "\n}\n")
+    temporary.replace(path)
+
+
+def _lines(rows: Sequence[dict[str, Any]]) -> str:
+    return "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]"

@@ -1,0 +1,67 @@
+"""The coordinate frames of an image, and the only arithmetic that leads from one to another.
+
+**Convention**
+
+- Image frame: points are ``(x, y)`` = (column, row), in pixels of the image as it was given.
+  Integer coordinates index pixels: ``(0, 0)`` is the top left one, ``(width - 1, height - 1)`` the
+  bottom right one. What lies between pixels is allowed, so every click on a canvas,
+  ``0 <= x < width`` and ``0 <= y < height``, is a point of the image.
+- ``size`` is ``(width, height)`` as in Pillow; a *grid* is ``(rows, columns)`` as in torch.
+- Grid frame: points are ``(row, col)``, whole cells of a feature or latent grid, cell 0 at pixel 0:
+  ``row = round(y / height * rows)``, half to even, never past the last cell.
+- A mask is bool ``(H, W)``: True = may change. No mask is ``None``: everything may change.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+XY = tuple[float, float]
+Size = tuple[int, int]  # (width, height), pixels
+Grid = tuple[int, int]  # (rows, columns), cells
+BoolArray = npt.NDArray[np.bool_]
+
+MAX_PIXELS = 80_000_000  # of an image or mask that a file may make us allocate
+
+
+def to_grid(points_xy: npt.ArrayLike, size: Size, grid: Grid) -> npt.NDArray[np.float32]:
+    """Points (N, 2) ``(x, y)`` in image pixels -> (N, 2) float32 ``(row, col)``, whole cells.
+
+    >>> to_grid([(0, 0), (100, 50), (511.9, 511.9)], size=(512, 512), grid=(256, 256)).tolist()
+    [[0.0, 0.0], [25.0, 50.0], [255.0, 255.0]]
+    """
+    points_yx = np.asarray(points_xy, dtype=np.float64).reshape(-1, 2)[:, ::-1]
+    # Divided first, and float32 before rounding: so the authors' arithmetic is met bit for bit.
+    cells = np.rint((points_yx / size[::-1] * grid).astype(np.float32))
+    last = np.array(grid, dtype=np.float32) - 1
+    clamped: npt.NDArray[np.float32] = np.clip(cells, 0, last)
+    return clamped
+
+
+def from_grid(points_rc: npt.ArrayLike, size: Size, grid: Grid) -> npt.NDArray[np.float64]:
+    """Cells (N, 2) ``(row, col)`` -> (N, 2) ``(x, y)`` in image pixels; ``to_grid`` undoes it.
+
+    >>> from_grid([(25, 50)], size=(512, 512), grid=(256, 256)).tolist()
+    [[100.0, 50.0]]
+    """
+    cells = np.asarray(points_rc, dtype=np.float64).reshape(-1, 2)
+    points_xy: npt.NDArray[np.float64] = (cells / grid * size[::-1])[:, ::-1]
+    return points_xy
+
+
+def mask_to_latent(mask: BoolArray, feature_grid: Grid, latent_grid: Grid) -> BoolArray:
+    """Mask (H, W) in image pixels -> (h, w) in latent cells, by way of the feature grid.
+
+    Both steps take the nearest cell as torch's ``interpolate(mode="nearest")`` does.
+    """
+    return _nearest(_nearest(mask, feature_grid), latent_grid)
+
+
+def _nearest(mask: BoolArray, grid: Grid) -> BoolArray:
+    rows, columns = (
+        # torch computes the source index in float32, which is not always the exact floor
+        np.minimum(np.arange(new, dtype=np.float32) * (np.float32(old) / np.float32(new)), old - 1)
+        for old, new in zip(mask.shape, grid, strict=True)
+    )
+    return mask[np.ix_(rows.astype(np.intp), columns.astype(np.intp))]

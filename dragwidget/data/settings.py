@@ -1,0 +1,266 @@
+"""What the user tuned: one small frozen record per stage of an edit.
+
+Every default is the one of DragDiffusion (Shi et al., arXiv 2306.14435, section 4 and the authors'
+released code). A record is validated when it is made, and hashable, so that it can key the
+stage it made. A model may recommend other values (``DiffusionModel.recommended``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from dragwidget.data.quoting import quoted
+
+__all__ = ["DragSettings", "InversionSettings", "LoRASettings", "RenderSettings", "Settings"]
+
+
+def check_number(
+    record: object, name: str, low: float, high: float, *, low_included: bool = True
+) -> None:
+    """Refuse ``record.name`` outside ``[low, high]`` (or ``(low, high]``), naming the field."""
+    value = getattr(record, name)
+    wants_integer = _field_type(record, name).startswith("int")
+    right_type = isinstance(value, int if wants_integer else (int, float))
+    if isinstance(value, bool) or not right_type:
+        kind = "a whole number" if wants_integer else "a number"
+        raise TypeError(f"{type(record).__name__}.{name} must be {kind}, got {quoted(value)}")
+    if not (low <= value <= high) or (value == low and not low_included):
+        bracket = "[" if low_included else "("
+        raise ValueError(
+            f"{type(record).__name__}.{name} must lie in {bracket}{low:g}, {high:g}], "
+            f"got {quoted(value)}"
+        )
+
+
+def _field_type(record: object, name: str) -> str:
+    return next(str(f.type) for f in fields(record) if f.name == name)  # type: ignore[arg-type]
+
+
+def _flag(record: object, name: str) -> None:
+    value = getattr(record, name)
+    if not isinstance(value, bool):
+        raise TypeError(
+            f"{type(record).__name__}.{name} must be True or False, got {quoted(value)}"
+        )
+
+
+def _check_mapping(what: str, values: object) -> None:
+    if not isinstance(values, Mapping):
+        raise TypeError(f"{what} must be names with values, got {quoted(values)}")
+
+
+def _choice(record: object, name: str, choices: tuple[str, ...]) -> None:
+    value = getattr(record, name)
+    if value not in choices:
+        wanted = ", ".join(map(repr, choices))
+        raise ValueError(
+            f"{type(record).__name__}.{name} must be one of {wanted}, got {quoted(value)}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class InversionSettings:
+    """DDIM inversion of the source image (paper, section 3.1).
+
+    Attributes:
+        steps: DDIM steps between noise and image, T, 1 to 1000.
+        strength: share of them that is inverted, in (0, 1]; the drag edits the latent there.
+            0.7 of 50 steps edits at t = 681 (figure 7 of the paper).
+    """
+
+    steps: int = 50
+    strength: float = 0.7
+
+    def __post_init__(self) -> None:
+        check_number(self, "steps", 1, 1000)
+        check_number(self, "strength", 0, 1, low_included=False)
+
+    @property
+    def count(self) -> int:
+        """How many of the ``steps`` are inverted, N = round(strength x steps), at least 1."""
+        return max(1, round(self.strength * self.steps))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRASettings:
+    """Identity-preserving fine-tuning on the source image (paper, section 3.2).
+
+    Attributes:
+        rank: rank of each update, 1 to 256.
+        steps: optimiser steps; 0 means no LoRA.
+        learning_rate: of AdamW, > 0.
+        batch_size: noised copies of the image in one step, 1 to 64.
+        weight_decay: of AdamW, >= 0.
+        random_crop: train on random square crops, as the authors do, in place of the whole
+            image. Off by default, because images that are not square lose content to it.
+        enough: end before ``steps`` once the loss, measured at fixed noise every 10 steps, is at
+            most this share of what it was without a LoRA; 0 means never. Not in the paper.
+        seed: of the initial weights, the noise and the timesteps.
+    """
+
+    rank: int = 16
+    steps: int = 80
+    learning_rate: float = 5e-4
+    batch_size: int = 4
+    weight_decay: float = 1e-2
+    random_crop: bool = False
+    enough: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_number(self, "rank", 1, 256)
+        check_number(self, "steps", 0, 100_000)
+        check_number(self, "learning_rate", 0, 1, low_included=False)
+        check_number(self, "batch_size", 1, 64)
+        check_number(self, "weight_decay", 0, 1)
+        _flag(self, "random_crop")
+        check_number(self, "enough", 0, 1)
+        check_number(self, "seed", 0, 2**63 - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DragSettings:
+    """The drag itself: motion supervision and point tracking (paper, section 3.3).
+
+    Attributes:
+        steps: at most this many updates of the latent in one drag, 1 to 100 000.
+        learning_rate: of Adam on the latent, > 0.
+        motion_radius: r_m, feature cells; the supervised patch has side 2 r_m + 1.
+        tracking_radius: r_p, feature cells; the searched window has side 2 r_p + 1.
+        step_length: how far one step asks a patch to move, feature cells, never past its target.
+        region_weight: lambda, weight of the term that keeps what the mask freezes, >= 0.
+        prior_weight: weight of the divergence of the latent's statistics from those of the
+            forward process, >= 0. Not in the paper.
+        stop_distance: a handle nearer than this to its target has reached it, feature cells.
+        patience: end after this many steps in which no handle moved; 0 means never
+            (10 in GoodDrag, arXiv 2404.07206).
+        template: what the patch should look like after its step: the patch where the handle is
+            ``"current"``-ly (the paper, equation 3), or where it was ``"original"``-ly
+            (GoodDrag, section 4.2).
+        start: where the latent starts: ``"inverted"``, as it is (the paper), or ``"warped"``, warped
+            in the first step so that handles lie on their targets (after FastDrag, arXiv
+            2405.15769), and again whenever a target is new.
+        feature_blocks: which decoder features are compared: 0 is the mid block, i is
+            ``up_blocks[i - 1]``. 3 is the paper's choice (figure 8).
+        feature_scale: cells of the feature grid per image pixel, in (0, 1].
+    """
+
+    steps: int = 80
+    learning_rate: float = 0.01
+    motion_radius: int = 1
+    tracking_radius: int = 3
+    step_length: float = 1.0
+    region_weight: float = 0.1
+    prior_weight: float = 0.0
+    stop_distance: float = 2.0
+    patience: int = 0
+    template: Literal["current", "original"] = "current"
+    start: Literal["inverted", "warped"] = "inverted"
+    feature_blocks: tuple[int, ...] = (3,)
+    feature_scale: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_number(self, "steps", 1, 100_000)
+        check_number(self, "learning_rate", 0, 10, low_included=False)
+        check_number(self, "motion_radius", 0, 64)
+        check_number(self, "tracking_radius", 0, 64)
+        check_number(self, "step_length", 0, 64, low_included=False)
+        check_number(self, "region_weight", 0, 1e6)
+        check_number(self, "prior_weight", 0, 1e6)
+        check_number(self, "stop_distance", 0, 1000, low_included=False)
+        check_number(self, "patience", 0, 100_000)
+        _choice(self, "template", ("current", "original"))
+        _choice(self, "start", ("inverted", "warped"))
+        check_number(self, "feature_scale", 0, 1, low_included=False)
+        object.__setattr__(self, "feature_blocks", _blocks(self.feature_blocks))
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """The feature grid (rows, columns) for an image of ``height`` x ``width`` pixels."""
+        return max(1, int(self.feature_scale * height)), max(1, int(self.feature_scale * width))
+
+
+def _blocks(value: Any) -> tuple[int, ...]:
+    blocks = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    if not blocks or not all(type(b) is int and 0 <= b <= 1000 for b in blocks):
+        raise ValueError(
+            "DragSettings.feature_blocks must name decoder blocks by whole numbers from 0 (the mid "
+            f"block) up, got {quoted(value)}"
+        )
+    return blocks
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderSettings:
+    """Denoising the edited latent under mutual self-attention control (paper, section 3.4).
+
+    Attributes:
+        mutual_self_attention: let the edited image look at the source image's keys and values.
+        start_step: from this denoising step on, 0 is the first.
+        start_layer: from this self-attention layer on, counted in execution order (down, mid, up)
+            from 0; 10 of Stable Diffusion's 16 starts at ``up_blocks[2]``.
+        keep_protected: while denoising, put back the source's latent outside the mask at every step
+            (DragFlow's hard constraint). The paper's soft term alone is the default.
+    """
+
+    mutual_self_attention: bool = True
+    start_step: int = 0
+    start_layer: int = 10
+    keep_protected: bool = False
+
+    def __post_init__(self) -> None:
+        _flag(self, "mutual_self_attention")
+        check_number(self, "start_step", 0, 1000)
+        check_number(self, "start_layer", 0, 1000)
+        _flag(self, "keep_protected")
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether a render looks at the source image's own pass at all."""
+        return self.mutual_self_attention or self.keep_protected
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All settings of an edit, by stage; a model recommends one of these."""
+
+    inversion: InversionSettings = InversionSettings()
+    lora: LoRASettings = LoRASettings()
+    drag: DragSettings = DragSettings()
+    render: RenderSettings = RenderSettings()
+
+    def __post_init__(self) -> None:
+        for stage in fields(self):
+            value, wanted = getattr(self, stage.name), type(stage.default)
+            if not isinstance(value, wanted):
+                raise TypeError(
+                    f"Settings.{stage.name} must be {wanted.__name__}, got {type(value).__name__}"
+                )
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Plain data, ready for JSON; ``from_dict`` undoes it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Mapping[str, Any]]) -> Settings:
+        """From plain data; what is left out keeps its default.
+
+        Raises:
+            TypeError: a value of the wrong kind.
+            ValueError: an unknown stage or field, named, or a value out of range.
+        """
+        stages: dict[str, Any] = {f.name: type(f.default) for f in fields(cls)}
+        _check_mapping("settings", data)
+        if unknown := [name for name in data if name not in stages]:
+            raise ValueError(f"unknown settings {quoted(unknown)}; there are {sorted(stages)}")
+        made = {}
+        for stage, values in data.items():
+            _check_mapping(f"{stage} settings", values)
+            known = {f.name for f in fields(stages[stage])}
+            if unknown := [name for name in values if name not in known]:
+                raise ValueError(
+                    f"unknown {stage} settings {quoted(unknown)}; there are {sorted(known)}"
+                )
+            made[stage] = stages[stage](**values)
+        return cls(**made)

@@ -1,0 +1,1 @@
+"""What the images of Critters are drawn from, in torch and differentiable."""

@@ -1,1 +1,0 @@
-"""What the pictures of Critters are drawn from, in torch and differentiable."""

@@ -1,0 +1,74 @@
+"""Files made of an edit: image, film, instructions; and the links to load them down."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+from PIL import Image
+
+from dragwidget.editor.images import data_uri, encoded
+
+__all__ = ["curtain", "film", "link", "side_by_side"]
+
+MAX_FRAMES = 40
+_TYPES = {"png": "image/png", "gif": "image/gif", "json": "application/json"}
+
+
+def film(frames: Sequence[Image.Image], *, milliseconds: int = 120) -> bytes:
+    """A GIF that plays the frames and rests on the last.
+
+    Args:
+        frames: all of one size; more than 40 are thinned out evenly, the last one stays.
+        milliseconds: each is shown.
+    """
+    if not frames:
+        raise ValueError("a film needs at least one image")
+    chosen = [frames[round(k)] for k in _evenly(len(frames), MAX_FRAMES)]
+    palette = [frame.convert("RGB").quantize(128, Image.Quantize.MEDIANCUT) for frame in chosen]
+    times = [milliseconds] * (len(palette) - 1) + [10 * milliseconds]
+    return encoded(
+        palette[0], "GIF", save_all=True, append_images=palette[1:], duration=times, loop=0
+    )
+
+
+def _evenly(count: int, most: int) -> list[float]:
+    if count <= most:
+        return [float(k) for k in range(count)]
+    return [k * (count - 1) / (most - 1) for k in range(most)]
+
+
+def side_by_side(left: Image.Image, right: Image.Image, *, gap: int = 4) -> Image.Image:
+    """Two images of one size beside each other."""
+    both = Image.new("RGB", (left.width + gap + right.width, left.height), "white")
+    both.paste(left, (0, 0))
+    both.paste(right, (left.width + gap, 0))
+    return both
+
+
+def curtain(left: Image.Image, right: Image.Image, share: float) -> Image.Image:
+    """The left part of one image and the right part of another, with a line between.
+
+    Args:
+        share: of the width that shows ``left``, 0 to 1.
+    """
+    if left.size != right.size:
+        raise ValueError(f"the images are {left.size} and {right.size}: both must be of one size")
+    at = round(min(1.0, max(0.0, share)) * right.width)
+    both = right.convert("RGB").copy()
+    both.paste(left.convert("RGB").crop((0, 0, at, left.height)), (0, 0))
+    line = max(1, right.width // 256)
+    if 0 < at < right.width:
+        both.paste(
+            (255, 255, 255), (max(0, at - line), 0, min(right.width, at + line), both.height)
+        )
+    return both
+
+
+def link(name: str, data: bytes) -> str:
+    """HTML of a link that saves ``data`` as a file of this name; its ending tells what it is."""
+    ending = name.rpartition(".")[2]
+    address = data_uri(data, _TYPES.get(ending, "application/octet-stream"))
+    shown = html.escape(name, quote=True)
+    size = f"{len(data) / 1024:.0f} KiB"
+    return f'<a download="{shown}" href="{address}">{shown}</a> <small>({size})</small>'

@@ -1,0 +1,395 @@
+"""``Runner``: drives any iterator without freezing the notebook: run, pause, step, stop, wait.
+
+The work is an iterator whose items are small steps. The runner takes one after the other, on the
+thread of its clock, and looks between two of them at what was asked for meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from time import monotonic
+from types import TracebackType
+from typing import Any, Literal
+
+from dragwidget.editor.clocks import Clock, ClockName, SyncClock, ThreadClock, clock_here
+from dragwidget.editor.jobs import Job, Over, let_go
+from dragwidget.editor.notices import Notices
+from dragwidget.progress import Cancelled
+
+__all__ = ["Outcome", "Runner", "State"]
+
+State = Literal["idle", "running", "paused", "stopping"]
+Outcome = Literal["done", "stopped", "failed"]
+
+log = logging.getLogger(__name__)
+
+
+class Runner:
+    """One piece of work at a time, driven item by item.
+
+    Callbacks are short. They never overlap and come in the order in which things happened; one
+    that raises harms nothing: the error is logged, kept in ``last_error`` and told to
+    ``on_error``. They may call everything here but ``wait``.
+
+    Args:
+        clock: ``"thread"``, ``"play"`` (ticks from the page, for Colab) or ``"sync"`` (at once);
+            by default what suits the place.
+        on_item: called with every item, on the thread that made it.
+        on_state: called with every new state, on the thread that caused it, or on one that is
+            calling back just then.
+        on_done: called with the result and the exception, one of them or both ``None``, when work
+            is over; the state is idle by then, so it may start the next.
+        on_error: called with what a callback raised.
+
+    Attributes:
+        state: ``idle``; ``running``; ``paused``, while an item that was begun may still be under
+            way; ``stopping``, until the item under way ends.
+        name: of the work under way, or of the last.
+        outcome: how the last work ended; ``None`` before its end.
+        result: what its generator returned; ``None`` unless it is done.
+        error: what it raised.
+        last_error: the last exception of the work or of a callback.
+    """
+
+    def __init__(
+        self,
+        clock: ClockName | None = None,
+        *,
+        on_item: Callable[[Any], object] | None = None,
+        on_state: Callable[[State], object] | None = None,
+        on_done: Callable[[Any, BaseException | None], object] | None = None,
+        on_error: Callable[[BaseException], object] | None = None,
+    ) -> None:
+        self.on_item, self.on_state = on_item, on_state
+        self.on_done, self.on_error = on_done, on_error
+        self.name = ""
+        self.outcome: Outcome | None = None
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.last_error: BaseException | None = None
+        self._traceback: TracebackType | None = None
+
+        self._changed = threading.Condition()  # of everything below; never held in a callback
+        self._state: State = "idle"
+        self._job: Job | None = None
+        self._left: int | None = None  # items to take before pausing
+        self._closed = False
+        self._notices = Notices(self._changed)
+        # threads, by number: who takes items, and who calls a job's cancel
+        self._driver: int | None = None
+        self._canceller: int | None = None
+        self._clock = self._make_clock(clock or clock_here())
+
+    def _make_clock(self, name: ClockName) -> Clock:
+        if name == "sync":
+            return SyncClock(self._drive)
+        if name == "play":
+            from dragwidget.ui.widget.ticks import PlayClock
+
+            return PlayClock(self._drive)
+        if name != "thread":
+            raise ValueError(f"clock must be 'thread', 'play' or 'sync', got {name!r}")
+        clock = ThreadClock(self._drive)
+        weakref.finalize(self, clock.end)
+        return clock
+
+    def __repr__(self) -> str:
+        return f"<Runner ({self.clock}): {self._state} {self.name}>".replace(" >", ">")
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    @property
+    def clock(self) -> ClockName:
+        """What clocks it."""
+        return self._clock.name
+
+    @property
+    def play(self) -> Any:
+        """The hidden widget that ticks while it is on the page; ``None`` with another clock."""
+        return getattr(self._clock, "play", None)
+
+    # What is asked for, from any thread. Each tells whether there was anything to do.
+
+    def start(
+        self,
+        make: Callable[[], Iterator[Any]],
+        *,
+        name: str,
+        cancel: Callable[[], None] | None = None,
+        paused: bool = False,
+    ) -> bool:
+        """Start work, where none is under way; ``False`` where there is.
+
+        Args:
+            make: makes the iterator; called on the thread that takes its items.
+            name: for people.
+            cancel: called by ``stop``, to end an item that takes long; it raises ``Cancelled``.
+            paused: wait for ``step`` or ``resume``.
+
+        Raises:
+            RuntimeError: the runner is closed.
+        """
+        with self._changed:
+            if self._closed:
+                raise RuntimeError(f"cannot start {name!r}: this runner is closed")
+            if self._job is not None:
+                return False
+            self._job = Job(make, name, cancel, self._clock.context())
+            self.name, self._left = name, None
+            self.outcome = self.result = self.error = self.last_error = self._traceback = None
+            self._become("paused" if paused else "running")
+        self._settle()
+        return True
+
+    def pause(self) -> bool:
+        """Take no further item until ``resume`` or ``step``."""
+        with self._changed:
+            if self._state != "running":
+                return False
+            self._left = None
+            self._become("paused")
+        self._settle()
+        return True
+
+    def resume(self) -> bool:
+        """Go on."""
+        with self._changed:
+            single_step = self._state == "running" and self._left is not None
+            if not (single_step or self._state == "paused"):
+                return False
+            self._left = None
+            if not single_step:
+                self._become("running")
+        self._settle()
+        return True
+
+    def step(self) -> bool:
+        """Take exactly one item, then pause; while running, the one under way is the last."""
+        with self._changed:
+            if self._state == "running" and self._left is None:
+                if self._driver is None:
+                    self._left = 1
+                else:
+                    self._become("paused")
+            elif self._state == "paused":
+                self._left = 1
+                self._become("running")
+            else:  # a second click is not a second step
+                return False
+        self._settle()
+        return True
+
+    def stop(self) -> bool:
+        """End the work after the item under way, or within it, if its ``cancel`` can."""
+        with self._changed:
+            job = self._job
+            if job is None or self._state == "stopping":
+                return False
+            # work does not end before cancel has returned, or it could hit the next
+            self._canceller = threading.get_ident()
+            self._become("stopping")
+        try:
+            if job.cancel is not None:
+                self._guard(job.cancel)
+        finally:
+            with self._changed:
+                self._canceller = None
+                self._changed.notify_all()
+        self._settle()
+        return True
+
+    def wait(self, timeout: float | None = None) -> Any:
+        """Until nothing more happens by itself: the work is over, or paused; its result.
+
+        With a worker thread this only waits, and an interrupt ends only the waiting. Otherwise it
+        does the work itself. Callbacks were all called when it returns.
+
+        Raises:
+            TimeoutError: it is not over after ``timeout`` seconds; it goes on.
+            RuntimeError: called by the work itself or by a callback: it would never return.
+            BaseException: what the work raised, again with every call until new work is started.
+        """
+        deadline = None if timeout is None else monotonic() + timeout
+        runs = self._clock.runs_in_wait
+        while True:
+            if self._is_inside():
+                raise RuntimeError("wait() by the work itself or by a callback would never return")
+            if runs:
+                self._drive(deadline)
+            elif self._work() and self._driver is None:
+                self._clock.go(self._state)  # a worker that was killed left it undone
+            with self._changed:
+                if self._settled():
+                    error, result = self.error, self.result
+                    break
+                left = 0.5 if deadline is None else min(0.5, deadline - monotonic())
+                if left <= 0:
+                    raise TimeoutError(f"{self.name} is not over after {timeout:g} s")
+                # in slices: some systems cannot interrupt a long wait
+                self._changed.wait_for(
+                    lambda: self._settled() or (runs and self._work() and self._driver is None),
+                    left,
+                )
+        if error is not None:
+            raise error.with_traceback(self._traceback)
+        return result
+
+    def close(self, timeout: float = 5.0) -> bool:
+        """Stop, and end the worker; whether that was done within ``timeout`` seconds.
+
+        From a callback it does not wait. Nothing can be started any more.
+        """
+        with self._changed:
+            self._closed = True
+            if self._is_inside():
+                timeout = 0.0
+        self.stop()
+        return self._clock.close(timeout) and self._state == "idle"
+
+    # How the work is done
+
+    def _settle(self) -> None:
+        """What follows every change, on the thread that made it."""
+        self._notices.tell()
+        self._show()
+        self._clock.go(self._state)
+
+    def _show(self) -> None:
+        """Let the clock tick or rest; again, if another thread has changed the state meanwhile."""
+        shown: State | None = None
+        while shown != self._state:
+            shown = self._state
+            self._clock.show(shown)
+
+    def _work(self) -> bool:
+        return self._job is not None and self._state in ("running", "stopping")
+
+    def _settled(self) -> bool:
+        return self._driver is None and self._notices.quiet and not self._work()
+
+    def _is_inside(self) -> bool:
+        """Whether this is called by the work itself or by a callback."""
+        return threading.get_ident() in (self._driver, self._notices.herald, self._canceller)
+
+    def _drive(self, until: float | None) -> None:
+        """Do what there is to do, on this thread, unless another is at it or this one calls back.
+
+        Whatever becomes to do while this runs is done by it.
+        """
+        me = threading.get_ident()
+        with self._changed:
+            if self._driver is not None or me in (self._notices.herald, self._canceller):
+                return
+            self._driver = me
+        try:
+            while self._turn(until is not None and monotonic() >= until):
+                pass
+        except BaseException:  # an interrupt, anywhere: leave everything usable
+            job = self._job
+            if job is not None and self._driver == me:
+                self._end(job, "stopped")
+            raise
+        finally:
+            with self._changed:
+                if self._driver == me:
+                    self._driver = None
+                    self._changed.notify_all()
+            self._show()
+
+    def _turn(self, late: bool) -> bool:
+        """Do the next thing there is to do; ``False`` where there is none, or it is too late."""
+        with self._changed:
+            job, stopping = self._job, self._state == "stopping"
+            if job is None or not self._work() or (late and not stopping):
+                # in one go with looking: what is asked for from now on finds no driver
+                self._driver = None
+                self._changed.notify_all()
+                return False
+            if self._left is not None and not stopping:
+                self._left -= 1
+        job.run(self._end if stopping else self._advance)
+        return True
+
+    def _advance(self, job: Job) -> None:
+        """Take one item."""
+        outcome: Outcome | None = None
+        result = error = None
+        try:
+            item = job.take()
+        except Over as over:
+            outcome, result = "done", over.args[0]
+        except Cancelled:
+            outcome = "stopped"
+        except KeyboardInterrupt:
+            raise  # it ends more than the work
+        except BaseException as problem:
+            outcome, error = "failed", problem
+        if outcome is not None:
+            self._end(job, outcome, result, error)
+            error = None  # or its traceback, which holds this frame, would keep itself alive
+            return
+        with self._changed:
+            self._say("on_item", item, by=self._driver)
+            if self._left == 0 and self._state == "running":
+                self._left = None
+                self._become("paused", self._driver)
+        self._notices.tell(mine=True)
+
+    def _end(
+        self,
+        job: Job,
+        outcome: Outcome = "stopped",
+        result: Any = None,
+        error: BaseException | None = None,
+    ) -> None:
+        """The work is over, one way or another."""
+        try:
+            job.close()
+        except Exception as problem:
+            if error is None and not isinstance(problem, Cancelled):
+                outcome, result, error = "failed", None, problem
+        if error is not None:
+            let_go(error)
+        me = threading.get_ident()
+        with self._changed:
+            self._changed.wait_for(lambda: self._canceller in (None, me))
+            self._job = self._left = None
+            self.outcome, self.result = outcome, result
+            if error is not None:
+                self.error = self.last_error = error
+                self._traceback = error.__traceback__
+            self._become("idle", self._driver)
+            self._say("on_done", result, error, by=self._driver)
+        self._notices.tell(mine=True)
+
+    # How it is told
+
+    def _become(self, state: State, by: int | None = None) -> None:
+        self._state = state
+        self._say("on_state", state, by=by)
+        self._changed.notify_all()
+
+    def _say(self, name: str, *arguments: Any, by: int | None) -> None:
+        def call() -> None:
+            callback = getattr(self, name)
+            if callback is not None:
+                self._guard(callback, *arguments)
+
+        self._notices.add(call, by)
+
+    def _guard(self, callback: Callable[..., object], *arguments: Any) -> None:
+        try:
+            callback(*arguments)
+        except Exception as error:
+            log.exception("a callback of %r failed", self.name)
+            self.last_error = error
+            if self.on_error is not None:
+                try:
+                    self.on_error(error)
+                except Exception:
+                    log.exception("on_error failed, too")

@@ -1,0 +1,264 @@
+"""A session's stages as the store keeps them: plain tensors, and what made them.
+
+What made a stage is all that its values depend on: image, prompt and settings (the stage's key),
+the weights, the number format, the kind of device, and the releases of what computes it. Anything
+else in the way of finding it again would be a wait for nothing; anything less a wrong edit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dragwidget.data.settings import DragSettings, RenderSettings, Settings
+from dragwidget.diffusion.attention import ReferenceBranch
+from dragwidget.diffusion.finetuning import LoRAStep
+from dragwidget.diffusion.lora import LoRA
+from dragwidget.diffusion.model import DiffusionModel
+from dragwidget.drag.evaluation import Evaluation
+from dragwidget.drag.features import FeatureMap
+from dragwidget.session.source import Inversion, Source
+from dragwidget.storage.cache import Store
+
+__all__ = [
+    "find_features",
+    "find_inversion",
+    "find_lora",
+    "find_reference",
+    "find_training",
+    "keep_features",
+    "keep_inversion",
+    "keep_lora",
+    "keep_reference",
+    "keep_training",
+]
+
+LAYOUT = 1  # of the tensors in an entry; counted up when it changes
+SHARE = 0.25  # of the store's limit that one entry of features or of a reference may take
+
+
+def find_lora(
+    store: Store | None, model: DiffusionModel, source: Source, settings: Settings
+) -> LoRA | None:
+    """The LoRA of exactly this image, prompt and settings, if any session has trained it."""
+    if store is None:
+        return None
+    made_by = _lora_made_by(model, source, settings)
+    kept = store.get("lora", made_by)
+    if kept is None:
+        return None
+    store.remove("training", made_by)  # of a session that was killed when it was done
+    return _lora_of(kept, "", model)
+
+
+def keep_lora(
+    store: Store | None, model: DiffusionModel, source: Source, settings: Settings, lora: LoRA
+) -> None:
+    """Let other sessions find a LoRA; where that was possible, its training is not kept on."""
+    if store is None:
+        return
+    made_by = _lora_made_by(model, source, settings)
+    if store.put("lora", made_by, _matrices(lora, "")):
+        store.remove("training", made_by)
+
+
+def find_training(
+    store: Store | None, model: DiffusionModel, source: Source, settings: Settings
+) -> LoRAStep | None:
+    """How far any session has come in training exactly this LoRA."""
+    if store is None:
+        return None
+    kept = store.get("training", _lora_made_by(model, source, settings))
+    if kept is None:
+        return None
+    return LoRAStep(
+        int(kept["index"]),
+        float(kept["loss"]),
+        _lora_of(kept, "", model),
+        _lora_of(kept, "first.", model),
+        _lora_of(kept, "second.", model),
+        kept["random"],
+    )
+
+
+def keep_training(
+    store: Store | None, model: DiffusionModel, source: Source, settings: Settings, step: LoRAStep
+) -> None:
+    """Let a later session go on after this step, in place of any earlier one."""
+    if store is None or step.random is None:
+        return
+    tensors = {
+        "index": torch.tensor(step.index),
+        "loss": torch.tensor(step.loss, dtype=torch.float64),
+        "random": step.random,
+        **_matrices(step.lora, ""),
+        **_matrices(step.first, "first."),
+        **_matrices(step.second, "second."),
+    }
+    store.put("training", _lora_made_by(model, source, settings), tensors, alone=True)
+
+
+def _matrices(lora: LoRA, name: str) -> dict[str, Tensor]:
+    tensors = {f"{name}down.{path}": matrix for path, matrix in lora.down.items()}
+    return tensors | {f"{name}up.{path}": matrix for path, matrix in lora.up.items()}
+
+
+def _lora_of(kept: dict[str, Tensor], name: str, model: DiffusionModel) -> LoRA:
+    down, up = (
+        {key[len(start) :]: matrix for key, matrix in kept.items() if key.startswith(start)}
+        for start in (f"{name}down.", f"{name}up.")
+    )
+    lora = LoRA(down, up).map(lambda matrix: matrix.to(model.device))
+    lora.check(model.unet)
+    return lora
+
+
+def find_inversion(
+    store: Store | None,
+    model: DiffusionModel,
+    source: Source,
+    settings: Settings,
+    lora: LoRA | None,
+) -> tuple[Tensor, ...] | None:
+    """The latents of exactly this inversion, clean first, if any session has walked it."""
+    if store is None:
+        return None
+    kept = store.get("inversion", _inversion_made_by(model, source, settings, lora))
+    if kept is None:
+        return None
+    latents = kept["latents"].to(model.device)
+    return tuple(latents[k : k + 1] for k in range(len(latents)))
+
+
+def keep_inversion(
+    store: Store | None,
+    model: DiffusionModel,
+    source: Source,
+    settings: Settings,
+    lora: LoRA | None,
+    latents: tuple[Tensor, ...],
+) -> None:
+    """Let other sessions find an inversion."""
+    if store is not None:
+        made_by = _inversion_made_by(model, source, settings, lora)
+        store.put("inversion", made_by, {"latents": torch.cat(latents)})
+
+
+def find_reference(
+    store: Store | None, inversion: Inversion, render: RenderSettings
+) -> ReferenceBranch | None:
+    """The source's own pass along exactly this inversion, if any session has recorded it."""
+    if store is None:
+        return None
+    kept = store.get("reference", _reference_made_by(inversion, render))
+    if kept is None:
+        return None
+    model = inversion.predictor.model
+    layers = tuple(int(layer) for layer in kept["layers"])
+    states = [
+        tuple(kept[f"state.{step}.{layer}"].to(model.waiting_device) for layer in layers)
+        for step in range(inversion.count)
+    ]
+    latents = kept["latents"].to(model.device)
+    return ReferenceBranch(layers, states, [latents[k : k + 1] for k in range(len(latents))])
+
+
+def keep_reference(
+    store: Store | None, inversion: Inversion, render: RenderSettings, branch: ReferenceBranch
+) -> None:
+    """Let other sessions find a complete branch, if it is not too large."""
+    if store is None:
+        return
+    layers = torch.tensor(branch.layers, dtype=torch.int64)
+    tensors = {"layers": layers, "latents": torch.cat(branch.latents)}
+    for step, states in enumerate(branch.states):
+        for layer, state in zip(branch.layers, states, strict=True):
+            tensors[f"state.{step}.{layer}"] = state
+    made_by = _reference_made_by(inversion, render)
+    store.put("reference", made_by, tensors, share=SHARE)
+
+
+def find_features(
+    store: Store | None,
+    inversion: Inversion,
+    settings: DragSettings,
+    grid: tuple[int, int],
+    previous: bool,
+) -> Evaluation | None:
+    """The pass at the start of exactly this inversion, without its graph, if a session took it."""
+    if store is None:
+        return None
+    kept = store.get("features", _features_made_by(inversion, settings, grid))
+    if kept is None or (previous and "previous" not in kept):
+        return None
+    device = inversion.predictor.model.device
+    found = {name: tensor.to(device) for name, tensor in kept.items()}
+    blocks = tuple(found[f"block.{index}"] for index in range(len(settings.feature_blocks)))
+    start, features = inversion.latents[-1], FeatureMap(blocks, grid)
+    return Evaluation(start, features, found.get("previous"), found.get("x0"))
+
+
+def keep_features(
+    store: Store | None, inversion: Inversion, settings: DragSettings, evaluation: Evaluation
+) -> None:
+    """Let other sessions find the pass at the start; one with more in it takes the place of one."""
+    if store is None:
+        return
+    tensors = {f"block.{k}": block for k, block in enumerate(evaluation.features.blocks)}
+    if evaluation.previous is not None and evaluation.x0 is not None:
+        tensors |= {"previous": evaluation.previous, "x0": evaluation.x0}
+    made_by = _features_made_by(inversion, settings, evaluation.features.grid)
+    store.put("features", made_by, tensors, alone=True, share=SHARE)
+
+
+def _made_by(model: DiffusionModel, source: Source) -> dict[str, Any]:
+    return {
+        "layout": LAYOUT,
+        "image": source.digest,
+        "prompt": source.prompt,
+        "model": model.fingerprint,
+        "dtype": str(model.dtype),
+        "device": model.device.type,
+        "dragwidget": version("dragwidget"),
+        "diffusers": version("diffusers"),
+        "torch": torch.__version__,
+    }
+
+
+def _lora_made_by(model: DiffusionModel, source: Source, settings: Settings) -> dict[str, Any]:
+    return {**_made_by(model, source), "settings": asdict(settings.lora)}
+
+
+def _inversion_made_by(
+    model: DiffusionModel, source: Source, settings: Settings, lora: LoRA | None
+) -> dict[str, Any]:
+    return {
+        **_made_by(model, source),
+        "lora": None if lora is None else lora.digest,
+        "settings": asdict(source.inversion(settings)),
+    }
+
+
+def _start_made_by(inversion: Inversion) -> dict[str, Any]:
+    """What makes all that begins where the drag does."""
+    model = inversion.predictor.model
+    made_by = _inversion_made_by(model, inversion.source, inversion.settings, inversion.lora)
+    # It may have come in a file, from another device or release.
+    start = inversion.latents[-1].detach().float().cpu().contiguous().numpy()
+    return {**made_by, "start": hashlib.sha256(start.tobytes()).hexdigest()}
+
+
+def _reference_made_by(inversion: Inversion, render: RenderSettings) -> dict[str, Any]:
+    start_layer = render.start_layer if render.mutual_self_attention else None
+    return {**_start_made_by(inversion), "start_layer": start_layer}
+
+
+def _features_made_by(
+    inversion: Inversion, settings: DragSettings, grid: tuple[int, int]
+) -> dict[str, Any]:
+    return {**_start_made_by(inversion), "blocks": settings.feature_blocks, "grid": grid}

@@ -1,0 +1,294 @@
+"""How long an edit will take and how much memory, before it is begun."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from dragwidget.data.frames import Size
+from dragwidget.data.instructions import DragInstructions
+from dragwidget.data.settings import Settings
+from dragwidget.diffusion.attention import record_reference
+from dragwidget.diffusion.costs import META, Cost, bytes_of, cost_of, twin
+from dragwidget.diffusion.devices import free_memory
+from dragwidget.diffusion.finetuning import LoRABatch, loss_of
+from dragwidget.diffusion.lora import LoRA
+from dragwidget.diffusion.model import Conditioning, DiffusionModel
+from dragwidget.drag.evaluation import evaluate
+from dragwidget.session.source import Source
+
+__all__ = ["Estimate", "PhaseEstimate", "estimate"]
+
+_GB = 1e9
+# Operators take room of their own over the tensors that they are given and give. Measured on a
+# CPU at the shape of Stable Diffusion 1.5, 512 px, `bench speed`: 1.37 to 1.65 times those.
+_ROOM = 1.6
+_WARM = 1.0  # seconds; a pass that takes longer is timed once
+
+
+@dataclass(frozen=True)
+class PhaseEstimate:
+    """What one phase of an edit takes.
+
+    Attributes:
+        seconds: of all its passes; ``None`` where the speed of the device was not measured.
+        memory: bytes on the device at most, weights included.
+    """
+
+    name: str
+    passes: int
+    seconds: float | None
+    memory: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What an edit takes: arithmetic on the model's own shape, and one timed pass.
+
+    ``print`` shows a table.
+
+    Attributes:
+        weights: bytes of what stays on the device.
+        phases: in their order.
+        free: bytes that can be had besides what is taken now; ``None`` where that is not known.
+        advice: where it will not fit, what to lower, and what it takes then.
+    """
+
+    weights: int
+    phases: tuple[PhaseEstimate, ...]
+    free: int | None
+    advice: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> float | None:
+        """Of the whole edit, nothing of it made before."""
+        each = [phase.seconds for phase in self.phases]
+        return None if None in each else sum(s for s in each if s is not None)
+
+    @property
+    def memory(self) -> int:
+        """Bytes on the device at most, weights included."""
+        return max(phase.memory for phase in self.phases)
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether there is as much memory; ``None`` where that is not known."""
+        return None if self.free is None else self.memory - self.weights <= self.free
+
+    def __str__(self) -> str:
+        rows = [f"{'':<12}{'passes':>8}{'seconds':>10}{'memory, GB':>12}"]
+        for phase in self.phases:
+            seconds = "-" if phase.seconds is None else f"{phase.seconds:.1f}"
+            rows.append(
+                f"{phase.name:<12}{phase.passes:>8}{seconds:>10}{phase.memory / _GB:>12.2f}"
+            )
+        total = "-" if self.seconds is None else f"{self.seconds:.1f}"
+        rows.append(f"{'the edit':<20}{total:>10}{self.memory / _GB:>12.2f}")
+        rows.append(f"weights {self.weights / _GB:.2f} GB" + self._free())
+        return "\n".join((*rows, *self.advice))
+
+    def _free(self) -> str:
+        if self.free is None:
+            return ""
+        verdict = "it fits" if self.fits else "it does not fit"
+        return f", {self.free / _GB:.1f} GB are free besides: {verdict}"
+
+
+def estimate(
+    model: DiffusionModel,
+    source: Source,
+    settings: Settings,
+    instructions: DragInstructions | None = None,
+    *,
+    timed: bool = True,
+) -> Estimate:
+    """Of an edit, nothing of it made before.
+
+    Args:
+        instructions: with a mask a step sees the whole network, which takes more; so it is taken
+            where there are none yet.
+        timed: take a pass, to know how quick the device is.
+    """
+    if source.why_no_lora(settings) or source.lora is not None:
+        settings = replace(settings, lora=replace(settings.lora, steps=0))
+    mask = instructions is None or instructions.mask is not None
+    costs = _Costs(model, source.image.fitted_size, settings, mask=mask)
+    made = costs.estimate(costs.seconds_per_flop() if timed else None)
+    return replace(made, advice=_advice(costs, made)) if made.fits is False else made
+
+
+def _advice(costs: _Costs, made: Estimate) -> tuple[str, ...]:
+    """What would help, least loss first, up to the first that is enough; each with all before."""
+    said, best = [], made.memory
+    for words, less in _smaller(costs):
+        other = less.estimate(None)
+        if other.memory < best:
+            best = other.memory
+            said.append(f"  {words}: {best / _GB:.2f} GB")
+        if other.fits:
+            break
+    return tuple(said)
+
+
+def _smaller(costs: _Costs) -> Iterator[tuple[str, _Costs]]:
+    model, settings, size = costs.model, costs.settings, costs.size
+    if model.memory == "normal":
+        model = model.with_parts(memory="low")
+        yield 'load_model(.., memory="low")', _Costs(model, size, settings, mask=costs.mask)
+    if settings.lora.steps and settings.lora.batch_size > 1:
+        settings = replace(settings, lora=replace(settings.lora, batch_size=1))
+        yield "and LoRASettings(batch_size=1)", _Costs(model, size, settings, mask=costs.mask)
+    multiple = model.image_multiple
+    for share in (0.75, 0.5, 0.375, 0.25):
+        width, height = (max(multiple, round(share * side / multiple) * multiple) for side in size)
+        words = f"and set_image(.., max_side={max(width, height)})"
+        yield words, _Costs(model, (width, height), settings, mask=costs.mask)
+
+
+class _Costs:
+    """What each piece of an edit costs, on a twin of the model.
+
+    Args:
+        size: (width, height) that the model works at, pixels.
+        mask: there is one.
+    """
+
+    def __init__(
+        self, model: DiffusionModel, size: Size, settings: Settings, *, mask: bool
+    ) -> None:
+        self.model, self.size, self.settings, self.mask = model, size, settings, mask
+        self.twin = twin(model)
+        width, height = size
+        cells = (height // model.vae_factor, width // model.vae_factor)
+        self.shape = (1, model.latent_channels, *cells)
+        limit = min(
+            model.tokenizer.model_max_length, model.text_encoder.config.max_position_embeddings
+        )
+        self.text = torch.empty(1, limit, model.unet.config["cross_attention_dim"], device=META)
+        self.predictor = self.twin.predictor(Conditioning(self.text))
+        self.schedule = self.twin.schedule(settings.inversion.steps)
+        self.timestep = self.schedule.timesteps[settings.inversion.steps - settings.inversion.count]
+
+    def estimate(self, seconds_per_flop: float | None) -> Estimate:
+        """Of the whole edit."""
+        model, settings = self.model, self.settings
+        count = settings.inversion.count
+        low = model.memory == "low" and model.device.type != "cpu"
+        unet, vae, text = (bytes_of(part) for part in (model.unet, model.vae, model.text_encoder))
+        weights = unet if low else unet + vae + text
+        visiting = vae if low else 0
+
+        def phase(name: str, passes: int, cost: Cost, more: float = 0) -> PhaseEstimate:
+            speed = seconds_per_flop
+            took = None if speed is None else passes * cost.flops * speed
+            return PhaseEstimate(name, passes, took, int(weights + _ROOM * cost.peak + more))
+
+        phases = [phase("encode", 1, self.encode(), visiting)]
+        if settings.lora.steps:
+            phases.append(phase("lora", settings.lora.steps, self.lora()))
+        one_pass, kept = self.one_pass(), 0
+        phases.append(phase("inversion", count, one_pass))
+        phases.append(phase("drag", settings.drag.steps + 1, self.step()))
+        if settings.render.needs_reference:
+            reference = self.reference()
+            kept = 0 if low else count * reference.left
+            phases.append(phase("reference", count, reference, kept))
+        phases.append(phase("render", count, one_pass, kept))
+        phases.append(phase("decode", 1, self.decode(), visiting + kept))
+        return Estimate(weights, tuple(phases), free_memory(model.device))
+
+    def seconds_per_flop(self) -> float:
+        """Of this device, in a pass like those of the edit."""
+        model = self.model
+        text = torch.zeros(self.text.shape, device=model.device)
+        predictor = model.predictor(Conditioning(text))
+        latent = torch.zeros(self.shape, device=model.device)
+
+        def one_pass() -> float:
+            start = time.perf_counter()
+            with torch.no_grad():
+                predictor.predict(latent, self.timestep).sum().item()
+            return time.perf_counter() - start
+
+        took = one_pass()
+        if took < _WARM:
+            took = min(took, one_pass(), one_pass())  # the first one may have warmed the device up
+        return took / self.one_pass().flops
+
+    def latent(self) -> Tensor:
+        return torch.empty(self.shape, device=META)
+
+    def one_pass(self) -> Cost:
+        def work() -> Tensor:
+            with torch.no_grad():
+                return self.predictor.predict(self.latent(), self.timestep)
+
+        return cost_of(self.twin, work)
+
+    def step(self) -> Cost:
+        drag = self.settings.drag
+        width, height = self.size
+
+        def work() -> object:
+            evaluation = evaluate(
+                self.predictor,
+                self.latent(),
+                self.schedule,
+                self.timestep,
+                drag.grid(height, width),
+                drag,
+                previous=self.mask,
+            )
+            seen = [block.float().sum() for block in evaluation.features.blocks]
+            if evaluation.previous is not None:
+                seen.append(evaluation.previous.sum())
+            return torch.autograd.grad(torch.stack(seen).sum(), evaluation.latent)
+
+        return cost_of(self.twin, work)
+
+    def lora(self) -> Cost:
+        settings = self.settings.lora
+
+        def work() -> object:
+            lora = LoRA.initial(self.twin.unet, settings.rank, torch.Generator())
+            lora = lora.map(lambda m: torch.empty_like(m, device=META).requires_grad_())
+            moments = [torch.empty_like(m) for m in (*lora.down.values(), *lora.up.values()) * 2]
+            clean = self.latent().expand(settings.batch_size, -1, -1, -1)
+            times = torch.zeros(settings.batch_size, dtype=torch.int64)
+            with torch.enable_grad():
+                batch = LoRABatch(clean, torch.empty_like(clean), times)
+                loss = loss_of(self.twin, self.text, batch, lora)
+            return moments, torch.autograd.grad(loss, [*lora.down.values(), *lora.up.values()])
+
+        return cost_of(self.twin, work)
+
+    def reference(self) -> Cost:
+        """One pass; what is left of it is what a render needs of it."""
+
+        def work() -> object:
+            with torch.no_grad():
+                steps = record_reference(
+                    self.predictor, self.latent(), self.schedule, 1, self.settings.render
+                )
+                return list(steps)[-1].states
+
+        return cost_of(self.twin, work)
+
+    def encode(self) -> Cost:
+        width, height = self.size
+
+        def work() -> object:
+            dtype = next(self.twin.vae.parameters()).dtype
+            with torch.no_grad():
+                return self.twin.vae.encode(
+                    torch.empty(1, 3, height, width, device=META, dtype=dtype)
+                ).latent_dist.mean
+
+        return cost_of(self.twin, work)
+
+    def decode(self) -> Cost:
+        return cost_of(self.twin, lambda: self.twin.decode(self.latent()))

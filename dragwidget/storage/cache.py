@@ -1,0 +1,299 @@
+"""What one session made, on disk for the next: a LoRA is trained once, an image inverted once.
+
+An entry is one safetensors file, named by what made it and by its own content:
+
+    <folder>/<kind>/<SHA-256 of what made it>.<SHA-256 of the file>.safetensors
+
+So every byte of it is checked on reading, and no lock is needed: a file appears whole, by a rename,
+under a name that no other content can have. Two processes that make the same thing at once write
+the same file, or two that are equally good. When room is needed, large things that a few passes
+make again go first; among equals, what was read last goes last.
+
+Nothing here may stop an edit. Where the disk is full, or the folder read-only or gone, that is
+logged, and the session goes on without.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dragwidget.storage.atomic import ABANDONED, UNFINISHED, remove_abandoned, whole_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["VARIABLE", "Entry", "Store", "default_folder"]
+
+log = logging.getLogger(__name__)
+
+VARIABLE = "DRAGWIDGET_CACHE"
+LIMIT = 5 * 2**30  # bytes
+SUFFIX, DAMAGED = ".safetensors", "damaged"
+MADE_AGAIN = {"features", "reference"}  # kinds that go first: large, and soon made again
+
+
+def default_folder() -> Path:
+    """The folder that ``DRAGWIDGET_CACHE`` names; by default the user's cache."""
+    if named := os.environ.get(VARIABLE):
+        return Path(named)
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("dragwidget", appauthor=False))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing that is kept.
+
+    Attributes:
+        kind: ``"lora"``, ``"inversion"``, ``"features"`` at the start of a drag, ``"reference"``:
+            the source's own pass for renders, or ``"training"``: a LoRA that is not done yet.
+        size: bytes.
+        used: when it was written or last read, seconds since the epoch.
+    """
+
+    path: Path
+    kind: str
+    size: int
+    used: float
+
+    def made_by(self) -> dict[str, Any]:
+        """What made it. Raises ValueError where the file is damaged."""
+        try:
+            with self.path.open("rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                if length > min(self.size, 2**24):
+                    raise ValueError("its header is longer than the file")
+                header = json.loads(file.read(length))
+            made_by = json.loads(header["__metadata__"]["made_by"])
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"{self.path} is damaged: {error}") from error
+        return dict(made_by)
+
+
+class Store:
+    """A folder of stages.
+
+    Args:
+        folder: made when it is first needed; by default ``default_folder()``.
+        limit: bytes; when there is more, features and references go first, then what was not used
+            for longest.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] | None = None, *, limit: int = LIMIT) -> None:
+        if limit < 1:
+            raise ValueError(f"limit must be at least 1 byte, got {limit}")
+        self.folder = default_folder() if folder is None else Path(folder)
+        self.limit = limit
+
+    def get(self, kind: str, made_by: Mapping[str, Any]) -> dict[str, Tensor] | None:
+        """The tensors that were made by exactly this, on the CPU; ``None`` where there are none.
+
+        A damaged file is set aside, said, and as good as not there.
+        """
+        for path in self._kept(kind, _digest(made_by)):
+            try:
+                tensors = _unpacked(path.read_bytes(), path)
+            except FileNotFoundError:
+                continue  # another process made room
+            except (OSError, MemoryError) as error:
+                log.warning("cannot read %s: %r; it is made again", path, error)
+                continue
+            if tensors is None:
+                self._set_aside(path)
+                continue
+            _touch(path)
+            return tensors
+        return None
+
+    def put(
+        self,
+        kind: str,
+        made_by: Mapping[str, Any],
+        tensors: Mapping[str, Tensor],
+        *,
+        alone: bool = False,
+        share: float = 1.0,
+    ) -> bool:
+        """Keep tensors, whole or not at all; whether that was possible.
+
+        Args:
+            alone: what was kept as made by the same goes, once these are kept.
+            share: of the limit; what is larger is not kept, as it would drive out too much.
+        """
+        from dragwidget.storage.tensors import size, write_tensors
+
+        bytes_, room = size(tensors), int(share * self.limit)
+        if bytes_ > room:
+            level = logging.WARNING if share == 1 else logging.INFO
+            log.log(level, "a %s of %d bytes is not kept: the limit is %d", kind, bytes_, room)
+            return False
+        about = {"made_by": json.dumps(made_by, sort_keys=True)}
+        sha = _Sha256()  # in a walk of its own: what is large is never in memory as a whole file
+        write_tensors(sha, tensors, about)
+        path = self.folder / kind / f"{_digest(made_by)}.{sha.hexdigest()}{SUFFIX}"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(path) as file:
+                write_tensors(file, tensors, about)
+            if alone:
+                self.remove(kind, made_by, spare=path)
+            self._make_room(spare=path)
+        except OSError as error:
+            log.warning("the %s is not kept for other sessions: %s", kind, error)
+            return False
+        return True
+
+    def remove(self, kind: str, made_by: Mapping[str, Any], *, spare: Path | None = None) -> None:
+        """Remove all that was made by exactly this, ``spare`` excepted."""
+        for path in self._kept(kind, _digest(made_by)):
+            if path != spare:
+                _unlink(path)
+
+    def entries(self) -> list[Entry]:
+        """All that is kept, what was used last first."""
+        found = []
+        for path in self._files():
+            try:
+                state = path.stat()
+            except OSError:
+                continue
+            found.append(Entry(path, path.parent.name, state.st_size, state.st_mtime))
+        return sorted(found, key=lambda entry: -entry.used)
+
+    def verify(self) -> list[Path]:
+        """Check every byte of every entry; return the damaged ones, which are set aside."""
+        self._remove_abandoned()
+        damaged = []
+        for path in self._files():
+            try:
+                content = path.read_bytes()
+            except FileNotFoundError:
+                continue
+            if _unpacked(content, path) is None:
+                self._set_aside(path)
+                damaged.append(path)
+        return damaged
+
+    def clear(self) -> int:
+        """Remove everything that this store wrote; return how many bytes that were."""
+        freed = 0
+        for pattern in (f"*/*{SUFFIX}", f"*/.*{UNFINISHED}"):
+            for path in list(self.folder.glob(pattern)):
+                size = _size(path)
+                path.unlink(missing_ok=True)
+                freed += size
+        return freed
+
+    # Inside
+
+    def _files(self) -> Iterator[Path]:
+        for path in sorted(self.folder.glob(f"*/*{SUFFIX}")):
+            if path.parent.name != DAMAGED and not path.is_symlink():
+                yield path
+
+    def _kept(self, kind: str, digest: str) -> list[Path]:
+        """The newest first: of one thing on its way, that is the one that has come furthest."""
+        try:
+            found = list((self.folder / kind).glob(f"{digest}.*{SUFFIX}"))
+            return sorted(found, key=lambda path: (-_written(path), path))
+        except OSError as error:
+            log.warning("cannot look into %s: %s", self.folder / kind, error)
+            return []
+
+    def _set_aside(self, path: Path) -> None:
+        aside = self.folder / DAMAGED / f"{path.parent.name}-{path.name}"
+        log.warning("%s is damaged: set aside as %s, and made again when it is needed", path, aside)
+        try:
+            aside.parent.mkdir(exist_ok=True)
+            os.replace(path, aside)
+        except OSError as error:
+            log.warning("cannot set it aside: %s", error)
+
+    def _make_room(self, spare: Path) -> None:
+        """Remove what is soon made again, then what was used longest ago; never ``spare``."""
+        self._remove_abandoned()
+        for aside in (self.folder / DAMAGED).glob("*"):
+            if time.time() - aside.stat().st_mtime > ABANDONED:
+                aside.unlink(missing_ok=True)
+        entries = self.entries()
+        total = sum(entry.size for entry in entries)
+        for entry in sorted(entries, key=lambda e: (e.kind not in MADE_AGAIN, e.used)):
+            if total <= self.limit:
+                break
+            if entry.path != spare:
+                entry.path.unlink(missing_ok=True)
+                total -= entry.size
+
+    def _remove_abandoned(self) -> None:
+        for folder in self.folder.glob("*"):
+            remove_abandoned(folder)
+
+
+class _Sha256:
+    """Digests what is written to it."""
+
+    def __init__(self) -> None:
+        self._sha = hashlib.sha256()
+
+    def write(self, data: Any, /) -> None:
+        self._sha.update(data)
+
+    def hexdigest(self) -> str:
+        return self._sha.hexdigest()
+
+
+def _digest(made_by: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()
+
+
+def _unpacked(content: bytes, path: Path) -> dict[str, Tensor] | None:
+    """The tensors, if these are the bytes that the file's name promises."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    promised = path.name.removesuffix(SUFFIX).rpartition(".")[2]
+    if hashlib.sha256(content).hexdigest() != promised:
+        return None
+    try:
+        return load(content)
+    except SafetensorError:  # written by something else, under a right name
+        return None
+
+
+def _touch(path: Path) -> None:
+    """It was used now; where that cannot be written, it only goes sooner."""
+    try:
+        os.utime(path)
+    except OSError as error:
+        log.debug("cannot touch %s: %s", path, error)
+
+
+def _unlink(path: Path) -> None:
+    """Remove a file; where that is not possible it stays, and goes when room is needed."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        log.debug("cannot remove %s: %s", path, error)
+
+
+def _written(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

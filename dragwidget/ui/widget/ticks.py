@@ -1,0 +1,97 @@
+"""A clock for pages that show nothing that a thread sends: the page asks for every bit of work.
+
+``ipywidgets.Play`` cannot be that clock: in ipywidgets 7 only a click on its own button starts it,
+and in 8 it stands still after the page is loaded again.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import io
+from time import monotonic
+from typing import Any
+
+from PIL import Image
+
+from dragwidget.editor.clocks import ClockName, Drive, weakly
+
+__all__ = ["PlayClock"]
+
+TICK_BUDGET = 0.05  # seconds of work in one tick; a click is served between two ticks
+_COLOURS = 2**24
+
+
+class PlayClock:
+    """Works in ticks that come from the page, each for a short time, on the thread that serves it.
+
+    A hidden canvas of one pixel is painted in a colour that was not there before, and sends its
+    image back: that is the tick. The next is asked for when the work of this one is done, so a
+    click waits for one tick, never for a queue of them, and two pages do not tick twice.
+
+    Attributes:
+        play: that canvas; ticks come only while it is on the page.
+    """
+
+    name: ClockName = "play"
+    runs_in_wait = True
+
+    def __init__(self, drive: Drive) -> None:
+        from ipycanvas import Canvas
+
+        self._drive = weakly(drive)
+        self._asked = 0
+        self._ticking = False
+        self.play: Any = Canvas(width=1, height=1, sync_image_data=True)
+        self.play.layout.display = "none"
+        self.play.observe(self._answered, "image_data")
+        self.play.on_client_ready(self._page_is_new)
+
+    def context(self) -> contextvars.Context | None:
+        return None
+
+    def go(self, state: str) -> None:
+        if state == "stopping" and (drive := self._drive()):
+            drive(None)  # now: while paused, no tick would come
+
+    def show(self, state: str) -> None:
+        before, self._ticking = self._ticking, state in ("running", "stopping")
+        if self._ticking and not before:
+            self._ask()
+
+    def _ask(self) -> None:
+        from dragwidget.ui.drawing import drawing
+
+        self._asked = self._asked % (_COLOURS - 1) + 1
+        with drawing():
+            self.play.fill_style = f"#{self._asked:06x}"
+            self.play.fill_rect(0, 0, 1, 1)
+
+    def _page_is_new(self) -> None:
+        if self._ticking:  # what was asked of the page that is gone is not answered
+            self._ask()
+
+    def _answered(self, change: Any) -> None:
+        if self._ticking and _colour(change["new"]) == self._asked:
+            try:
+                drive = self._drive()
+                if drive is not None:
+                    drive(monotonic() + TICK_BUDGET)
+            finally:
+                if self._ticking:
+                    self._ask()
+
+    def close(self, timeout: float) -> bool:  # noqa: ARG002 - there is nothing to wait for
+        self._ticking = False
+        self.play.unobserve_all()
+        self.play.close()
+        return True
+
+
+def _colour(png: bytes | None) -> int | None:
+    """The colour of an image of one pixel, as a number; ``None`` for anything else."""
+    try:
+        with Image.open(io.BytesIO(png or b"")) as image:
+            pixels = image.convert("RGB").tobytes()
+    except (OSError, ValueError):
+        return None
+    return int.from_bytes(pixels[:3], "big")

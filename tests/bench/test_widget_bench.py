@@ -1,0 +1,48 @@
+"""``bench widget``: what the widget takes of a core, and of a drag."""
+
+from __future__ import annotations
+
+import json
+import math
+
+from dragwidget.__main__ import main
+from dragwidget.editor.work import Pace
+
+
+def test_hands_and_drags_are_measured(tmp_path, capsys):
+    out = tmp_path / "widget.json"
+    words = ["--seconds", "0.2", "--rounds", "1", "--steps", "2", "--json", str(out)]
+    assert main(["bench", "widget", *words]) == 0
+    told = json.loads(out.read_text())["shares"]
+    assert [one["what"] for one in told] == [
+        "hand, points", "hand, brush", "drag, previews", "drag, the whole widget",
+    ]  # fmt: skip
+    assert all(one["share"] > 0 for one in told[:2])
+    assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+def test_previews_add_a_tenth_to_a_drag_at_most(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("dragwidget.editor.work.monotonic", lambda: now[0])
+    for step, preview in ((0.02, 0.03), (0.5, 1.0), (20.0, 9.0)):
+        pace, dragged, previewed = Pace(), 0.0, 0.0
+        pace.took(0.0)
+        for _ in range(2000):
+            now[0] += step
+            dragged += step
+            if pace.due():
+                now[0] += preview
+                previewed += preview
+                pace.took(preview)
+        assert 0 < previewed <= 0.1 * dragged
+
+
+def test_a_pace_without_end_makes_no_preview():
+    pace = Pace(interval=math.inf)
+    pace.took(0.0)
+    assert not pace.due()
+
+
+def test_bad_input_is_told(capsys):
+    assert main(["bench", "widget", "--steps", "0"]) == 2
+    assert "--steps must be more than 0, got 0" in capsys.readouterr().err

@@ -1,0 +1,155 @@
+"""How long an edit will take and how much memory: arithmetic on shapes, held against the truth."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import make_unet, make_vae, random_lora
+from tiny_sessions import FAR, ask, image, session_on
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from dragwidget.data.settings import LoRASettings
+from dragwidget.diffusion import costs
+from dragwidget.diffusion.costs import bytes_of, cost_of, twin
+from dragwidget.session import estimate as estimating
+
+
+def test_operations_are_those_of_a_real_pass(tiny):
+    latent, text = (torch.zeros(shape) for shape in ((1, 4, 12, 16), (1, 77, 16)))
+    # The one kernel whose operations PyTorch's own counter sees on a CPU.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        tiny.unet(latent, 500, encoder_hidden_states=text)
+    copy = twin(tiny)
+    latent, text = latent.to("meta"), text.to("meta")
+    got = cost_of(copy, lambda: copy.unet(latent, 500, encoder_hidden_states=text))
+    assert got.flops == counter.get_total_flops()
+
+
+def test_weights_are_not_counted_and_results_are():
+    unet = make_unet()
+    copy = costs._Twin(**{**_parts(unet), "unet": unet.to("meta")})
+    one = torch.empty(1000, device="meta")
+    cost = cost_of(copy, lambda: [copy.unet.conv_in.weight.view(-1)[:5], one * 2])
+    assert (cost.peak, cost.left) == (4000, 4000)
+    cost = cost_of(copy, lambda: (one * 2).sum())
+    assert (cost.peak, cost.left) == (4004, 4)
+
+
+def _parts(unet):
+    return {
+        "unet": unet,
+        "vae": make_vae(),
+        "text_encoder": make_vae(),
+        "tokenizer": None,
+        "alphas_cumprod": torch.linspace(0.99, 0.01, 10),
+    }
+
+
+def saved_bytes(model, size):
+    """What a real pass keeps for its gradient."""
+    seen = {}
+
+    def note(tensor):
+        seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    latent = torch.zeros(1, 4, size[1] // 4, size[0] // 4, requires_grad=True)
+    text = torch.zeros(1, 77, 16)
+    weights = {w.untyped_storage().data_ptr() for w in model.unet.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        model.unet(latent, 500, encoder_hidden_states=text).sample.sum()
+    return sum(count for where, count in seen.items() if where not in weights)
+
+
+@pytest.mark.parametrize("size", [(64, 48), (128, 128)])
+def test_a_step_takes_what_a_real_pass_keeps_and_a_little_more(tiny, size):
+    session = session_on(tiny)
+    session.set_image(image(*size), max_side=max(size))
+    made = estimating._Costs(tiny, session.source.image.fitted_size, session.settings, mask=True)
+    kept = saved_bytes(tiny, session.source.image.fitted_size)
+    assert 0.9 * kept < made.step().peak < 2 * kept
+
+
+def phases(session, **options):
+    return {phase.name: phase for phase in session.estimate(timed=False, **options).phases}
+
+
+def test_a_mask_and_a_lora_cost_what_they_cost(tiny):
+    session = session_on(tiny, lora_steps=2)
+    session.instructions = ask(FAR)
+    free = phases(session)["drag"]
+    session.instructions = ask(FAR, mask=np.ones((48, 64), dtype=bool))
+    assert phases(session)["drag"].memory > free.memory  # the whole network is seen
+    assert phases(session)["lora"].passes == 2
+    session.use_lora(random_lora(tiny.unet))
+    assert "lora" not in phases(session)
+
+
+def test_low_memory_is_less(tiny):
+    normal = session_on(tiny, lora_steps=2)
+    low = session_on(tiny.with_parts(memory="low"), lora_steps=2)
+    for name in ("lora", "drag"):
+        assert phases(low)[name].memory < phases(normal)[name].memory
+
+
+def test_on_an_accelerator_low_memory_leaves_only_the_unet_there(tiny, monkeypatch):
+    elsewhere = torch.device("cuda")
+    monkeypatch.setattr(type(tiny), "device", property(lambda _: elsewhere))
+    monkeypatch.setattr(estimating, "free_memory", lambda _: 10**9)
+    model = tiny.with_parts(memory="low")
+    made = estimating._Costs(model, (64, 48), model.recommended, mask=True).estimate(None)
+    assert made.weights == bytes_of(tiny.unet)
+    assert {p.name: p for p in made.phases}["decode"].memory > made.weights + bytes_of(tiny.vae)
+
+
+def test_the_time_is_that_of_the_passes(tiny):
+    session = session_on(tiny)
+    made = session.estimate()
+    assert made.seconds == pytest.approx(sum(phase.seconds for phase in made.phases))
+    assert 0 < made.seconds < 60
+    assert session.estimate(timed=False).seconds is None
+
+
+def test_an_estimate_changes_nothing_and_makes_nothing(tiny):
+    session = session_on(tiny, lora_steps=2)
+    session.estimate()
+    assert session.status["inversion"].state == "missing"
+    assert session.status["lora"].state == "missing"
+    assert all(weight.device.type == "cpu" for weight in tiny.unet.parameters())
+
+
+def test_what_does_not_fit_is_said_with_what_to_lower(tiny, monkeypatch):
+    session = session_on(tiny)
+    session.settings = replace(session.settings, lora=LoRASettings(steps=2, rank=2, batch_size=8))
+    fits = session.estimate(timed=False)
+    assert fits.fits
+    assert fits.advice == ()
+    assert "it fits" in str(fits)
+    monkeypatch.setattr(estimating, "free_memory", lambda _: 100_000)
+    made = session.estimate(timed=False)
+    assert not made.fits
+    assert "it does not fit" in str(made)
+    first, second, *rest = made.advice
+    assert 'load_model(.., memory="low")' in first
+    assert "LoRASettings(batch_size=1)" in second
+    assert all("max_side=" in line for line in rest)
+    assert all(line in str(made) for line in made.advice)
+
+
+def test_advice_ends_with_what_is_enough(tiny, monkeypatch):
+    session = session_on(tiny)
+    session.settings = replace(session.settings, lora=LoRASettings(steps=2, rank=2, batch_size=8))
+    low = session_on(tiny.with_parts(memory="low"))
+    low.settings = session.settings
+    made = low.estimate(timed=False)
+    monkeypatch.setattr(estimating, "free_memory", lambda _: made.memory - made.weights)
+    assert len(session.estimate(timed=False).advice) == 1
+
+
+def test_where_nothing_is_known_of_memory_nothing_is_said(tiny, monkeypatch):
+    monkeypatch.setattr(estimating, "free_memory", lambda _: None)
+    made = session_on(tiny).estimate(timed=False)
+    assert made.fits is None
+    assert "free" not in str(made)

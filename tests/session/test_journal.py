@@ -1,0 +1,269 @@
+"""What is written down of an edit while it is made, and what a crash leaves of it."""
+
+import hashlib
+import json
+import logging
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from tiny_sessions import FAR, ask, left_half, session_on
+
+from dragwidget.session.journal import DRAWN, KEPT, WHOLE, Journal, journals, restore
+from dragwidget.session.session_file import load
+from dragwidget.ui.widget import DragWidget
+
+
+def dragged(tiny, folder, steps=3):
+    """A session of so many steps, each written down."""
+    session = session_on(tiny)
+    session.instructions = ask()
+    journal = Journal(folder)
+    journal.drew(session)
+    for _ in range(steps):
+        session.step()
+        journal.took_step(session)
+    return session, journal
+
+
+def assert_same_history(one, other):
+    assert len(one.nodes) == len(other.nodes)
+    for a, b in zip(one.nodes, other.nodes, strict=True):
+        assert torch.equal(a.latent, b.latent)
+        assert torch.equal(a.moments.second, b.moments.second)
+        assert (a.number, a.parent, a.handles, a.anchor_nodes) == (
+            b.number,
+            b.parent,
+            b.handles,
+            b.anchor_nodes,
+        )
+    assert one.current.number == other.current.number
+
+
+def test_every_step_is_there_again(tiny, tmp_path):
+    session, _ = dragged(tiny, tmp_path)
+    again, _ = restore(tmp_path, tiny)
+    assert_same_history(session.history, again.history)
+    assert again.instructions == session.instructions
+    assert again.settings == session.settings
+    np.testing.assert_array_equal(np.asarray(again.image), np.asarray(session.image))
+
+
+def test_a_drag_goes_on_as_if_nothing_had_happened(tiny, tmp_path):
+    session, _ = dragged(tiny, tmp_path)
+    again, _ = restore(tmp_path, tiny)
+    session.step()
+    again.step()
+    assert torch.equal(session.history.current.latent, again.history.current.latent)
+
+
+def test_branches_and_where_it_stands_are_there_again(tiny, tmp_path):
+    session, journal = dragged(tiny, tmp_path)
+    session.rewind(1)
+    session.instructions = ask(FAR)
+    session.step()
+    journal.took_step(session)
+    session.rewind(1)
+    journal.drew(session)
+    again, _ = restore(tmp_path, tiny)
+    assert_same_history(session.history, again.history)
+    assert len(again.history.tips) == 2
+
+
+def test_another_inversion_is_written_down_too(tiny, tmp_path):
+    session, journal = dragged(tiny, tmp_path)
+    fewer = replace(session.settings.inversion, steps=session.settings.inversion.steps - 1)
+    session.settings = replace(session.settings, inversion=fewer)
+    session.step()
+    journal.took_step(session)
+    again, _ = restore(tmp_path, tiny)
+    assert len(again.edits) == 2
+    assert_same_history(session.history, again.history)
+
+
+def test_a_step_costs_a_small_file_and_the_whole_is_written_once(tiny, tmp_path):
+    dragged(tiny, tmp_path, steps=1)
+    written = (tmp_path / WHOLE).stat().st_mtime_ns
+    dragged(tiny, tmp_path / "b", steps=5)
+    whole = tmp_path / "b" / WHOLE
+    assert len(load(whole, tiny).history.nodes) == 2
+    steps = list((tmp_path / "b").glob("step-0-*"))
+    assert len(steps) == 4
+    assert max(step.stat().st_size for step in steps) < whole.stat().st_size
+    assert (tmp_path / WHOLE).stat().st_mtime_ns == written
+
+
+def test_a_step_that_the_journal_never_heard_of_is_written_with_the_next(tiny, tmp_path):
+    session, journal = dragged(tiny, tmp_path)
+    session.step()  # and an interrupt
+    session.step()
+    journal.took_step(session)
+    again, _ = restore(tmp_path, tiny)
+    assert_same_history(session.history, again.history)
+    session.step()
+    journal.took_step(session)
+    assert [path.name.split(".")[0] for path in tmp_path.glob("step-*")] == ["step-0-6"]
+    again, _ = restore(tmp_path, tiny)
+    assert_same_history(session.history, again.history)
+
+
+def test_a_step_that_came_with_what_is_drawn_is_not_written_twice(tiny, tmp_path):
+    session, journal = dragged(tiny, tmp_path)
+    (tmp_path / WHOLE).unlink()
+    session.step()
+    journal.drew(session)
+    before = (tmp_path / WHOLE).stat().st_mtime_ns
+    journal.took_step(session)
+    assert (tmp_path / WHOLE).stat().st_mtime_ns == before
+    assert list(tmp_path.glob("step-*")) == []
+    again, _ = restore(tmp_path, tiny)
+    assert_same_history(session.history, again.history)
+
+
+def test_a_damaged_step_ends_what_is_restored(tiny, tmp_path, caplog):
+    session, _ = dragged(tiny, tmp_path, steps=5)
+    (third,) = tmp_path.glob("step-0-3.*")
+    third.write_bytes(third.read_bytes()[:-1])
+    again, _ = restore(tmp_path, tiny)
+    assert "damaged" in caplog.text
+    assert len(again.history.nodes) == 3
+    assert torch.equal(again.history.nodes[2].latent, session.history.nodes[2].latent)
+
+
+def write_as(path, change):
+    """Another step in the place of a written one, whole and under the right name."""
+    with safe_open(path, "pt") as opened:
+        said, tensors = dict(opened.metadata()), {"node": opened.get_tensor("node")}
+    change(said, tensors)
+    content = save(tensors, said)
+    place, _, ending = path.name.split(".")
+    path.unlink()
+    path.with_name(f"{place}.{hashlib.sha256(content).hexdigest()}.{ending}").write_bytes(content)
+
+
+def of_another_image(said, _tensors):
+    said["drawn"] = ask(size=(99, 99)).to_json()
+
+
+def of_a_later_parent(said, _tensors):
+    said["node"] = json.dumps({**json.loads(said["node"]), "parent": 7})
+
+
+def of_no_node(said, _tensors):
+    said["node"] = "[" * 100_000
+
+
+def without_instructions(said, _tensors):
+    del said["drawn"]
+
+
+def of_another_size(_said, tensors):
+    tensors["node"] = tensors["node"][:, :2].contiguous()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [of_another_image, of_a_later_parent, of_no_node, without_instructions, of_another_size],
+)
+def test_a_step_of_something_else_ends_what_is_restored(tiny, tmp_path, caplog, change):
+    session, _ = dragged(tiny, tmp_path, steps=4)
+    (third,) = tmp_path.glob("step-0-3.*")
+    write_as(third, change)
+    again, _ = restore(tmp_path, tiny)
+    assert "is no step of this edit: " in caplog.text
+    assert len(again.history.nodes) == 3
+    assert torch.equal(again.history.current.latent, session.history.nodes[2].latent)
+
+
+def test_a_step_that_is_written_again_as_it_was_is_restored(tiny, tmp_path):
+    session, _ = dragged(tiny, tmp_path, steps=4)
+    (third,) = tmp_path.glob("step-0-3.*")
+    write_as(third, lambda *_: None)
+    assert_same_history(session.history, restore(tmp_path, tiny)[0].history)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'{"prompt": 1}', b'{"prompt": "a", "settings": {}}']
+)
+def test_damage_to_what_was_drawn_keeps_the_rest(tiny, tmp_path, caplog, content):
+    caplog.set_level(logging.CRITICAL)
+    dragged(tiny, tmp_path)
+    (tmp_path / DRAWN).write_bytes(content)
+    again, _ = restore(tmp_path, tiny)
+    assert len(again.history.nodes) == 4
+
+
+def test_nothing_to_restore_is_said():
+    with pytest.raises(FileNotFoundError, match="no edit to restore"):
+        restore()
+
+
+def test_what_cannot_be_written_stops_nothing(tiny, tmp_path, caplog):
+    (tmp_path / "file").write_text("in the way")
+    session, _ = dragged(tiny, tmp_path / "file" / "journal")
+    assert len(session.history.nodes) == 4
+    assert "not written down" in caplog.text
+
+
+def test_the_folder_may_be_deleted_meanwhile(tiny, tmp_path, caplog):
+    import shutil
+
+    caplog.set_level(logging.CRITICAL)
+    session, journal = dragged(tiny, tmp_path / "j")
+    shutil.rmtree(tmp_path / "j")
+    session.step()
+    journal.took_step(session)
+    assert len(session.history.nodes) == 5
+
+
+def test_only_the_newest_are_kept(tiny):
+    session = session_on(tiny)
+    made = []
+    for k in range(KEPT + 2):
+        journal = Journal()
+        journal.drew(session)
+        made.append(journal.folder)
+        for path in journal.folder.iterdir():
+            os.utime(path, (1e9 + k, 1e9 + k))
+    assert len(journals()) <= KEPT + 1
+    assert journals()[0] == made[-1]
+    assert not made[0].exists()
+
+
+# ---------------------------------------------------------------- the widget
+
+
+def test_a_widget_comes_back_with_everything(tiny):
+    widget = DragWidget(session_on(tiny), instructions=ask(), clock="sync")
+    widget.run(3)
+    widget.rewind(2)
+    widget.canvas.set_mask(left_half())
+    widget.prompt = "another"
+    state = widget.instructions, widget.settings, widget.prompt, widget.session
+    widget.close()
+    again = DragWidget.restore(clock="sync", device="cpu", dtype="float32")
+    assert (again.instructions, again.settings, again.prompt) == state[:3]
+    assert [len(edit.history.nodes) for edit in again.session.edits] == [
+        len(edit.history.nodes) for edit in state[3].edits
+    ]
+    again.close()
+
+
+def test_a_mask_without_a_pair_comes_back(tiny):
+    widget = DragWidget(session_on(tiny), clock="sync")
+    widget.canvas.set_mask(left_half())
+    widget.close()
+    again = DragWidget.restore(clock="sync", device="cpu", dtype="float32")
+    np.testing.assert_array_equal(again.canvas.mask, left_half())
+    again.close()
+
+
+def test_a_widget_without_a_journal_writes_nothing(tiny):
+    widget = DragWidget(session_on(tiny), instructions=ask(), clock="sync", journal=False)
+    widget.run(2)
+    widget.close()
+    assert journals() == []

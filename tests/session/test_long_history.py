@@ -1,0 +1,317 @@
+"""A long history: quick at any length, bounded in memory, and the same bits from disk."""
+
+import gc
+import os
+import shutil
+import socket
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import noise
+from tiny_sessions import FAR, ask, session_on
+
+from dragwidget.drag.loop import DragStep
+from dragwidget.drag.optimizer import Moments
+from dragwidget.session import history as history_module
+from dragwidget.session.history import History, Node
+from dragwidget.session.journal import Journal, restore
+from dragwidget.session.session import DragSession
+from dragwidget.storage.cache import default_folder
+from dragwidget.ui.widget import DragWidget
+from dragwidget.ui.widget.view import TRAIL, _thinned
+
+SHAPE = (1, 1, 2, 2)
+NODE = 3 * 4 * 4  # bytes of one
+
+
+def start(memory=None):
+    zeros = torch.zeros(SHAPE)
+    return History(Node(0, 0, zeros, Moments.zeros(zeros)), memory=memory)
+
+
+def latent(number):
+    return noise(*SHAPE, seed=3 * number)
+
+
+def grow(history, steps):
+    """Go on from where it stands, each node with tensors of its own."""
+    for _ in range(steps):
+        number = len(history.nodes)
+        points, reached = np.zeros((1, 2)), np.zeros(1, dtype=bool)
+        tensors = [noise(*SHAPE, seed=3 * number + k) for k in range(3)]
+        step = DragStep(
+            len(history) + 1, 1.0, {}, points, points, np.ones(1), reached, tensors[0]
+        )  # fmt: skip
+        moments = Moments(tensors[1], tensors[2], number)
+        history.append(Node(number, history.current.number, tensors[0], moments, step=step))
+
+
+def in_memory(history):
+    return [node.number for node in history.nodes[1:] if node.in_memory]
+
+
+@pytest.fixture
+def _three_in_memory(monkeypatch):
+    """As if three steps of the tiny session filled the memory."""
+    monkeypatch.setattr(history_module, "MEMORY", 3 * 3 * 4 * 4 * 16 * 16)
+
+
+# ---------------------------------------------------------------- the tree
+
+
+def test_what_was_used_longest_ago_is_on_disk_and_reads_the_same():
+    history = start(memory=4 * NODE)
+    grow(history, 10)
+    assert in_memory(history) == [7, 8, 9, 10]
+    for node in history.nodes[1:]:
+        assert torch.equal(node.latent, latent(node.number))
+        assert torch.equal(node.step.latent, latent(node.number))
+        assert torch.equal(node.moments.first, noise(*SHAPE, seed=3 * node.number + 1))
+        assert torch.equal(node.moments.second, noise(*SHAPE, seed=3 * node.number + 2))
+        assert node.moments.count == node.number
+        assert node.packed.shape == (3, 1, 2, 2)
+    assert in_memory(history) == [7, 8, 9, 10]
+
+
+def test_a_step_that_somebody_holds_keeps_its_latent():
+    history = start(memory=NODE)
+    grow(history, 1)
+    step = history[-1]
+    grow(history, 3)
+    shutil.rmtree(history.spill.folder)
+    assert torch.equal(step.latent, latent(1))
+
+
+def test_where_one_stands_is_in_memory_and_goes_on_from_there():
+    history = start(memory=2 * NODE)
+    grow(history, 5)
+    history.rewind(1)
+    assert in_memory(history) == [1, 5]
+    assert torch.equal(history.current.latent, latent(1))
+    assert torch.equal(history.current.step.latent, latent(1))
+    grow(history, 2)
+    assert in_memory(history) == [6, 7]
+    assert [node.number for node in history.path()] == [0, 1, 6, 7]
+    history.go_to(3)
+    assert in_memory(history) == [3, 7]
+    assert history.tip.number == 5
+
+
+def test_a_folder_that_is_gone_is_named_and_the_rest_goes_on():
+    history = start(memory=2 * NODE)
+    grow(history, 5)
+    shutil.rmtree(history.spill.folder)
+    for ask_for in (
+        lambda: history.rewind(2),
+        lambda: history.go_to(2),
+        lambda: history.nodes[2].latent,
+        lambda: history.nodes[2].step.latent,
+    ):
+        with pytest.raises(FileNotFoundError, match=rf"node 2 .*{history.spill.folder.name}"):
+            ask_for()
+        assert history.current.number == 5
+    history.rewind(4)
+    grow(history, 3)
+    assert torch.equal(history.rewind(5).latent, latent(6))
+    history.rewind(4)  # was in memory, was written again, and is back
+
+
+def test_a_file_that_was_changed_is_refused():
+    history = start(memory=2 * NODE)
+    grow(history, 5)
+    path = history.spill.folder / "2.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(OSError, match=r"node 2 of the history is lost: .*damaged"):
+        history.rewind(2)
+    assert history.current.number == 5
+
+
+def test_a_disk_that_is_full_leaves_all_in_memory(tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("DRAGWIDGET_CACHE", str(tmp_path / "file" / "cache"))
+    history = start(memory=2 * NODE)
+    grow(history, 20)
+    assert len(in_memory(history)) == 20
+    assert 1 <= caplog.text.count("stays in memory") <= 4
+
+
+def test_its_files_go_with_it():
+    history = start(memory=2 * NODE)
+    grow(history, 5)
+    folder = history.spill.folder
+    assert len(list(folder.iterdir())) == 3
+    assert folder.is_relative_to(default_folder())
+    del history
+    gc.collect()
+    assert not folder.exists()
+
+
+def test_files_of_a_process_that_was_killed_go_with_the_next_history():
+    home = default_folder() / "history"
+    names = [f"{socket.gethostname()}-{2**22 + 1}-00", f"{socket.gethostname()}-{os.getpid()}-00",
+             "elsewhere-1-00"]  # fmt: skip
+    for name in names:
+        (home / name).mkdir(parents=True)
+    start()
+    assert sorted(path.name for path in home.iterdir()) == sorted(names[1:])
+
+
+def test_a_short_history_writes_nothing():
+    history = start()
+    grow(history, 50)
+    assert not history.spill.folder.exists()
+    assert not default_folder().exists()
+
+
+def test_ten_thousand_steps_take_no_longer_each_than_a_hundred():
+    history = start(memory=100 * NODE)
+
+    def seconds(work, times=20):
+        begun = time.perf_counter()
+        for _ in range(times):
+            work()
+        return (time.perf_counter() - begun) / times
+
+    def measure():
+        last, half = len(history.nodes) - 1, len(history) // 2
+        return {
+            "append": seconds(lambda: grow(history, 1)),
+            "rewind": seconds(lambda: (history.rewind(half), history.rewind(last))),
+            "path": seconds(history.path),
+            "tips": seconds(lambda: history.tips),
+            "last": seconds(lambda: history[-1]),
+        }
+
+    grow(history, 100)
+    short = measure()
+    grow(history, 10_000 - len(history))
+    long = measure()
+    assert len(in_memory(history)) == 100
+    # A walk over all would be a hundred times as long. A copy of pointers may be, and is quick.
+    for name in short:
+        assert long[name] < 10 * short[name] + 2e-3, (name, short, long)
+    assert torch.equal(history.rewind(17).latent, latent(17))
+    history.rewind(5_000)
+    grow(history, 2)
+    assert seconds(lambda: (history.go_to(9_000), history.go_to(10_001)), 5) < 0.1
+
+
+def test_memory_does_not_grow_with_the_latents():
+    shape = (1, 4, 64, 64)
+    history = start(memory=10 * 3 * 4 * 4 * 64 * 64)
+    zeros = torch.zeros(shape)
+    for k in range(60):
+        node = Node(k + 1, history.current.number, zeros + k, Moments(zeros + 1, zeros + 2, k))
+        history.append(node)
+    held = sum(node.latent.nbytes for node in history.nodes[1:] if node.in_memory)
+    assert held == 10 * zeros.nbytes
+    assert len(list(history.spill.folder.iterdir())) == 50
+
+
+# ---------------------------------------------------------------- a session
+
+
+def dragged(tiny, steps=8):
+    session = session_on(tiny, steps=100)
+    session.instructions = ask()
+    session.step(steps)
+    return session
+
+
+@pytest.mark.usefixtures("_three_in_memory")
+def test_rewind_branch_and_render_give_the_same_bits_from_disk(tiny, monkeypatch):
+    far = dragged(tiny)
+    monkeypatch.setattr(history_module, "MEMORY", 2**30)
+    near = dragged(tiny)
+    assert not all(node.in_memory for node in far.history.nodes)
+    assert all(node.in_memory for node in near.history.nodes)
+    for session in (far, near):
+        session.rewind(2)
+        session.instructions = ask(FAR, ((30, 30), (40, 30)))
+        session.step(2)
+    for a, b in zip(far.history.nodes, near.history.nodes, strict=True):
+        assert torch.equal(a.packed, b.packed)
+        assert (a.handles, a.anchor_nodes, a.parent) == (b.handles, b.anchor_nodes, b.parent)
+    assert np.array_equal(far.render(1), near.render(1))
+    assert np.array_equal(far.preview(2), near.preview(2))
+
+
+@pytest.mark.usefixtures("_three_in_memory")
+def test_a_history_on_disk_is_saved_and_written_down(tiny, tmp_path):
+    session = dragged(tiny, 1)
+    journal = Journal(tmp_path / "journal")
+    journal.drew(session)
+    for _ in range(7):
+        session.step()
+        journal.took_step(session)
+    session.save(tmp_path / "edit.drag")
+    for other in (
+        DragSession.load(tmp_path / "edit.drag", tiny),
+        restore(tmp_path / "journal", tiny)[0],
+    ):
+        assert len(in_memory(other.history)) == 3
+        assert len(other.history.nodes) == 9
+        for a, b in zip(session.history.nodes, other.history.nodes, strict=True):
+            assert torch.equal(a.packed, b.packed)
+        drawn = {id(node.instructions) for node in other.history.nodes[1:]}
+        assert len(drawn) <= 2  # a mask is as large as the image: no step has its own
+
+
+@pytest.mark.usefixtures("_three_in_memory")
+def test_a_session_whose_files_are_gone_goes_on(tiny, tmp_path):
+    session = dragged(tiny)
+    shutil.rmtree(session.history.spill.folder)
+    with pytest.raises(FileNotFoundError, match=r"node 1 of the history is gone: it was in "):
+        session.save(tmp_path / "edit.drag")
+    assert list(tmp_path.glob("*.drag")) == list(tmp_path.glob(".*unfinished")) == []
+    with pytest.raises(FileNotFoundError):
+        session.rewind(1)
+    assert session.history.current.number == 8
+    session.rewind(7)
+    session.step(1)
+    assert len(session.history.nodes) == 10
+
+
+# ---------------------------------------------------------------- the widget
+
+
+def test_the_widget_follows_a_long_drag_as_quickly_as_a_short_one(tiny):
+    session = dragged(tiny, 1)
+    widget = DragWidget(session, instructions=ask(), clock="sync", journal=False)
+    history, first = session.history, session.history.current
+    drawn = []
+    widget.canvas.show_tracks = lambda *shown: drawn.append(shown[-1])
+
+    def shown():
+        """Seconds that each of a hundred reports of a step takes; some draw the curves anew."""
+        taken = []
+        for _ in range(100):
+            begun = time.perf_counter()
+            widget._view.drag(history.current, hurry=False)
+            taken.append(time.perf_counter() - begun)
+        return sorted(taken)
+
+    short = shown()[50]
+    for number in range(2, 10_001):
+        step = replace(first.step, index=number)
+        history.append(replace(first, number=number, parent=number - 1, step=step))
+    assert shown()[50] < 10 * short + 5e-3
+    assert [len(trail) for trail in drawn[-1]] == [TRAIL - 1]  # the start has no handles
+    begun = time.perf_counter()
+    widget.rewind(5_000)
+    assert time.perf_counter() - begun < 5
+    assert session.history.current.index == 5_000
+    widget.close()
+
+
+def test_a_long_trail_is_thinned_and_keeps_its_ends():
+    history = start()
+    grow(history, 1_000)
+    path = history.path()
+    thinned = _thinned(path)
+    assert len(thinned) == TRAIL
+    assert (thinned[0], thinned[-1]) == (path[0], path[-1])
+    assert _thinned(path[:TRAIL]) == path[:TRAIL]

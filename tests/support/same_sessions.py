@@ -1,0 +1,43 @@
+"""Whether two sessions are the same to the bit, in all that a file keeps of one."""
+
+import numpy as np
+import torch
+
+from dragwidget.drag.loop import DragStep
+
+
+def same(some, other):
+    """Whether two values hold the same bits, whatever they are made of."""
+    if torch.is_tensor(some):
+        return torch.equal(some, other)
+    if isinstance(some, np.ndarray):
+        return some.dtype == other.dtype and np.array_equal(some, other)
+    if isinstance(some, DragStep):
+        return all(same(value, getattr(other, name)) for name, value in vars(some).items())
+    if isinstance(some, tuple | list):
+        return len(some) == len(other) and all(map(same, some, other))
+    return some == other
+
+
+def assert_same(session, other):
+    assert np.array_equal(session.image, other.image)
+    assert np.array_equal(session.source.image.pixels, other.source.image.pixels)
+    assert session.source.digest == other.source.digest
+    assert same(session.source.trajectory, other.source.trajectory)
+    for name in ("prompt", "settings", "instructions", "ended"):
+        assert getattr(session, name) == getattr(other, name)
+    without_reference = [{**each.status, "reference": None} for each in (session, other)]
+    assert without_reference[0] == without_reference[1]
+    assert len(session.edits) == len(other.edits)
+    for edit, loaded in zip(session.edits, other.edits, strict=True):
+        assert same(edit.inversion.latents, loaded.inversion.latents)
+        assert edit.inversion.source.prompt == loaded.inversion.source.prompt
+        assert (edit.inversion.lora is None) == (loaded.inversion.lora is None)
+        assert edit.history.current.number == loaded.history.current.number
+        assert edit.history.tip.number == loaded.history.tip.number
+        for node, read in zip(edit.history.nodes, loaded.history.nodes, strict=True):
+            for name, value in vars(node).items():
+                if name == "moments":
+                    assert same(list(vars(value).values()), list(vars(read.moments).values()))
+                else:
+                    assert same(value, getattr(read, name)), name

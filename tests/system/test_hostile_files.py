@@ -1,0 +1,99 @@
+"""Small files made to fill the memory, to take for ever, or to start a program: refused by name."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zipfile
+
+import pytest
+from PIL import Image
+from tiny_models import edit_json, make_unet, random_lora
+from tiny_sessions import ask, session_on
+
+from dragwidget.data.dragbench import read_dragbench
+from dragwidget.data.image import source_image
+from dragwidget.diffusion.loading import load_model
+from dragwidget.diffusion.lora import load_lora, save_lora
+from dragwidget.session.session import DragSession
+
+
+@pytest.fixture
+def path(tiny, tmp_path):
+    """A session's file."""
+    session = session_on(tiny)
+    session.instructions = ask()
+    session.step()
+    session.save(tmp_path / "edit.drag")
+    return tmp_path / "edit.drag"
+
+
+def rewrite(path, change, method=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path) as file:
+        content, tensors = json.loads(file.read("session.json")), file.read("tensors.safetensors")
+    change(content)
+    with zipfile.ZipFile(path, "w", method) as file:
+        file.writestr("session.json", json.dumps(content))
+        file.writestr("tensors.safetensors", tensors)
+
+
+def test_a_session_that_is_compressed_is_refused(path, tiny):
+    rewrite(path, lambda _: None, zipfile.ZIP_DEFLATED)
+    with pytest.raises(ValueError, match=r"its session\.json is compressed: dragwidget stores it"):
+        DragSession.load(path, tiny)
+
+
+def test_a_session_with_more_drawn_than_steps_is_refused(path, tiny):
+    rewrite(path, lambda content: content["edits"][0]["drawn"].extend(["{}"] * 9))
+    with pytest.raises(ValueError, match="more was drawn than steps were taken"):
+        DragSession.load(path, tiny)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("loss", []), ("index", 5), ("handles", [[1]]), ("loss", 10**400)]
+)
+def test_a_step_of_another_form_is_refused(path, tiny, field, value):
+    rewrite(path, lambda content: content["edits"][0]["nodes"][0].update({field: value}))
+    with pytest.raises(ValueError, match="is not a session that can be opened"):
+        DragSession.load(path, tiny)
+
+
+@pytest.mark.parametrize("call", [b"cbuiltins\nfrozenset\n(h\x00tR", b"cbuiltins\nset\n(h\x00tR"])
+def test_a_pickle_that_copies_one_value_again_and_again_is_refused(tmp_path, call):
+    header = b"IHDR" + struct.pack(">IIBBBBB", 12, 8, 8, 2, 0, 0, 0)
+    (tmp_path / "original_image.png").write_bytes(b"\x89PNG\r\n\x1a\n\x00\x00\x00\r" + header)
+    numbers = b"".join(b"J" + struct.pack("<i", k) for k in range(1000))
+    data = b"\x80\x04](" + numbers + b"eq\x00](" + call * 100 + b"e."
+    (tmp_path / "meta_data.pkl").write_bytes(data)
+    with pytest.raises(ValueError, match="its calls make much more than it holds"):
+        read_dragbench(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "message"),
+    [
+        ("unet", {"layers_per_block": 20_000}, "layers_per_block is 20000, and at most 128"),
+        ("unet", {"sample_size": 100_000}, "trained on latents of 100000 cells a side"),
+        ("text_encoder", {"num_hidden_layers": 10**6}, "num_hidden_layers is 1000000"),
+        ("vae", {"block_out_channels": [4] * 200}, "block_out_channels has 200 parts"),
+    ],
+)
+def test_a_network_larger_than_any_is_refused_before_it_is_built(broken, part, changes, message):
+    edit_json(broken / part / "config.json", **changes)
+    with pytest.raises(ValueError, match=message):
+        load_model(broken, device="cpu")
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+$", ".*" * 40, "x" * 1000, ""])
+def test_a_pattern_that_may_take_for_ever_is_refused(tmp_path, pattern):
+    unet = make_unet()
+    said = json.dumps({"unet.lora_alpha": 8, "unet.alpha_pattern": {pattern: 2}})
+    file = save_lora(random_lora(unet), tmp_path, {"lora_adapter_metadata": said})
+    with pytest.raises(ValueError, match="only names of layers"):
+        load_lora(file, unet)
+
+
+def test_an_image_that_would_start_a_program_is_not_opened(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "image.png", "EPS")
+    with pytest.raises(ValueError, match=r"image\.png is not an image that can be read"):
+        source_image(tmp_path / "image.png")

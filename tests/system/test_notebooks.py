@@ -1,0 +1,163 @@
+"""Every notebook runs from its first cell to its last, in a kernel of its own."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+
+import nbformat
+import notebook_runs
+import pytest
+
+NOTEBOOKS = notebook_runs.notebooks()
+LARGEST = 1_500_000  # bytes of a file, so that pages that show it do
+HUNGRIEST = 1.6 * 2**30  # bytes that a kernel may hold where a machine has 2 GB for all
+
+by_name = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def code_cells(path):
+    return [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
+
+
+def text_of(path):
+    """All that a reader sees as text: sources, and what was printed."""
+    notebook = json.loads(path.read_text())
+    texts = ["".join(cell["source"]) for cell in notebook["cells"]]
+    for cell in code_cells(path):
+        for output in cell["outputs"]:
+            data = output.get("data", {})
+            shown = [data[kind] for kind in data if kind.startswith("text/")]
+            texts += ["".join(text) for text in [output.get("text", ""), *shown]]
+    return "\n".join(texts)
+
+
+@pytest.mark.timeout(1800)
+@by_name
+def test_a_notebook_runs(path, tmp_path, capsys):
+    # In a folder of its own: nothing may be needed beside it, and nothing is left in the project.
+    copy, peak = tmp_path / path.name, tmp_path / "peak.txt"
+    nbformat.write(notebook_runs.with_probe(notebook_runs.read(path), peak), copy)
+    # A process of its own: the order of cells is not to be shuffled as that of tests is.
+    (tmp_path / "pytest.ini").write_text("[pytest]")
+    words = ["--nbval-lax", "--nbval-current-env", "-p", "no:randomly", "--rootdir", tmp_path]
+    start = time.monotonic()
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-c", tmp_path / "pytest.ini", *words, copy],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout[-4000:]
+    seconds = time.monotonic() - start
+    measured = notebook_runs.Measured(path.stem, seconds, notebook_runs.peak_in(peak))
+    with capsys.disabled():
+        sys.stdout.write(f"\n{measured}\n")
+    assert measured.peak is None or measured.peak < HUNGRIEST
+
+
+@by_name
+def test_a_notebook_is_kept_executed_and_clean(path):
+    notebook = json.loads(path.read_text())
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+    assert "widgets" not in notebook["metadata"]
+    cells = code_cells(path)
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert "error" not in {output["output_type"] for output in outputs}
+    assert "stderr" not in {output.get("name") for output in outputs}
+    assert path.stat().st_size <= LARGEST
+
+
+@by_name
+def test_a_notebook_is_worth_looking_at_without_a_kernel(path):
+    kinds = [
+        kind for cell in code_cells(path) for o in cell["outputs"] for kind in o.get("data", {})
+    ]
+    assert sum(kind.startswith("image/") for kind in kinds) >= 3
+    # No page finds the model of a widget again, and would say so in its place.
+    assert notebook_runs.VIEW not in kinds
+
+
+@by_name
+def test_a_notebook_says_nothing_of_the_machine_it_ran_on(path):
+    folders = r"(?<![\w.:/])/(?:home|root|tmp|opt|Users|usr|var|work|mnt|content)/|\b[A-Z]:\\"
+    addresses = r"0x[0-9a-f]{8}"
+    assert re.findall(f"{folders}|{addresses}", text_of(path)) == []
+
+
+@by_name
+def test_something_taught_is_held_to_its_value(path):
+    checked = [
+        cell
+        for cell in code_cells(path)
+        if "nbval-check-output" in cell["metadata"].get("tags", ())
+        or "# NBVAL_CHECK_OUTPUT" in "".join(cell["source"])
+    ]
+    assert checked
+    assert all(cell["outputs"] for cell in checked)
+
+
+@by_name
+def test_a_notebook_opens_elsewhere_and_installs_only_what_is_missing(path):
+    notebook = json.loads(path.read_text())
+    first = "".join(notebook["cells"][0]["source"])
+    assert re.findall(r"https://colab\.research\.google\.com/github/\S+?/(\w+\.ipynb)", first) == [
+        path.name
+    ]
+    assert re.findall(r"https://mybinder\.org/\S+?labpath=notebooks%2F(\w+\.ipynb)", first) == [
+        path.name
+    ]
+    install = next(cell for cell in code_cells(path) if "%pip" in "".join(cell["source"]))
+    assert 'find_spec("dragwidget") is None' in "".join(install["source"])
+    assert not {"--upgrade", "-U"} & set("".join(install["source"]).split())
+
+
+@by_name
+def test_a_notebook_for_voila_has_no_image_in_markdown(path):
+    # Voila 0.5 as a part of Jupyter's server fails on them, and shows no page at all.
+    if "`voila " in text_of(path):
+        cells = json.loads(path.read_text())["cells"]
+        texts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+        assert not [text for text in texts if "![" in text]
+
+
+@by_name
+def test_a_link_to_another_notebook_leads_there(path):
+    for link in re.findall(r"\]\(([^):]+\.ipynb)\)", text_of(path)):
+        assert (path.parent / link).exists()
+
+
+def test_all_notebooks_are_offered_at_one_address():
+    addresses = {
+        tuple(re.findall(r"/gh/(\S+?)/main\?|github/(\S+?)/blob/main", text_of(path)))
+        for path in NOTEBOOKS
+    }
+    assert len({name for pairs in addresses for pair in pairs for name in pair if name}) == 1
+
+
+def test_what_is_kept_is_tidy():
+    cell = nbformat.v4.new_code_cell("widget", id="one", execution_count=1)
+    cell.metadata["execution"] = {"iopub.execute_input": "2000-01-01"}
+    view = {notebook_runs.VIEW: {"model_id": "m"}, "text/plain": "W(..)"}
+    still = {**view, "image/png": "iVBORw0KGgo="}
+    for data in (view, still):
+        cell.outputs.append(nbformat.v4.new_output("display_data", data=dict(data)))
+    notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"widgets": {"state": {}}})
+    kept = notebook_runs.tidy(notebook)
+    assert "widgets" not in kept.metadata
+    assert kept.cells[0].metadata == {}
+    assert [sorted(o.data) for o in kept.cells[0].outputs] == [["image/png", "text/plain"]]
+
+
+@pytest.mark.timeout(300)
+def test_a_cell_that_fails_is_told(tmp_path):
+    path = tmp_path / "wrong.ipynb"
+    cells = [nbformat.v4.new_code_cell("1 / 0", id="one")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    with pytest.raises(Exception, match="ZeroDivisionError"):
+        notebook_runs.run(path, tmp_path)
