@@ -4,7 +4,8 @@ A command is a module with ``add_arguments(parser)`` and ``run(args) -> int``, i
 is imported only when it is called: ``dragwidget --help`` is quick and loads no torch.
 
 Exit status: 0 done; 1 it failed; 2 bad input; 130 interrupted. In all but the first, one line on
-stderr says what happened. ``python -X dev -m dragwidget ...`` shows the traceback instead.
+stderr says what happened. ``python -X dev -m dragwidget ...`` shows the traceback instead; so does
+an error in dragwidget itself, with status 1.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from importlib import import_module
 from typing import Any, NamedTuple, NoReturn
 
 from dragwidget import __version__
+from dragwidget.data.bad_input import BadInputError, first_line
 
 __all__ = ["COMMANDS", "main"]
 
@@ -38,34 +40,44 @@ GROUPS = {
 COMMANDS = {  # by the words that call it; the first of two is a group
     "edit": Command("drag points of an image to where they should be", "dragwidget.cli.edit"),
     "doctor": Command("see whether everything works on this machine", "dragwidget.cli.doctor"),
-    "store": Command("see, check or empty what is kept on disk", "dragwidget.cli.store"),
+    "store": Command("list, check or empty the cache on disk", "dragwidget.cli.store"),
     "demo image": Command("draw an image to try an edit on", "dragwidget.cli.demo_image"),
     "demo train": Command("train the embedded model anew", "dragwidget.demo.train"),
     "bench scenes": Command(
-        "score edits of the embedded model's domain by the true answers",
+        "score edits of the embedded model's domain against the ground truth",
         "dragwidget.bench.scenes_command",
     ),
     "bench ablations": Command(
-        "see what each setting does, one at a time, by the true answers",
+        "measure the effect of each setting, one at a time, against the ground truth",
         "dragwidget.bench.ablations_command",
     ),
     "bench speed": Command(
         "time every part of an edit beside a plain reference", "dragwidget.bench.dev.speed_command"
     ),
     "bench cold": Command(
-        "time the command line in fresh processes, from the start to the image",
+        "time the command line in new processes, from the start to the image",
         "dragwidget.bench.dev.cold_command",
     ),
     "bench widget": Command(
         "see what the widget takes of a core, and of a drag", "dragwidget.bench.dev.widget_command"
     ),
-    "bench proofs": Command(
-        "prove the instrument that scores them", "dragwidget.bench.dev.validation_command"
+    "bench validation": Command(
+        "validate the keypoint evaluator", "dragwidget.bench.dev.validation_command"
     ),
     "bench soak": Command(
         "see whether memory grows while an edit goes on and on", "dragwidget.bench.dev.soak_command"
     ),
 }
+
+
+# Errors of the program, though their classes are those of what a machine or a network can do.
+_FAULTS = (
+    FloatingPointError,
+    OverflowError,
+    ZeroDivisionError,
+    NotImplementedError,
+    RecursionError,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,14 +89,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             return int(args.run(args))
         except KeyboardInterrupt as interruption:
             return _tell(" ".join(["interrupted", *map(str, interruption.args)]), 130)
-        except (OSError, TypeError, ValueError) as error:
+        except BadInputError as error:
             if sys.flags.dev_mode:
                 raise
-            return _tell(_first_line(error), 2)
-        except (ArithmeticError, MemoryError, RuntimeError) as error:
-            if sys.flags.dev_mode:
+            return _tell(first_line(error), 2)
+        except (ArithmeticError, MemoryError, OSError, RuntimeError) as error:
+            if sys.flags.dev_mode or isinstance(error, _FAULTS):
                 raise
-            return _tell(f"it failed: {_first_line(error)}", 1)
+            return _tell(f"it failed: {first_line(error)}", 1)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -147,12 +159,6 @@ def _plain_messages() -> Iterator[None]:
 def _tell(text: str, status: int) -> int:
     print(f"dragwidget: {text}", file=sys.stderr)
     return status
-
-
-def _first_line(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.filename and error.strerror:
-        return f"{error.filename}: {error.strerror}"
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 if __name__ == "__main__":

@@ -72,3 +72,11 @@ def page(canvas):
     from front_end import Page
 
     return Page(canvas)
+
+
+@pytest.fixture
+def bare(canvas):
+    """The hand on a page without our script, where ipycanvas alone sends events."""
+    from front_end import Page
+
+    return Page(canvas, has_script=False)

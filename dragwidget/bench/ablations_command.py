@@ -26,8 +26,10 @@ from dragwidget.bench.ablations import (
 )
 from dragwidget.bench.processes import add_jobs, processes
 from dragwidget.bench.versions import versions
+from dragwidget.data.bad_input import bad_input, user_file
 from dragwidget.data.settings import Settings
 from dragwidget.diffusion.loading import load_model
+from dragwidget.storage.atomic import check_writable, write_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,21 +39,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=950_000, help="of the first task")
     parser.add_argument("--model", default="critters", help="as for `edit`")
     add_jobs(parser)
-    parser.add_argument("--json", type=Path, metavar="OUT", help="results; a rerun goes on from it")
+    parser.add_argument(
+        "--json", type=user_file, metavar="OUT", help="results; a rerun goes on from it"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    model = load_model(args.model)
-    base = base_settings(args.settings, model)
-    points = make_points(base, model, args.only.split(",") if args.only else None)
-    made_by = {
-        "model": args.model,
-        "weights": model.fingerprint,
-        "base": args.settings,
-        "settings": base.to_dict(),
-        "versions": versions(),
-    }
-    results = _finished(args.json, made_by)
+    with bad_input():
+        if args.json:
+            check_writable(args.json)
+        model = load_model(args.model)
+        base = base_settings(args.settings, model)
+        points = make_points(base, model, args.only.split(",") if args.only else None)
+        made_by = {
+            "model": args.model,
+            "weights": model.fingerprint,
+            "base": args.settings,
+            "settings": base.to_dict(),
+            "versions": versions(),
+        }
+        results = _finished(args.json, made_by)
     done = {(result.point, *result.task) for result in results}
     jobs = make_jobs(
         points,
@@ -117,9 +124,7 @@ def _write(
         "results": _lines([to_plain(result) for result in results]),
     }
     text = ",\n".join(f"{json.dumps(name)}: {value}" for name, value in parts.items())
-    temporary = path.with_suffix(".part")
-    temporary.write_text("{\n" + text + "\n}\n")
-    temporary.replace(path)
+    write_whole(path, f"{{\n{text}\n}}\n".encode())
 
 
 def _lines(rows: Sequence[dict[str, Any]]) -> str:

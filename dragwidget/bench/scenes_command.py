@@ -18,9 +18,14 @@ from tqdm import tqdm
 from dragwidget.bench.processes import add_jobs, processes
 from dragwidget.bench.scenes import Job, Row, Score, drag_scenes, summarise, to_image
 from dragwidget.bench.versions import versions
+from dragwidget.data.bad_input import bad_input, user_file
+from dragwidget.data.image_writing import output_format
+from dragwidget.data.paths import user_path
 from dragwidget.data.settings import Settings
 from dragwidget.demo.tasks import TASK_KINDS, drag_task
 from dragwidget.diffusion.loading import load_model
+from dragwidget.storage.atomic import check_writable, write_whole
+from dragwidget.storage.image_files import write_image
 
 GRID_COLUMNS = ("source", "autoencoder", "edit", "truth")
 GRID_ROWS = 16
@@ -37,22 +42,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--paper", action="store_true", help="start from the paper's settings")
     parser.add_argument("--lora-steps", type=int, help="0 for no LoRA")
     add_jobs(parser)
-    parser.add_argument("--json", type=Path, metavar="OUT", help="results; a rerun goes on from it")
-    parser.add_argument("--grid", type=Path, metavar="OUT.png", help="images of the first tasks")
+    parser.add_argument(
+        "--json", type=user_file, metavar="OUT", help="results; a rerun goes on from it"
+    )
+    parser.add_argument(
+        "--grid", type=user_file, metavar="OUT.png", help="images of the first tasks"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    settings = settings_from(args)
-    kinds = args.kinds or TASK_KINDS
-    jobs = [Job(kinds[k % len(kinds)], args.seed + k, args.model, settings) for k in range(args.n)]
-    made_by = {
-        "model": args.model,
-        "weights": load_model(args.model).fingerprint,
-        "settings": settings.to_dict(),
-        "versions": versions(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-    }
-    rows = _finished(args.json, made_by)
+    with bad_input():
+        for path in filter(None, (args.json, args.grid)):
+            check_writable(path)
+        if args.grid:
+            output_format(args.grid, (1, 1))
+        settings = settings_from(args)
+        kinds = args.kinds or TASK_KINDS
+        jobs = [
+            Job(kinds[k % len(kinds)], args.seed + k, args.model, settings) for k in range(args.n)
+        ]
+        made_by = {
+            "model": args.model,
+            "weights": load_model(args.model).fingerprint,
+            "settings": settings.to_dict(),
+            "versions": versions(),
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        }
+        rows = _finished(args.json, made_by)
     open_jobs = [job for job in jobs if (job.kind, job.seed) not in rows]
     images: dict[int, Tensor] = {}
     progress = tqdm(total=len(jobs), initial=len(rows), disable=None)
@@ -67,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
                 _write(args.json, made_by, rows)
     sys.stdout.write(table(summarise(list(rows.values()))) + "\n")
     if args.grid:
-        grid(images, rows).save(args.grid)
+        write_image(grid(images, rows), args.grid)
     return 0
 
 
@@ -75,7 +91,7 @@ def settings_from(args: argparse.Namespace) -> Settings:
     """The paper's or the model's settings, with what the command line changes."""
     base = Settings() if args.paper else load_model(args.model).recommended
     if args.settings:
-        path = Path(args.settings)
+        path = user_path(args.settings)
         text = args.settings if args.settings.lstrip().startswith("{") else path.read_text()
         changes = json.loads(text)
         known = base.to_dict()
@@ -142,9 +158,7 @@ def _share(rows: dict[tuple[str, int], Row]) -> float:
 
 def _write(path: Path, made_by: dict[str, Any], rows: dict[tuple[str, int], Row]) -> None:
     text = json.dumps({**made_by, **summarise(list(rows.values()))}, indent=1)
-    temporary = path.with_suffix(".part")
-    temporary.write_text(text)
-    temporary.replace(path)
+    write_whole(path, text.encode())
 
 
 def _finished(path: Path | None, made_by: dict[str, Any]) -> dict[tuple[str, int], Row]:

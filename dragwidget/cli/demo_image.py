@@ -8,15 +8,19 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
+from dragwidget.data.bad_input import bad_input, user_file
+from dragwidget.data.image_writing import output_format
 from dragwidget.demo.scenes import TRAINING_SEEDS, captions, render, sample_scenes
 from dragwidget.demo.tasks import TASK_KINDS, drag_task
+from dragwidget.storage.atomic import check_writable, write_whole
+from dragwidget.storage.image_files import write_image
 
 SEED = TRAINING_SEEDS + 26  # a fox that the model has not seen
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``dragwidget demo image``."""
-    parser.add_argument("output", metavar="OUT.png", type=Path, help="the image to write")
+    parser.add_argument("output", metavar="OUT.png", type=user_file, help="the image to write")
     parser.add_argument(
         "--seed", type=int, default=SEED, metavar="N", help="another seed, another image"
     )
@@ -29,20 +33,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do what the command line asks; return the exit status."""
-    if args.seed < 0:
-        raise ValueError(f"a seed is 0 or more, got {args.seed}")
     output: Path = args.output
-    if not output.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {output.parent} to write {output.name} in")
+    instructions = output.with_suffix(".json")
+    with bad_input():
+        if args.seed < 0:
+            raise ValueError(f"a seed is 0 or more, got {args.seed}")
+        output_format(output, (128, 128))
+        for path in [output] if args.task is None else [output, instructions]:
+            check_writable(path)
     if args.task is None:
         scene = sample_scenes([args.seed])
-        _to_image(render(scene)[0]).save(output)
+        write_image(_to_image(render(scene)[0]), output)
         print(f"{output}: {captions(scene)[0]}")
         return 0
     task = drag_task(args.task, args.seed)
-    _to_image(task.source).save(output)
-    instructions = output.with_suffix(".json")
-    instructions.write_text(task.instructions.to_json() + "\n")
+    write_image(_to_image(task.source), output)
+    write_whole(instructions, f"{task.instructions.to_json()}\n".encode())
     print(f"{output}: {task.instructions.prompt}")
     print(f"{instructions}: to be used as dragwidget edit {output} --instructions {instructions}")
     return 0

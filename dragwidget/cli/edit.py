@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -21,10 +22,13 @@ from dragwidget.cli.inputs import (
     read_instructions,
     with_changes,
 )
+from dragwidget.cli.model_options import add_model_arguments, model_options
 from dragwidget.cli.recording import Recorder, dragged, write_log
-from dragwidget.data.image import source_image
-from dragwidget.data.instructions import DragInstructions
+from dragwidget.data.bad_input import bad_input, user_file
+from dragwidget.data.image_reading import flattened, read_image
 from dragwidget.data.settings import Settings
+from dragwidget.storage.atomic import write_whole
+from dragwidget.storage.image_files import write_image
 
 if TYPE_CHECKING:
     from dragwidget.session.session import DragSession
@@ -43,7 +47,7 @@ ENDINGS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``dragwidget edit``."""
-    parser.add_argument("image", metavar="PICTURE", type=Path, help="the image to edit")
+    parser.add_argument("image", metavar="PICTURE", type=user_file, help="the image to edit")
     what = parser.add_argument_group("what to drag")
     what.add_argument(
         "--pair",
@@ -54,14 +58,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument(
         "--mask",
-        type=Path,
+        type=user_file,
         metavar="PNG",
-        help="an image of the same size: what is black or transparent in it must not change",
+        help="an image of the same size: what is black or fully transparent in it must not "
+        "change, any other value may",
     )
     what.add_argument("--prompt", help="what the image shows")
     what.add_argument(
         "--instructions",
-        type=Path,
+        type=user_file,
         metavar="JSON",
         help="pairs, mask and prompt from a file, or from the folder of a DragBench sample; "
         "--pair, --mask and --prompt replace what it says",
@@ -73,12 +78,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="critters (embedded), a folder, a .safetensors checkpoint or a Hugging Face hub id; "
         "default: %(default)s",
     )
+    add_model_arguments(how)
     how.add_argument("--steps", type=int, metavar="N", help="at most N drag steps")
-    how.add_argument("--lora-steps", type=int, metavar="N", help="training steps of the LoRA")
+    lora = how.add_mutually_exclusive_group()
+    lora.add_argument("--lora-steps", type=int, metavar="N", help="training steps of the LoRA")
+    lora.add_argument(
+        "--lora",
+        type=Path,
+        metavar="FILE",
+        help="a LoRA to use in place of training one: a .safetensors file, or a folder of peft's",
+    )
+    how.add_argument(
+        "--lora-alpha", type=float, metavar="A", help="of a LoRA file that does not say its own"
+    )
     how.add_argument("--seed", type=int, metavar="N", help="of the LoRA's training")
     how.add_argument(
         "--settings",
-        type=Path,
+        type=user_file,
         metavar="JSON",
         help='a file such as {"drag": {"learning_rate": 0.02}}, or the log of an earlier edit',
     )
@@ -99,33 +115,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     out.add_argument(
         "-o",
         "--output",
-        type=Path,
+        type=user_file,
         metavar="OUT.png",
         help="the edited image; default: PICTURE.dragged.png beside it",
     )
-    out.add_argument("--log", type=Path, metavar="LOG.json", help="settings, timings, every step")
-    out.add_argument("--animation", type=Path, metavar="OUT.gif", help="the way there")
+    out.add_argument(
+        "--log", type=user_file, metavar="LOG.json", help="settings, timings, every step"
+    )
+    out.add_argument("--animation", type=user_file, metavar="OUT.gif", help="the way there")
 
 
 def run(args: argparse.Namespace) -> int:
     """Do what the command line asks; return the exit status."""
-    source = source_image(args.image)
-    instructions = read_instructions(
-        source.size, pairs=args.pair, mask=args.mask, prompt=args.prompt, file=args.instructions
-    )
-    changes = [read_changes(args.settings) if args.settings else {}, _changes_of(args)]
-    with_changes(Settings(), *changes)  # what is out of range is refused before the model is loaded
-    files = files_of(args)
+    with bad_input():
+        if args.lora_alpha is not None and args.lora is None:
+            raise ValueError("--lora-alpha describes a LoRA file: give --lora too")
+        source = read_image(args.image)
+        height, width = source.pixels.shape[:2]
+        instructions = read_instructions(
+            (width, height), pairs=args.pair, mask=args.mask, prompt=args.prompt,
+            file=args.instructions,
+        )  # fmt: skip
+        changes = [read_changes(args.settings) if args.settings else {}, _changes_of(args)]
+        with_changes(Settings(), *changes)  # out of range: refused before the model is loaded
+        files = files_of(args, source)
+    for done in source.metadata.conversions:
+        print(f"dragwidget: {args.image}: {done}", file=sys.stderr)
     with Bars(disable=None) as bars:
         recorder = Recorder(bars)
-        session = _open(args, changes)
-        session.set_image(
-            Image.fromarray(source.original), instructions.prompt, max_side=args.max_side
-        )
+        with bad_input():
+            session = _open(args, changes)
+            session.set_image(source, instructions.prompt, max_side=args.max_side)
+            if args.lora is not None:
+                session.use_lora(args.lora, alpha=args.lora_alpha)
+                assert session.source.lora is not None
+                print(f"LoRA {args.lora}: {session.source.lora.summary}")
+            session.instructions = instructions  # set for good: the log of a failure tells them too
+        if warning := session.domain_warning():
+            print(f"dragwidget: {warning}", file=sys.stderr)
         recorder.lap("model")
         session.monitor.progress = recorder
         with recorder.interruption:
-            return _edit(session, instructions, recorder, files)
+            return _edit(session, recorder, files)
 
 
 def _changes_of(args: argparse.Namespace) -> Changes:
@@ -146,19 +177,22 @@ def _open(args: argparse.Namespace, changes: list[Changes]) -> DragSession:
 
     store = None if args.no_store else Store()
     session = DragSession.from_pretrained(
-        args.model, device=args.device, dtype=args.dtype, memory=args.memory, store=store
+        args.model,
+        device=args.device,
+        dtype=args.dtype,
+        memory=args.memory,
+        store=store,
+        **model_options(args),
     )
     session.settings = with_changes(session.settings, *changes)
     return session
 
 
-def _edit(
-    session: DragSession, instructions: DragInstructions, recorder: Recorder, files: Files
-) -> int:
+def _edit(session: DragSession, recorder: Recorder, files: Files) -> int:
     """Drag and write; after Ctrl-C what there is so far."""
     ended = "interrupted"
     try:
-        ended = _drag(session, instructions)
+        ended = _drag(session)
         if ended == "interrupted":
             if not dragged(session):
                 raise KeyboardInterrupt("before the first drag step: no image was written")
@@ -169,7 +203,7 @@ def _edit(
         except KeyboardInterrupt:
             ended, image = "interrupted", session.preview()
         recorder.lap("render")
-        image.save(files.image)
+        write_image(image, files.image)
         if files.animation:
             _write_animation(files.animation, session, image, recorder)
     except Exception:
@@ -183,10 +217,9 @@ def _edit(
     return 130 if ended == "interrupted" else 0
 
 
-def _drag(session: DragSession, instructions: DragInstructions) -> str:
+def _drag(session: DragSession) -> str:
     """Drag to the end, or to Ctrl-C; return why it ended."""
     try:
-        session.instructions = instructions  # set for good: the log of a failure tells them too
         for _ in session.drag():
             pass
     except KeyboardInterrupt:
@@ -200,7 +233,7 @@ def _write_animation(
 ) -> None:
     """The source, previews of the way, and the edited image; Ctrl-C cuts the way short."""
     count = len(dragged(session))
-    frames = [session.image]
+    frames: list[Image.Image] = [session.image]
     shown = np.unique(np.linspace(1, count, min(count, PREVIEWS)).round().astype(int))
     with suppress(KeyboardInterrupt):
         for number, step in enumerate(shown.tolist(), start=1):
@@ -208,11 +241,16 @@ def _write_animation(
             recorder.lap("animation")
             recorder.bars.show("animation", number, len(shown))
             recorder.interruption.check()
-    frames.append(image.copy())
+    frames.append(image)
+    frames = [flattened(frame) for frame in frames]
     for frame in frames:
         frame.thumbnail((ANIMATION_SIDE, ANIMATION_SIDE))
     durations = [FIRST, *[BETWEEN] * (len(frames) - 2), LAST]
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    content = io.BytesIO()
+    frames[0].save(
+        content, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0
+    )
+    write_whole(path, content.getvalue())
 
 
 def _summary(session: DragSession, ended: str, path: Path) -> str:

@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image, ImageOps
-
 from dragwidget.data.dragbench import read_dragbench
-from dragwidget.data.frames import BoolArray, Size
-from dragwidget.data.image import source_image
+from dragwidget.data.frames import Size
+from dragwidget.data.image_reading import ReadImage, read_mask
+from dragwidget.data.image_writing import output_format
 from dragwidget.data.instructions import DragInstructions, PointPair
 from dragwidget.data.settings import Settings
+from dragwidget.storage.atomic import check_writable
 
 __all__ = [
     "Files",
@@ -28,7 +26,6 @@ __all__ = [
     "parse_pair",
     "read_changes",
     "read_instructions",
-    "read_mask",
     "with_changes",
 ]
 
@@ -91,17 +88,6 @@ def _read_instructions_file(file: Path, size: Size) -> DragInstructions:
     return instructions
 
 
-def read_mask(path: Path) -> BoolArray:
-    """(H, W), True = may change: all that is neither black nor transparent in an image."""
-    source_image(path)  # for its checks, and its words where they fail
-    with Image.open(path) as image:
-        if image.format == "JPEG":
-            raise ValueError(f"{path}: a JPEG's black is never quite black: save the mask as PNG")
-        rgba = np.asarray(ImageOps.exif_transpose(image).convert("RGBA"))
-    allowed: BoolArray = (rgba[..., :3].max(axis=-1) > 0) & (rgba[..., 3] > 0)
-    return allowed
-
-
 def read_changes(path: Path) -> Changes:
     """Settings from a JSON file: ``{"drag": {"steps": 40}}``, or the log of an earlier edit."""
     try:
@@ -139,7 +125,7 @@ class Files:
     animation: Path | None
 
 
-def files_of(args: argparse.Namespace) -> Files:
+def files_of(args: argparse.Namespace, source: ReadImage) -> Files:
     """Where an edit writes; refused where that cannot be done or would cost something given."""
     image = args.output or args.image.with_name(f"{args.image.stem}.dragged.png")
     files = Files(args.image, image, args.log, args.animation)
@@ -149,16 +135,10 @@ def files_of(args: argparse.Namespace) -> Files:
             continue
         if any(_same(path, other) for other in taken):
             raise ValueError(f"{path} would be overwritten: it is given or written already")
-        if path.is_dir():
-            raise IsADirectoryError(f"{path} is a folder: name a file in it")
-        if not path.parent.is_dir():
-            raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} in")
-        if not os.access(path if path.exists() else path.parent, os.W_OK):
-            raise PermissionError(f"{path} cannot be written: name another place with -o")
+        check_writable(path)
         taken.append(path)
-    known = {end for end, kind in Image.registered_extensions().items() if kind in Image.SAVE}
-    if image.suffix.lower() not in known:
-        raise ValueError(f"{image} has no known image ending: name it like {image.stem}.png")
+    height, width = source.pixels.shape[:2]
+    output_format(image, (width, height), transparent=source.metadata.alpha is not None)
     if files.animation and files.animation.suffix.lower() != ".gif":
         raise ValueError(f"the animation is a GIF: name it like {files.animation.stem}.gif")
     return files

@@ -16,6 +16,7 @@ from dragwidget import __version__
 from dragwidget.cli.bars import Bars
 from dragwidget.cli.inputs import Files
 from dragwidget.progress import Progress
+from dragwidget.storage.atomic import write_whole
 
 if TYPE_CHECKING:
     from dragwidget.drag.loop import DragStep
@@ -108,16 +109,18 @@ def write_log(
             "device": str(model.device),
             "dtype": str(model.dtype).removeprefix("torch."),
         },
+        "conversions": list(image.metadata.conversions),
         "size": image.size,
         "fitted_size": image.fitted_size,
         "instructions": instructions and json.loads(instructions.to_json()),
         "settings": session.settings.to_dict(),
+        "lora": None if session.source.lora is None else session.source.lora.summary,
         "seconds": {phase: round(spent, 3) for phase, spent in recorder.seconds.items()},
         "lora_losses": recorder.lora_losses,
         "steps": [_as_data(step) for step in dragged(session)],
         "ended": ended,
     }
-    path.write_text(_json(content) + "\n", encoding="utf-8")
+    write_whole(path, (_json(content) + "\n").encode())
 
 
 def _json(content: dict[str, Any]) -> str:
@@ -132,7 +135,8 @@ def _json(content: dict[str, Any]) -> str:
 
 def dragged(session: DragSession) -> list[DragStep]:
     """The steps of a session so far; none where its image is not inverted yet."""
-    return list(session.history) if session.status["inversion"].state == "fresh" else []
+    edit = session.stages.edit(session.source, session.settings)
+    return [] if edit is None else list(edit.history)
 
 
 def _as_data(step: DragStep) -> dict[str, Any]:

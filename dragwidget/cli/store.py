@@ -6,6 +6,7 @@ import argparse
 import time
 from typing import Any
 
+from dragwidget.data.bad_input import user_file
 from dragwidget.storage.cache import VARIABLE, Entry, Store
 
 __all__ = ["add_arguments", "run"]
@@ -14,7 +15,9 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``dragwidget store``."""
     parser.add_argument("what", choices=["list", "verify", "clear", "path"])
-    parser.add_argument("--folder", help=f"of the store; by default {VARIABLE} or the user's cache")
+    parser.add_argument(
+        "--folder", type=user_file, help=f"of the store; by default {VARIABLE} or the user's cache"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

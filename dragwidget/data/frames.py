@@ -9,7 +9,10 @@
 - ``size`` is ``(width, height)`` as in Pillow; a *grid* is ``(rows, columns)`` as in torch.
 - Grid frame: points are ``(row, col)``, whole cells of a feature or latent grid, cell 0 at pixel 0:
   ``row = round(y / height * rows)``, half to even, never past the last cell.
-- A mask is bool ``(H, W)``: True = may change. No mask is ``None``: everything may change.
+- A mask is bool ``(H, W)``: True = editable. No mask is ``None``: everything is editable.
+  On the latent grid it is what nearest sampling leaves of it, and the cells of what that loses
+  (``lost_cells``): nothing editable is lost. The protected region may be: a protected line
+  thinner than a cell between two editable regions is changed with them.
 """
 
 from __future__ import annotations
@@ -56,6 +59,44 @@ def mask_to_latent(mask: BoolArray, feature_grid: Grid, latent_grid: Grid) -> Bo
     Both steps take the nearest cell as torch's ``interpolate(mode="nearest")`` does.
     """
     return _nearest(_nearest(mask, feature_grid), latent_grid)
+
+
+def lost_cells(mask: BoolArray, feature_grid: Grid, latent_grid: Grid) -> BoolArray:
+    """The latent cells (h, w) of those parts of a mask (H, W) that ``mask_to_latent`` loses.
+
+    Nearest sampling sees one pixel of a cell, so that it passes over what is thinner than a cell: a
+    dot, a hairline, the thin end of a broad stroke. A pixel of the mask is lost where no cell
+    is editable that is its own or next to it (within a cell of the feature grid, where that is the
+    coarser one); its own cell is then returned here. What a round brush of two cells' width has
+    painted loses nothing.
+    """
+    kept = mask_to_latent(mask, feature_grid, latent_grid)
+    touched: BoolArray = mask
+    for axis in (0, 1):
+        touched = _any_in_cell(touched, latent_grid[axis], axis)
+        beside = -(-latent_grid[axis] // feature_grid[axis])  # 1 unless features are coarser
+        kept = _widened(kept, beside, axis)
+    return touched & ~kept
+
+
+def _any_in_cell(mask: BoolArray, cells: int, axis: int) -> BoolArray:
+    """Whether anything is set in each of so many cells along an axis."""
+    pixels = mask.shape[axis]
+    touched, first = np.unique(np.arange(pixels) * cells // pixels, return_index=True)
+    found = np.zeros((cells, mask.shape[1 - axis]), dtype=np.bool_)
+    # Not logical_or.reduceat, which takes twenty times as long.
+    found[touched] = [part.any(axis) for part in np.split(mask, first[1:], axis)]
+    return found if axis == 0 else found.T
+
+
+def _widened(mask: BoolArray, cells: int, axis: int) -> BoolArray:
+    """What lies at most so many cells from anything that is set, along an axis."""
+    wide: BoolArray = mask.copy()
+    by_axis, source = np.moveaxis(wide, axis, 0), np.moveaxis(mask, axis, 0)
+    for shift in range(1, min(cells, len(source) - 1) + 1):
+        by_axis[shift:] |= source[:-shift]
+        by_axis[:-shift] |= source[shift:]
+    return wide
 
 
 def _nearest(mask: BoolArray, grid: Grid) -> BoolArray:

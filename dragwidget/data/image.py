@@ -1,4 +1,4 @@
-"""The image that a session edits: read from anything, upright, RGB, fitted to the model's grid.
+"""The image that a session edits: read from anything, upright, sRGB, fitted to the model's grid.
 
 **Convention**
 
@@ -10,24 +10,17 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from dragwidget.data.frames import MAX_PIXELS, Size
+from dragwidget.data.image_reading import ImageSource, Metadata, read_image
+from dragwidget.data.image_writing import carrying
 
 UInt8Array = npt.NDArray[np.uint8]
-
-# Of all that Pillow can open: some of the others start programs (Ghostscript), or are for science.
-FORMATS = (
-    "PNG", "JPEG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "ICO", "TGA", "JPEG2000",
-    "AVIF", "PCX", "SGI", "QOI",
-)  # fmt: skip
 
 _RESAMPLING = Image.Resampling.LANCZOS  # Pillow's keeps edges in place, both up and down
 
@@ -36,12 +29,14 @@ _RESAMPLING = Image.Resampling.LANCZOS  # Pillow's keeps edges in place, both up
 class SourceImage:
     """An image as it was given, and as the model sees it.
 
-    original: (H, W, 3) uint8 RGB, upright, read-only.
-    pixels: (h, w, 3) uint8 RGB, the same stretched to the model's grid, read-only.
+    original: (H, W, 3) uint8 sRGB, upright, what is transparent laid on white, read-only.
+    pixels: (h, w, 3) uint8 sRGB, the same stretched to the model's grid, read-only.
+    metadata: what it holds beside its colours; results carry it on.
     """
 
     original: UInt8Array
     pixels: UInt8Array
+    metadata: Metadata = field(default_factory=Metadata)
 
     @property
     def size(self) -> Size:
@@ -53,18 +48,32 @@ class SourceImage:
         """(width, height) of ``pixels``."""
         return self.pixels.shape[1], self.pixels.shape[0]
 
+    @property
+    def pillow(self) -> Image.Image:
+        """The image as it was given, in sRGB and upright, with its alpha (mode RGBA) if any."""
+        return carrying(self.original, self.metadata)
+
     def restore(self, pixels: UInt8Array) -> Image.Image:
-        """Fitted pixels (h, w, 3), uint8 RGB -> an image of the original size, unshifted."""
+        """Fitted pixels (h, w, 3), uint8 RGB -> an image of the original size, unshifted.
+
+        It carries the source's alpha (mode RGBA), and ``info`` its EXIF, dpi and sRGB profile.
+        """
         if pixels.shape != self.pixels.shape or pixels.dtype != np.uint8:
             raise ValueError(
                 f"wanted uint8 pixels of shape {self.pixels.shape}, "
                 f"got {pixels.dtype} of shape {pixels.shape}"
             )
-        return Image.fromarray(pixels).resize(self.size, _RESAMPLING)
+        return self.completed(Image.fromarray(pixels).resize(self.size, _RESAMPLING))
+
+    def completed(self, image: Image.Image) -> Image.Image:
+        """An image of the original size, with what the source carries if it has lost that."""
+        if image.mode == "RGBA":
+            return image
+        return carrying(np.asarray(image.convert("RGB")), self.metadata)
 
 
 def source_image(
-    source: Image.Image | str | os.PathLike[str] | npt.NDArray[Any],
+    source: ImageSource,
     *,
     multiple: int = 64,
     max_side: int = 512,
@@ -74,35 +83,21 @@ def source_image(
     """Read an image and fit it to the model's grid.
 
     Args:
-        source: a Pillow image, the path of a file, or an array (H, W), (H, W, 3) or (H, W, 4),
-            either uint8 or floats in 0..1. Turned upright by its EXIF tag. What is transparent is
-            laid on white. 16 bits are scaled to 8. A file with frames gives its first, an open
-            Pillow image the frame it is at.
+        source: what ``read_image`` takes, which says how it is read, what is refused and where it
+            warns; or what it returned.
         multiple: both fitted sides are multiples of this; 64 pixels for Stable Diffusion.
         max_side: longest fitted side allowed, pixels.
-        min_side: a longer side below this is stretched to it, pixels: a model sees little in a
+        min_side: a longer side below this is stretched to it, pixels: a model sees little in an
             image much smaller than those it was trained on.
         max_pixels: largest image that is decoded, against files made to exhaust the memory.
-
-    Raises:
-        FileNotFoundError, IsADirectoryError: no file at that path.
-        TypeError: a source of another kind.
-        ValueError: not an image, a damaged or empty or too large one; values out of range.
     """
-    if isinstance(source, str | os.PathLike):
-        with _open(Path(source)) as file:
-            original = _decode(file, max_pixels)
-    elif isinstance(source, Image.Image):
-        original = _decode(source, max_pixels)
-    elif isinstance(source, np.ndarray):
-        original = _decode(_from_array(source), max_pixels)
-    else:
-        raise TypeError(
-            "an image must be a Pillow image, a path or a numpy array, "
-            f"got {type(source).__name__}: convert it first"
-        )
-    fitted = original.resize(fit(original.size, multiple, max_side, min_side), _RESAMPLING)
-    return SourceImage(_read_only(original), _read_only(fitted))
+    read = read_image(source, max_pixels=max_pixels)
+    original = Image.fromarray(read.pixels)
+    fitted = np.array(
+        original.resize(fit(original.size, multiple, max_side, min_side), _RESAMPLING)
+    )
+    fitted.setflags(write=False)
+    return SourceImage(read.pixels, fitted, read.metadata)
 
 
 def fit(size: Size, multiple: int = 64, max_side: int = 512, min_side: int = 1) -> Size:
@@ -126,80 +121,3 @@ def fit(size: Size, multiple: int = 64, max_side: int = 512, min_side: int = 1) 
     long = min(-(-max(longest, min_side) // multiple), max_side // multiple) * multiple
     short = max(1, round(long * shortest / longest / multiple)) * multiple
     return (long, short) if size[0] >= size[1] else (short, long)
-
-
-def _open(path: Path) -> Image.Image:
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder: name one image in it")
-    if not path.exists():
-        raise FileNotFoundError(f"there is no image at {path}")
-    try:
-        Image.init()  # which of them this Pillow has
-        return Image.open(path, formats=[form for form in FORMATS if form in Image.OPEN])
-    except UnidentifiedImageError as error:
-        raise ValueError(
-            f"{path} is not an image that can be read: save it as PNG or JPEG"
-        ) from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"{path} is too large: {error}") from error
-    except PermissionError:
-        raise
-    except Exception as error:  # as in ``_decode``
-        raise ValueError(f"{path} is damaged or truncated: {error}") from error
-
-
-def _decode(image: Image.Image, max_pixels: int) -> Image.Image:
-    """Upright RGB, as a new image."""
-    width, height = image.size
-    if width < 1 or height < 1:
-        raise ValueError(f"the image is empty: {width} x {height} pixels")
-    if width * height > max_pixels:
-        raise ValueError(
-            f"the image has {width} x {height} pixels, and at most {max_pixels:,} are decoded: "
-            "scale it down, or raise max_pixels"
-        )
-    try:
-        upright = ImageOps.exif_transpose(image)
-    except Exception as error:  # Pillow's decoders raise almost anything on damaged data
-        raise ValueError(f"the image is damaged or truncated: {error}") from error
-    return _to_rgb(upright)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        image = _from_array(np.asarray(image))
-    elif image.mode.startswith("I"):  # 16-bit grey, whichever way Pillow holds it
-        image = _from_array(np.asarray(image) / 65535)
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
-
-
-def _from_array(array: npt.NDArray[Any]) -> Image.Image:
-    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))) or not array.size:
-        raise ValueError(
-            "an image array must be (H, W), (H, W, 3) or (H, W, 4) and not empty, "
-            f"got shape {array.shape}: put channels last, and pass one image at a time"
-        )
-    if array.dtype.kind == "f":
-        if not np.isfinite(array).all():
-            raise ValueError("the image array holds NaN or infinity: replace them first")
-        if array.min() < 0 or array.max() > 1:
-            raise ValueError(
-                f"an image of floats must be in 0..1, got {array.min():g}..{array.max():g}: "
-                "scale it, for example array / 255"
-            )
-        array = np.rint(array * 255).astype(np.uint8)
-    elif array.dtype != np.uint8:
-        raise ValueError(
-            f"an image array must be uint8 or floats in 0..1, got {array.dtype}: "
-            "convert it with array.astype(np.uint8), or scale it to 0..1"
-        )
-    return Image.fromarray(np.ascontiguousarray(array))
-
-
-def _read_only(image: Image.Image) -> UInt8Array:
-    pixels = np.array(image)
-    pixels.setflags(write=False)
-    return pixels

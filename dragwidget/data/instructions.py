@@ -17,8 +17,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dragwidget.data.frames import XY, BoolArray, Grid, Size, from_grid, mask_to_latent, to_grid
+from dragwidget.data.frames import (
+    XY,
+    BoolArray,
+    Grid,
+    Size,
+    from_grid,
+    lost_cells,
+    mask_to_latent,
+    to_grid,
+)
 from dragwidget.data.instructions_json import read_json, write_json
+from dragwidget.data.packed_mask import PackedMask, pack
 from dragwidget.data.quoting import quoted
 
 __all__ = [
@@ -53,15 +63,16 @@ class PointPair:
 
 @dataclass(frozen=True, eq=False)
 class DragInstructions:
-    """All that the user asks of one image: what goes where, what may change, what it shows.
+    """All that the user asks of one image: what goes where, what is editable, what it shows.
 
     Immutable; equal and hashed by content.
 
     Args:
         pairs: 1 to 100 handle and target points, each inside the image.
         size: (width, height) of the image, pixels.
-        mask: (H, W), bool or any number type; values > 0 may change. Kept as a read-only bool copy.
-            ``None``: everything may change.
+        mask: (H, W), bool or any number type; values > 0 are editable. Held packed, and given as a
+            read-only bool array. ``None``: everything is editable. Parts thinner than a latent cell
+            are widened to whole cells (``on_grid``); protected lines that thin are not kept.
         prompt: what the image shows; may be empty.
 
     Raises:
@@ -80,7 +91,7 @@ class DragInstructions:
         object.__setattr__(self, "size", size)
         object.__setattr__(self, "pairs", _check_pairs(self.pairs, size))
         if self.mask is not None:
-            object.__setattr__(self, "mask", _check_mask(self.mask, size))
+            object.__setattr__(self, "mask", pack(_check_mask(self.mask, size)))
         check_prompt(self.prompt)
 
     @classmethod
@@ -121,8 +132,7 @@ class DragInstructions:
         return np.array([pair.target for pair in self.pairs], dtype=np.float64)
 
     def _content(self) -> tuple[Any, ...]:
-        mask = None if self.mask is None else self.mask.tobytes()
-        return self.pairs, self.size, mask, self.prompt
+        return self.pairs, self.size, vars(self)["_mask"], self.prompt
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, DragInstructions):
@@ -154,18 +164,34 @@ class DragInstructions:
             raise ValueError(f"not drag instructions: {error}") from error
 
 
+class _MaskField:
+    """Keeps the mask of instructions packed, and gives it as an array (H, W), or ``None``."""
+
+    def __get__(self, instructions: DragInstructions, _: object = None) -> Any:
+        mask = vars(instructions)["_mask"]
+        return mask.unpack() if isinstance(mask, PackedMask) else mask
+
+    def __set__(self, instructions: DragInstructions, mask: Any) -> None:
+        vars(instructions)["_mask"] = mask
+
+
+DragInstructions.mask = _MaskField()  # type: ignore[assignment]
+
+
 @dataclass(frozen=True, eq=False)
 class GridInstructions:
     """Instructions in the model's frame; see ``on_grid``.
 
     handles_rc: (N, 2) float32, ``(row, col)``, whole feature cells.
     targets_rc: (N, 2) float32, likewise.
-    mask: (h, w) bool, latent cells, True = may change; ``None``: everything may change.
+    mask: (h, w) bool, latent cells, True = editable; ``None``: everything is editable.
+    grown: cells that were added to the mask for parts of it that are thinner than a cell.
     """
 
     handles_rc: npt.NDArray[np.float32]
     targets_rc: npt.NDArray[np.float32]
     mask: BoolArray | None
+    grown: int = 0
 
 
 def on_grid(
@@ -178,29 +204,34 @@ def on_grid(
         feature_grid: (rows, columns) of the features that supervise and track the points.
         latent_grid: (rows, columns) of the latent.
 
-    Warns (UserWarning) where the mask is too small to reach any latent cell; it is then ``None``.
+    Warns (UserWarning) where parts of the mask are so thin that sampling it would lose them: whole
+    cells are then editable there.
     """
-    mask = instructions.mask
+    mask, grown = instructions.mask, 0
     if mask is not None:
-        mask = mask_to_latent(mask, feature_grid, latent_grid)
-        if not mask.any():
+        lost = lost_cells(mask, feature_grid, latent_grid)
+        mask = mask_to_latent(mask, feature_grid, latent_grid) | lost
+        grown = int(lost.sum())
+        if grown:
+            width, height = instructions.size
+            rows, columns = latent_grid
             warnings.warn(
-                f"nothing is left of the mask on the {latent_grid[0]} x {latent_grid[1]} latent "
-                "grid, so everything may change: draw a larger mask",
+                "part of the mask is thinner than one latent cell "
+                f"({width / columns:.3g} x {height / rows:.3g} pixels of the image), so {grown} "
+                "whole cells were made editable there: draw a wider mask to choose them",
                 UserWarning,
                 stacklevel=2,
             )
-            mask = None
     return GridInstructions(
         handles_rc=to_grid(instructions.handles_xy, instructions.size, feature_grid),
         targets_rc=to_grid(instructions.targets_xy, instructions.size, feature_grid),
         mask=mask,
+        grown=grown,
     )
 
 
 def _point(value: Any, name: str) -> XY:
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
+    value = _as_list(value)
     if not (
         isinstance(value, Sequence)
         and len(value) == 2
@@ -218,8 +249,7 @@ def _point(value: Any, name: str) -> XY:
 
 def _pairs_from_points(points: Any) -> tuple[PointPair, ...]:
     """``PointPair``s from points in flat or nested form; see ``DragInstructions.from_points``."""
-    if isinstance(points, np.ndarray):
-        points = points.tolist()
+    points = _as_list(points)
     if not isinstance(points, Sequence) or isinstance(points, str | bytes):
         raise TypeError(
             f"points must be a list of (x, y) or of pairs of them, got {quoted(points)}"
@@ -228,7 +258,7 @@ def _pairs_from_points(points: Any) -> tuple[PointPair, ...]:
         raise ValueError(
             f"at most {MAX_PAIRS} pairs can be dragged at once, got {len(points)} points"
         )
-    points = [point.tolist() if isinstance(point, np.ndarray) else point for point in points]
+    points = [_as_list(point) for point in points]
     if points and isinstance(points[0], Sequence) and points[0] and isinstance(points[0][0], Real):
         if len(points) % 2:
             raise ValueError(
@@ -237,6 +267,17 @@ def _pairs_from_points(points: Any) -> tuple[PointPair, ...]:
             )
         points = list(zip(points[::2], points[1::2], strict=True))
     return tuple(_pair(item) for item in points)
+
+
+def _as_list(points: Any) -> Any:
+    """An array of points, or of one, as lists; anything else as it is."""
+    if not isinstance(points, np.ndarray):
+        return points
+    if points.size > 4 * MAX_PAIRS:  # before a list is made of them
+        raise ValueError(
+            f"at most {MAX_PAIRS} pairs can be dragged at once, got shape {points.shape}"
+        )
+    return points.tolist()
 
 
 def _pair(item: Any) -> PointPair:
@@ -310,8 +351,8 @@ def _check_mask(mask: Any, size: Size) -> BoolArray:
     allowed: BoolArray = values > 0
     if not allowed.any():
         raise ValueError(
-            "the mask is zero everywhere, so nothing may change: "
-            "draw the region that may change, or pass None to let everything change"
+            "the mask is zero everywhere, so the whole image is protected: "
+            "draw the editable region, or pass None to make everything editable"
         )
     allowed.setflags(write=False)
     return allowed

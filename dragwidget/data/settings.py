@@ -95,8 +95,9 @@ class LoRASettings:
         weight_decay: of AdamW, >= 0.
         random_crop: train on random square crops, as the authors do, in place of the whole
             image. Off by default, because images that are not square lose content to it.
-        enough: end before ``steps`` once the loss, measured at fixed noise every 10 steps, is at
-            most this share of what it was without a LoRA; 0 means never. Not in the paper.
+        early_stop_ratio: end before ``steps`` once the fixed-noise validation loss, measured every
+            10 steps, is at most this ratio of its value without a LoRA; 0 means never. Not in the
+            paper.
         seed: of the initial weights, the noise and the timesteps.
     """
 
@@ -106,7 +107,7 @@ class LoRASettings:
     batch_size: int = 4
     weight_decay: float = 1e-2
     random_crop: bool = False
-    enough: float = 0.0
+    early_stop_ratio: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -116,7 +117,7 @@ class LoRASettings:
         check_number(self, "batch_size", 1, 64)
         check_number(self, "weight_decay", 0, 1)
         _flag(self, "random_crop")
-        check_number(self, "enough", 0, 1)
+        check_number(self, "early_stop_ratio", 0, 1)
         check_number(self, "seed", 0, 2**63 - 1)
 
 
@@ -125,12 +126,13 @@ class DragSettings:
     """The drag itself: motion supervision and point tracking (paper, section 3.3).
 
     Attributes:
+        method: name of the drag method; ``"dragdiffusion"`` is the paper's.
         steps: at most this many updates of the latent in one drag, 1 to 100 000.
         learning_rate: of Adam on the latent, > 0.
         motion_radius: r_m, feature cells; the supervised patch has side 2 r_m + 1.
         tracking_radius: r_p, feature cells; the searched window has side 2 r_p + 1.
         step_length: how far one step asks a patch to move, feature cells, never past its target.
-        region_weight: lambda, weight of the term that keeps what the mask freezes, >= 0.
+        region_weight: lambda, weight of the region loss, which keeps the protected region, >= 0.
         prior_weight: weight of the divergence of the latent's statistics from those of the
             forward process, >= 0. Not in the paper.
         stop_distance: a handle nearer than this to its target has reached it, feature cells.
@@ -139,14 +141,15 @@ class DragSettings:
         template: what the patch should look like after its step: the patch where the handle is
             ``"current"``-ly (the paper, equation 3), or where it was ``"original"``-ly
             (GoodDrag, section 4.2).
-        start: where the latent starts: ``"inverted"``, as it is (the paper), or ``"warped"``, warped
-            in the first step so that handles lie on their targets (after FastDrag, arXiv
+        start: where the latent starts: ``"inverted"``, as it is (the paper), or ``"warped"`` in
+            the first step so that handles lie on their targets (after FastDrag, arXiv
             2405.15769), and again whenever a target is new.
         feature_blocks: which decoder features are compared: 0 is the mid block, i is
             ``up_blocks[i - 1]``. 3 is the paper's choice (figure 8).
         feature_scale: cells of the feature grid per image pixel, in (0, 1].
     """
 
+    method: str = "dragdiffusion"
     steps: int = 80
     learning_rate: float = 0.01
     motion_radius: int = 1
@@ -162,6 +165,10 @@ class DragSettings:
     feature_scale: float = 0.5
 
     def __post_init__(self) -> None:
+        if not isinstance(self.method, str) or not 0 < len(self.method) <= 100:
+            raise TypeError(
+                f"DragSettings.method must be the name of a method, got {quoted(self.method)}"
+            )
         check_number(self, "steps", 1, 100_000)
         check_number(self, "learning_rate", 0, 10, low_included=False)
         check_number(self, "motion_radius", 0, 64)
@@ -196,7 +203,7 @@ class RenderSettings:
     """Denoising the edited latent under mutual self-attention control (paper, section 3.4).
 
     Attributes:
-        mutual_self_attention: let the edited image look at the source image's keys and values.
+        mutual_self_attention: let the edited image attend to the source image's keys and values.
         start_step: from this denoising step on, 0 is the first.
         start_layer: from this self-attention layer on, counted in execution order (down, mid, up)
             from 0; 10 of Stable Diffusion's 16 starts at ``up_blocks[2]``.
@@ -217,7 +224,7 @@ class RenderSettings:
 
     @property
     def needs_reference(self) -> bool:
-        """Whether a render looks at the source image's own pass at all."""
+        """Whether a render needs the reference branch, the source image's own render."""
         return self.mutual_self_attention or self.keep_protected
 
 

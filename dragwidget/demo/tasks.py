@@ -1,4 +1,4 @@
-"""Drag tasks with their true answers: what to drag, and what the image then looks like."""
+"""Drag tasks with their ground truth: what to drag, and what the image then looks like."""
 
 from __future__ import annotations
 

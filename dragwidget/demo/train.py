@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from diffusers import StableDiffusionPipeline
 
+from dragwidget.data.bad_input import BadInputError, bad_input, user_file
 from dragwidget.demo.training.architecture import PICTURE_SIZE, PRESETS, Model, Preset
 from dragwidget.demo.training.autoencoder_stage import measure, settle, train_autoencoder
 from dragwidget.demo.training.drags_stage import train_drags
@@ -38,7 +39,7 @@ def train(
     size: int = PICTURE_SIZE,
     only_autoencoder: bool = False,
     helpers: int = 0,
-    drawers: int = 0,
+    data_workers: int = 0,
     finished: Path | None = None,
 ) -> Iterator[dict[str, float | str]]:
     """Yield a record every ten steps: `stage`, `step`, `seconds`, `learning_rate`, `loss`.
@@ -52,15 +53,12 @@ def train(
         only_autoencoder: stop before the UNet.
         helpers: processes beside this one that add gradients to the UNet's (CPU only). With any,
             the same seed no longer gives the same bits.
-        drawers: processes that draw stage 3's tasks ahead; what comes out is the same.
+        data_workers: processes that draw stage 3's tasks ahead; what comes out is the same.
         finished: a model's folder whose first two stages are taken as they are.
     """
     out = Path(out)
     device = torch.device(device)
-    if not resume and (found := sorted(out.glob("*.checkpoint.pt"))):
-        raise ValueError(
-            f"{out} holds a training run ({found[0].name}): resume it, or choose another folder"
-        )
+    check_folder(out, resume)
     out.mkdir(parents=True, exist_ok=True)
     if finished is None:
         yield from _first_stages(
@@ -74,8 +72,18 @@ def train(
         shutil.copytree(finished or out / "model", out / "before_drags.new", dirs_exist_ok=True)
         (out / "before_drags.new").rename(before)
     pipeline = StableDiffusionPipeline.from_pretrained(before)  # type: ignore[no-untyped-call]
-    for record in train_drags(preset, pipeline, out, device, size, resume=resume, drawers=drawers):
+    for record in train_drags(
+        preset, pipeline, out, device, size, resume=resume, data_workers=data_workers
+    ):
         yield {"stage": "drags", **record}
+
+
+def check_folder(out: Path, resume: bool) -> None:
+    """Raise ValueError where a training run would write over another."""
+    if not resume and (found := sorted(out.glob("*.checkpoint.pt"))):
+        raise ValueError(
+            f"{out} holds a training run ({found[0].name}): resume it, or choose another folder"
+        )
 
 
 def _first_stages(
@@ -121,12 +129,16 @@ def _finish_autoencoder(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `dragwidget demo train`."""
     parser.add_argument("--preset", choices=sorted(PRESETS), default="cpu")
-    parser.add_argument("--out", type=Path, required=True, help="folder for everything written")
+    parser.add_argument(
+        "--out", type=user_file, required=True, help="folder for everything written"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoints in OUT")
     parser.add_argument("--device", help="cpu, cuda, ..; by default what the preset is named for")
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--helpers", type=int, default=0, help="processes that add gradients")
-    parser.add_argument("--drawers", type=int, default=0, help="processes that draw drags ahead")
+    parser.add_argument(
+        "--data-workers", type=int, default=0, help="processes that draw drags ahead"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--autoencoder-minutes", type=float, help="time budget of stage 1")
     parser.add_argument("--unet-minutes", type=float, help="time budget of stage 2")
@@ -135,7 +147,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from",
         dest="finished",
-        type=Path,
+        type=user_file,
         metavar="MODEL",
         help="folder of a model whose stages 1 and 2 are done: only stage 3 is trained",
     )
@@ -158,33 +170,31 @@ def preset_of(args: argparse.Namespace) -> Preset:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what the command line asks; returns the exit status."""
+    """Do what the command line asks; return the exit status."""
+    with bad_input():
+        check_folder(args.out, args.resume)
     if args.threads:
         torch.set_num_threads(args.threads)
     device = args.device or ("cuda" if args.preset == "gpu" else "cpu")
     logger.info("training to %s on %s", args.out, device)
-    try:
-        last = time.monotonic() - 60
-        for record in train(
-            preset_of(args),
-            args.out,
-            resume=args.resume,
-            device=device,
-            only_autoencoder=args.only_autoencoder,
-            helpers=args.helpers,
-            drawers=args.drawers,
-            finished=args.finished,
-        ):
-            if time.monotonic() - last > 10:
-                last = time.monotonic()
-                logger.info(
-                    "%(stage)s step %(step)d, %(seconds).0f s, rate %(learning_rate).2e, "
-                    "loss %(loss).4f",
-                    record,
-                )
-    except ValueError as error:
-        logger.error("%s", error)
-        return 2
+    last = time.monotonic() - 60
+    for record in train(
+        preset_of(args),
+        args.out,
+        resume=args.resume,
+        device=device,
+        only_autoencoder=args.only_autoencoder,
+        helpers=args.helpers,
+        data_workers=args.data_workers,
+        finished=args.finished,
+    ):
+        if time.monotonic() - last > 10:
+            last = time.monotonic()
+            logger.info(
+                "%(stage)s step %(step)d, %(seconds).0f s, rate %(learning_rate).2e, "
+                "loss %(loss).4f",
+                record,
+            )
     return 0
 
 
@@ -193,7 +203,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="dragwidget demo train", description=__doc__)
     add_arguments(parser)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    return run(parser.parse_args())
+    try:
+        return run(parser.parse_args())
+    except BadInputError as error:
+        logger.error("%s", error)
+        return 2
 
 
 if __name__ == "__main__":

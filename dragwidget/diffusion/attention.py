@@ -9,7 +9,6 @@ serves, and used for every render of the same inversion.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,17 +16,20 @@ import torch
 from torch import Tensor, nn
 
 from dragwidget.data.settings import RenderSettings
-from dragwidget.diffusion.model import Predictor
-from dragwidget.drag.noise_path import Predict, Schedule, denoise
+from dragwidget.diffusion.model import DiffusionModel, Predictor
+from dragwidget.diffusion.switches import Around, Switch
+from dragwidget.drag.noise_path import NoisePath, Predict, Time, denoise
+from dragwidget.drag.torch_state import in_plain_torch
 
 __all__ = [
     "ReferenceBranch",
+    "attending",
+    "attention_of",
     "layers_of",
-    "looking_at",
     "record_reference",
+    "recorded",
     "render_latents",
     "self_attention_layers",
-    "watching",
 ]
 
 
@@ -40,6 +42,18 @@ def self_attention_layers(unet: Any) -> list[Any]:
 def layers_of(block: nn.Module) -> list[Any]:
     """The self-attention layers of one block of a UNet, in execution order."""
     return [m for name, m in block.named_modules() if name.rsplit(".", 1)[-1] == "attn1"]
+
+
+def attention_of(model: DiffusionModel) -> list[str]:
+    """What computes attention in a model's networks: the user may have set other processors."""
+    with model.lock:  # during a pass there may be ours
+        names = {
+            type(module.processor).__qualname__
+            for network in (model.unet, model.vae)
+            for module in network.modules()
+            if hasattr(module, "processor")
+        }
+    return [*sorted(names), str(getattr(model.text_encoder.config, "_attn_implementation", ""))]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,70 +71,51 @@ class ReferenceBranch:
     latents: list[Tensor] = field(default_factory=list)
 
 
-class _Record:
-    """An attention processor that remembers its layer's input and changes nothing."""
+def recorded(unet: Any, layers: tuple[int, ...]) -> tuple[list[Switch], dict[int, Tensor]]:
+    """What records the inputs of ``layers`` in a pass, which is as ever; and where, by layer."""
+    seen: dict[int, Tensor] = {}
 
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
-        self.seen: Tensor | None = None
+    def record(layer: int) -> Callable[..., Any]:
+        def attend(forward: Callable[..., Any], states: Tensor, *args: Any, **kwargs: Any) -> Any:
+            seen[layer] = states.detach()
+            return forward(states, *args, **kwargs)
 
-    def __call__(self, attn: nn.Module, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        self.seen = hidden_states.detach()
-        return self.inner(attn, hidden_states, *args, **kwargs)
+        return attend
 
-
-class _LookAt:
-    """An attention processor whose keys and values come from another pass."""
-
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
-        self.reference: Tensor | None = None  # set for each step
-
-    def __call__(
-        self,
-        attn: nn.Module,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
-        assert encoder_hidden_states is None  # self-attention: nothing else to look at
-        return self.inner(attn, hidden_states, self.reference, *args, **kwargs)
-
-
-@contextmanager
-def _processors(unet: Any, layers: tuple[int, ...], kind: type[Any]) -> Iterator[list[Any]]:
-    """Wrap the processors of ``layers`` while the context lasts."""
     modules = self_attention_layers(unet)
-    originals = [modules[layer].processor for layer in layers]
-    wrapped = [kind(original) for original in originals]
-    try:
-        for layer, processor in zip(layers, wrapped, strict=True):
-            modules[layer].set_processor(processor)
-        yield wrapped
-    finally:
-        for layer, original in zip(layers, originals, strict=True):
-            modules[layer].set_processor(original)
+    return [Around(modules[layer], record(layer)) for layer in layers], seen
 
 
-@contextmanager
-def watching(unet: Any, layers: tuple[int, ...]) -> Iterator[Callable[[], tuple[Tensor, ...]]]:
-    """A pass inside is as ever; what is given then returns the inputs of ``layers`` in it."""
-    with _processors(unet, layers, _Record) as processors:
-        yield lambda: tuple(each.seen for each in processors)
+def attending(unet: Any, layers: tuple[int, ...], states: Sequence[Tensor]) -> list[Switch]:
+    """What lets ``layers`` take keys and values from another pass's ``states``, one for each."""
+
+    def mutual(reference: Tensor) -> Callable[..., Any]:
+        def attend(
+            forward: Callable[..., Any],
+            own: Tensor,
+            encoder_hidden_states: Tensor | None = None,
+            *args: Any,
+            **kwargs: Any,
+        ) -> Any:
+            assert encoder_hidden_states is None  # self-attention attends to nothing else
+            return forward(own, reference, *args, **kwargs)
+
+        return attend
+
+    modules = self_attention_layers(unet)
+    return [
+        Around(modules[layer], mutual(reference))
+        for layer, reference in zip(layers, states, strict=True)
+    ]
 
 
-@contextmanager
-def looking_at(unet: Any, layers: tuple[int, ...], states: Sequence[Tensor]) -> Iterator[None]:
-    """In a pass inside, ``layers`` take keys and values from another pass's ``states``."""
-    with _processors(unet, layers, _LookAt) as processors:
-        for processor, state in zip(processors, states, strict=True):
-            processor.reference = state
-        yield
-
-
+@in_plain_torch
 def record_reference(
-    predictor: Predictor, inverted: Tensor, schedule: Schedule, count: int, settings: RenderSettings
+    predictor: Predictor,
+    inverted: Tensor,
+    schedule: NoisePath,
+    count: int,
+    settings: RenderSettings,
 ) -> Iterator[ReferenceBranch]:
     """Denoise the inverted source latent; yield the growing branch after each of ``count`` steps.
 
@@ -139,34 +134,40 @@ def record_reference(
 
 
 def _recording(predictor: Predictor, branch: ReferenceBranch) -> Predict:
-    def predict(latent: Tensor, timestep: int) -> Tensor:
+    def predict(latent: Tensor, timestep: Time) -> Tensor:
         model = predictor.model
-        with model.lock, watching(model.unet, branch.layers) as seen:
-            prediction = predictor.predict(latent, timestep)
-        branch.states.append(tuple(state.to(model.waiting_device) for state in seen()))
+        switches, seen = recorded(model.unet, branch.layers)
+        prediction = predictor.predict(latent, timestep, switches)
+        branch.states.append(tuple(seen[k].to(model.waiting_device) for k in branch.layers))
         return prediction
 
     return predict
 
 
+@in_plain_torch
 def render_latents(
     predictor: Predictor,
     edited: Tensor,
-    schedule: Schedule,
+    schedule: NoisePath,
     count: int,
     branch: ReferenceBranch | None,
     settings: RenderSettings,
     protected: Tensor | None = None,
+    *,
+    first: int = 0,
 ) -> Iterator[Tensor]:
     """Denoise an edited latent with the reference branch; yield it after each of ``count`` steps.
 
     Args:
-        edited: (1, c, h, w), at the timestep of the inversion.
+        edited: (1, c, h, w), at the timestep of the inversion, or of step ``first``.
         branch: complete, of the same schedule and count; ``None`` where the settings need none.
+        first: which of the ``count`` steps to begin with; the latent is at its timestep.
         protected: 1 where ``settings.keep_protected`` puts the source's own latent back, (h, w).
     """
     latent = edited
-    for index, timestep in enumerate(schedule.timesteps[schedule.steps - count :]):
+    for index, timestep in enumerate(schedule.last(count)):
+        if index < first:
+            continue
         layers: tuple[int, ...] = ()
         states: tuple[Tensor, ...] = ()
         if branch is not None and index >= settings.start_step:
@@ -174,8 +175,8 @@ def render_latents(
         model = predictor.model
         with torch.no_grad():
             there = [state.to(model.device) for state in states]
-            with model.lock, looking_at(model.unet, layers, there):
-                prediction = predictor.predict(latent, timestep)
+            switches = attending(model.unet, layers, there)
+            prediction = predictor.predict(latent, timestep, switches)
             latent, _ = schedule.step(latent, prediction, timestep)
             if settings.keep_protected and protected is not None:
                 assert branch is not None

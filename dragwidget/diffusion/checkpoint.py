@@ -1,25 +1,72 @@
-"""A model in one checkpoint file, in the layout of Stable Diffusion's original code."""
+"""A model in one checkpoint file, in the layout of Stable Diffusion's original code.
+
+The settings of its networks are not in such a file. Those of Stable Diffusion 1 and 2 are in this
+package (``configs``): the numbers of CompVis' and Stability AI's published model configurations
+(``v1-inference.yaml``, ``v2-inference-v.yaml``). CLIP's vocabulary comes from the hub.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+import torch
+from torch import Tensor
 
-from dragwidget.diffusion.reading import SUPPORTED, first_line, quiet
+from dragwidget.diffusion.folder import ModelFolder
+from dragwidget.diffusion.hub import CONFIGS, fetch
+from dragwidget.diffusion.kinds import SUPPORTED, channels_refused, prediction_guess
+from dragwidget.diffusion.noise_levels import marks_of
+from dragwidget.diffusion.reading import (
+    blaming,
+    build,
+    check_tokens,
+    quiet,
+    read_configs,
+    read_scheduler,
+)
+from dragwidget.diffusion.sources import locate
+from dragwidget.diffusion.tokenizer import CLIP_VOCABULARIES, read_tokenizer
+from dragwidget.diffusion.weights import Header, read_header, read_weights
+from dragwidget.drag.noise_path import PredictionType
 
-__all__ = ["is_checkpoint", "read_checkpoint"]
+__all__ = ["check_suffix", "config_folder", "is_checkpoint", "read_checkpoint", "read_vae_file"]
 
+PACKAGED = {k: Path(__file__).parent / "configs" / f"sd{k}" for k in (1, 2)}
+_BASE_SIDE = 64  # latent cells; of Stable Diffusion 2's base models, which predict noise
+_VERSION_OF_WIDTH = {768: 1, 1024: 2}
 _PICKLED = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 _UNET = "model.diffusion_model."
 _FIRST_LAYER = f"{_UNET}input_blocks.0.0.weight"
-_PLACES = {
-    "unet": (_UNET,),
-    "vae": ("first_stage_model.", "vae."),
-    "text encoder": ("cond_stage_model.",),
-}
+_TEXT, _OPEN_CLIP = "cond_stage_model.", "cond_stage_model.model."
+_VAES = ("first_stage_model.", "vae.")
+_PLACES = {"unet": (_UNET,), "vae": _VAES, "text encoder": (_TEXT,)}
+_ATTENTION = re.compile(r"model\.diffusion_model\..*\.attn2\.to_k\.weight")
+# Models of other kinds by what only they have in a file, the first that is found counts.
+_KINDS = (
+    (r"conditioner\.", "a Stable Diffusion XL checkpoint"),
+    (r".*lora", "a LoRA, which goes with a model"),
+    (r"edm_(mean|std|vpred)", "a checkpoint of EDM's continuous noise levels"),
+    (r"control_model\.|controlnet_cond_embedding\.|input_hint_block\.", "a ControlNet"),
+    (r".*\.(motion_modules|temporal_transformer|time_stack|time_mixer)\.", "a model of videos"),
+    (r"depth_model\.", "a depth-guided (depth2img) checkpoint"),
+    (r"low_scale_model\.", "an upscaling checkpoint"),
+    (r"noise_augmentor\.|embedder\.model\.visual\.", "an unCLIP checkpoint, which reads an image"),
+    (r".*\.fuser\.|.*position_net\.", "a GLIGEN checkpoint, which reads boxes"),
+    (r".*time_embed(ding)?\.cond_proj\.", "a latent consistency model (LCM), which reads the "
+     "guidance scale as an input"),
+    (r".*(label_emb|class_embedding|add_embedding)\.", "a checkpoint whose UNet reads more "
+     "than text and time (class labels, a noise level, a size), as Stable Diffusion XL, upscalers "
+     "and unCLIP do"),
+    (r"(down_blocks|up_blocks|mid_block)\.", "a network alone, in diffusers' layout: put it into "
+     "the folder of a whole model"),
+    (r"(encoder|decoder)\.(conv_in|mid)", "an autoencoder alone: name it by vae="),
+    (r"emb_params$|string_to_param|clip_[lg]$", "a textual inversion, not a model"),
+)  # fmt: skip
 
 
 def is_checkpoint(name: str) -> bool:
@@ -27,95 +74,242 @@ def is_checkpoint(name: str) -> bool:
     return name.lower().endswith((".safetensors", *_PICKLED)) and not Path(name).is_dir()
 
 
-def read_checkpoint(
-    path: Path,
-    *,
-    config: str | os.PathLike[str] | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
-    vae: Any = None,
-) -> dict[str, Any]:
-    """All parts of the model in a file; see ``load_model`` for the arguments.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: a pickled file, which is not opened; one of another kind; a broken one.
-    """
+def check_suffix(path: Path) -> None:
+    """Raise ValueError for a pickled file, which is never opened."""
     if path.suffix.lower() in _PICKLED:
         raise ValueError(
             f"{path.name} is a pickled checkpoint, which can run code when it is opened, and is "
             "not read: get the .safetensors version, or convert it in a place that you trust"
         )
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint {path}")
-    _check_content(path, vae_given=vae is not None)
-    options = {"config": None if config is None else str(config), "vae": vae}
-    try:
-        parts = _convert(path, cache_dir, {k: v for k, v in options.items() if v is not None})
-    except NotImplementedError as error:  # torch's word for moving a weight that has no value
+
+
+class Checkpoint:
+    """A checkpoint file whose header has been looked at.
+
+    Raises:
+        ValueError: a pickled file, which is not opened; one of another kind; a broken one.
+    """
+
+    def __init__(self, path: Path, *, vae_given: bool = False) -> None:
+        check_suffix(path)
+        self.path = path
+        self.header = read_header(path)
+        _check_kind(path.name, self.header, vae_given=vae_given)
+
+    @property
+    def version(self) -> int | None:
+        """1 or 2 of Stable Diffusion, by the width of its text; ``None``: neither."""
+        widths = {self.header.shapes[k][-1] for k in self.header.shapes if _ATTENTION.fullmatch(k)}
+        return _VERSION_OF_WIDTH.get(widths.pop()) if len(widths) == 1 else None
+
+    @property
+    def open_clip(self) -> bool:
+        """Whether its text encoder is in the layout of Stable Diffusion 2."""
+        return any(key.startswith(_OPEN_CLIP) for key in self.header.shapes)
+
+    def tensors(self, *prefixes: str) -> dict[str, Tensor]:
+        """All tensors whose names begin with one of these."""
+        return read_weights(
+            self.path, [key for key in self.header.shapes if key.startswith(prefixes)]
+        )
+
+
+def config_folder(
+    path: Path, config: str | os.PathLike[str] | None, cache_dir: str | os.PathLike[str] | None
+) -> ModelFolder:
+    """The folder with the settings of a checkpoint's networks: the one named, or ours.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: no folder is named, and the checkpoint is neither Stable Diffusion 1 nor 2.
+    """
+    if config is not None:
+        folder = locate(config, "a configuration (config=)")
+        return ModelFolder(folder or fetch(str(config), CONFIGS, None, cache_dir))
+    version = Checkpoint(path, vae_given=True).version
+    if version is None:
         raise ValueError(
-            f"{path.name} is not complete: some of its weights are missing; fetch it again"
-        ) from error
-    except Exception as error:  # as for the parts of a folder, the user needs the file's name
-        raise ValueError(
-            f"{path.name} cannot be loaded as a checkpoint: {first_line(error)}; supported are "
-            f"{SUPPORTED}. Without a network, name a diffusers folder of the same kind by config="
-        ) from error
-    for part in ("unet", "vae", "text_encoder"):
-        _check_complete(parts[part], path.name)
+            f"{path.name} cannot be loaded without a configuration: the text that its UNet reads "
+            f"has neither the {' nor the '.join(map(str, _VERSION_OF_WIDTH))} channels of Stable "
+            "Diffusion 1 and 2; name a diffusers folder of the same kind by config="
+        )
+    return ModelFolder(PACKAGED[version])
+
+
+def read_checkpoint(
+    path: Path,
+    folder: ModelFolder,
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    vae: Any = None,
+    vae_name: str = "",
+    prediction_type: PredictionType | None = None,
+    dtype: torch.dtype | None = None,
+) -> dict[str, Any]:
+    """All parts of the model in a file.
+
+    Args:
+        folder: with the settings of its networks, see ``config_folder``.
+        cache_dir: of the hub, where CLIP's vocabulary may be.
+        vae: an autoencoder that takes the place of its own.
+        vae_name: what to call that one.
+        prediction_type: what the UNet predicts; by default what the file says, or ``folder``.
+        dtype: of the weights; ``None``: the file's own.
+
+    Raises:
+        ValueError: a file of another kind, or a broken one.
+    """
+    name = path.name
+    checkpoint = Checkpoint(path, vae_given=vae is not None)
+    vae_config = None if vae is None else vae.config
+    with quiet():
+        configs = read_configs(folder, name, vae=vae_config, vae_name=vae_name)
+    version_2 = checkpoint.open_clip or checkpoint.version == 2
+    guess = prediction_guess(configs["unet"], version_2=version_2)
+    marks = marks_of([checkpoint.header], name, guess, prediction_type)
+    scheduler = read_scheduler(folder, name, configs, marks, prediction_type)
+    if folder.path == PACKAGED[2] and scheduler.config["prediction_type"] == "epsilon":
+        configs["unet"]["sample_size"] = _BASE_SIDE
+    tokenizer = _tokenizer(folder, name, cache_dir)
+    check_tokens(tokenizer, configs["text_encoder"], name)
+    parts = {"scheduler": scheduler, "tokenizer": tokenizer, "vae": vae}
+    for part, (prefixes, convert) in _CONVERTERS.items():
+        if parts.get(part) is None:
+            with blaming(part, name):
+                weights = convert(checkpoint.tensors(*prefixes), configs[part])
+                parts[part] = build(part, configs[part], weights, dtype)
     return parts
 
 
-def _convert(path: Path, cache_dir: Any, options: dict[str, Any]) -> dict[str, Any]:
-    with quiet():  # the imports, too, write into the log
-        from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
-            StableDiffusionPipeline,
-        )
-        from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+def read_vae_file(
+    path: Path, config: Mapping[str, Any], name: str, dtype: torch.dtype | None = None
+) -> Any:
+    """The autoencoder in one file: alone, in the original layout or diffusers', or in a checkpoint.
 
-        pipeline: Any = StableDiffusionPipeline.from_single_file(
-            str(path), safety_checker=None, cache_dir=cache_dir, **options
-        )
-        scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
-    return {
-        "unet": pipeline.unet,
-        "vae": pipeline.vae,
-        "text_encoder": pipeline.text_encoder,
-        "tokenizer": pipeline.tokenizer,
-        "scheduler": scheduler,
-    }
+    Args:
+        config: its settings, which are not in the file.
+        name: what to call it in an error.
+
+    Raises:
+        ValueError: a pickled file, which is not opened; one of another kind; a broken one.
+    """
+    check_suffix(path)
+    with blaming("vae", name):
+        shapes = read_header(path).shapes
+        prefix = next((p for p in _VAES if any(key.startswith(p) for key in shapes)), "")
+        first = shapes.get(f"{prefix}decoder.conv_in.weight")
+        if first is None:
+            raise ValueError(
+                f"it holds no autoencoder of Stable Diffusion (no {prefix}decoder.conv_in.weight, "
+                f"but {next(iter(shapes), 'nothing')}); wanted an AutoencoderKL"
+            )
+        if first[1] != config["latent_channels"]:
+            raise ValueError(
+                f"it has {first[1]} latent channels, and wanted are {config['latent_channels']}: "
+                "it is another kind of model's"
+            )
+        weights = read_weights(path, [key for key in shapes if key.startswith(prefix)])
+        return build("vae", config, _convert_vae(weights, config), dtype)
 
 
-def _check_content(path: Path, *, vae_given: bool) -> None:
-    """Look at the file's header alone: is this a whole model of a supported kind?"""
-    try:
-        with safe_open(path, framework="pt") as opened:
-            keys = list(opened.keys())
-            shape = opened.get_slice(_FIRST_LAYER).get_shape() if _FIRST_LAYER in keys else None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(
-            f"{path.name} is not a readable safetensors file ({first_line(error)}): if the "
-            "download was cut off, fetch it again"
-        ) from error
+def _convert_unet(weights: dict[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
+    from diffusers.loaders import single_file_utils
+
+    convert: Any = single_file_utils.convert_ldm_unet_checkpoint
+    return _with_leftovers(weights, convert(weights, dict(config)))
+
+
+def _convert_vae(weights: dict[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
+    from diffusers.loaders import single_file_utils
+
+    if any(".down_blocks." in key for key in weights):  # diffusers' own names
+        return weights
+    convert: Any = single_file_utils.convert_ldm_vae_checkpoint
+    return _with_leftovers(weights, convert(weights, dict(config)))
+
+
+def _convert_text(weights: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
+    """The text encoder's weights, in the layout of open_clip or of transformers.
+
+    The latter with ``text_model.`` in their names, or without, as in old merges.
+    """
+    if not any(key.startswith(_OPEN_CLIP) for key in weights):
+        bare = {key.removeprefix(_TEXT): tensor for key, tensor in weights.items()}
+        return {key.removeprefix("transformer."): tensor for key, tensor in bare.items()}
+    from diffusers.loaders import single_file_utils
+
+    convert: Any = single_file_utils.convert_open_clip_checkpoint
+    converted: dict[str, Tensor] = convert(
+        SimpleNamespace(config=config), weights, prefix=_OPEN_CLIP
+    )
+    return converted
+
+
+def _with_leftovers(
+    weights: Mapping[str, Tensor], converted: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """The converted weights and, under their old names, those that the conversion did not use."""
+    used = {tensor.data_ptr() for tensor in converted.values()}
+    left = {k: t for k, t in weights.items() if t.data_ptr() not in used}
+    return {**left, **converted}
+
+
+_CONVERTERS: dict[str, tuple[tuple[str, ...], Callable[..., dict[str, Tensor]]]] = {
+    "unet": ((_UNET,), _convert_unet),
+    "text_encoder": ((_TEXT,), _convert_text),
+    "vae": (_VAES, _convert_vae),
+}
+
+
+def _tokenizer(folder: ModelFolder, name: str, cache_dir: Any) -> Any:
+    """The tokenizer in a folder; where it has no vocabulary, with CLIP's, from the hub."""
+    own = folder.part("tokenizer")
+    with quiet():
+        if folder.path not in PACKAGED.values():
+            with blaming("tokenizer", name):
+                return read_tokenizer(own)
+        vocabulary = _vocabulary(name, cache_dir)
+        with blaming("tokenizer", name):
+            return read_tokenizer(vocabulary, settings=own)
+
+
+def _vocabulary(name: str, cache_dir: Any) -> ModelFolder:
+    """CLIP's vocabulary, of the first model on the hub, or in its cache, that has it."""
+    failed = None
+    for model, part in CLIP_VOCABULARIES:
+        prefix = f"{part}/" if part else ""
+        files = [f"{prefix}{file}" for file in ("vocab.json", "merges.txt")]
+        try:
+            folder = ModelFolder(fetch(model, files, None, cache_dir))
+        except FileNotFoundError as error:
+            failed = failed or error
+            continue
+        whole = folder.part(part) if part else folder
+        if whole.has("vocab.json") and whole.has("merges.txt"):
+            return whole
+    raise FileNotFoundError(
+        f"the tokenizer of {name} needs CLIP's vocabulary (vocab.json and merges.txt, 1.4 MB), "
+        f"which is not in a checkpoint: {failed or 'the hub does not have it'}. Without a network, "
+        "name a diffusers folder of the same kind by config="
+    ) from failed
+
+
+def _check_kind(name: str, header: Header, *, vae_given: bool) -> None:
+    """Look at the header alone: is this a whole model of a supported kind?"""
+    keys = header.shapes.keys()
     wanted = f"wanted a whole model; supported are {SUPPORTED}"
-    if any(key.startswith("conditioner.") for key in keys):
-        raise ValueError(f"{path.name} is a Stable Diffusion XL checkpoint; supported: {SUPPORTED}")
-    if any("lora" in key for key in keys):
-        raise ValueError(f"{path.name} is a LoRA, which goes with a model; {wanted}")
-    if shape is None:
+    for pattern, what in _KINDS:
+        if any(re.match(pattern, key) for key in keys):
+            raise ValueError(f"{name} is {what}; {wanted}")
+    shape = header.shapes.get(_FIRST_LAYER)
+    if shape is None or len(shape) < 2:
         raise ValueError(
-            f"{path.name} is no Stable Diffusion checkpoint (it has no {_FIRST_LAYER}, but "
-            f"{keys[0] if keys else 'nothing'!r}); {wanted}"
+            f"{name} is no Stable Diffusion checkpoint (it has no {_FIRST_LAYER}, but "
+            f"{next(iter(keys), 'nothing')!r}); {wanted}"
         )
-    if shape[1] == 9:
-        raise ValueError(f"{path.name} is an inpainting checkpoint; supported are {SUPPORTED}")
+    if shape[1] != 4:
+        raise channels_refused(name, shape[1])
     for part, prefixes in _PLACES.items():
         if not any(key.startswith(prefixes) for key in keys) and not (part == "vae" and vae_given):
             hint = "; name one by vae=" if part == "vae" else ""
-            raise ValueError(f"{path.name} holds no {part}; {wanted}{hint}")
-
-
-def _check_complete(network: Any, name: str) -> None:
-    """Raise ValueError where weights are missing: diffusers leaves them without values."""
-    for key, tensor in network.state_dict().items():
-        if tensor.is_meta:
-            raise ValueError(f"{name} is not complete: it lacks {key}; fetch it again")
+            raise ValueError(f"{name} holds no {part}; {wanted}{hint}")

@@ -1,6 +1,6 @@
 """What a piece of work on a network would cost, found without doing it.
 
-The work is run on a twin of the model whose tensors have shapes and no content (PyTorch's meta
+The work is run on a meta copy of the model whose tensors have shapes and no content (PyTorch's meta
 device). Every operation passes by two counters: one for its floating point operations, one for the
 bytes that are alive.
 """
@@ -8,10 +8,9 @@ bytes that are alive.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +20,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from dragwidget.diffusion.lora import LoRA
 from dragwidget.diffusion.model import DiffusionModel
+from dragwidget.diffusion.switches import Switch
 
-__all__ = ["Cost", "bytes_of", "cost_of", "twin"]
+__all__ = ["Cost", "bytes_of", "cost_of", "meta_copy"]
+
+T = TypeVar("T")
 
 META = torch.device("meta")
 
@@ -44,7 +45,7 @@ class Cost:
     left: int
 
 
-class _Twin(DiffusionModel):
+class _MetaCopy(DiffusionModel):
     """A model of meta tensors."""
 
     @property
@@ -55,24 +56,29 @@ class _Twin(DiffusionModel):
     def waiting_device(self) -> torch.device:
         return META
 
-    @contextmanager
-    def _again(self, lora: LoRA | None) -> Iterator[None]:
-        with super()._again(lora), _FusedAttention():
-            yield
+    def _again(self, switches: list[Switch], work: Callable[[], T]) -> T:
+        with _FusedAttention():
+            return super()._again(switches, work)
 
 
-def twin(model: DiffusionModel) -> DiffusionModel:
-    """A model of the same shape on the meta device; its text encoder is the model's own."""
+def meta_copy(model: DiffusionModel, of: DiffusionModel | None = None) -> DiffusionModel:
+    """A model of the same shape on the meta device; its text encoder is the model's own.
+
+    Args:
+        of: a meta copy of a model with the same networks, which are shared.
+    """
+    if of is not None:
+        return _MetaCopy(**{**model.parts, "unet": of.unet, "vae": of.vae})
     networks = []
     for network in (model.unet, model.vae):
         with META:
             made = type(network).from_config(network.config)
         networks.append(torch.nn.Module.to(made, dtype=next(network.parameters()).dtype))
-    return _Twin(**{**model.parts, "unet": networks[0], "vae": networks[1]})
+    return _MetaCopy(**{**model.parts, "unet": networks[0], "vae": networks[1]})
 
 
 def cost_of(model: DiffusionModel, work: Callable[[], object]) -> Cost:
-    """Of work with a twin. What the work returns is alive when it is done."""
+    """Of work with a meta copy. What the work returns is alive when it is done."""
     with _FusedAttention(), _Counter((model.unet, model.vae)) as counter:
         result = work()
         left = counter.now
@@ -104,6 +110,68 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Ten
     return out
 
 
+# What an operation without side effects returns and its flops, by the shapes of its arguments.
+# PyTorch computes both in Python, which takes most of the time of a pass, and a pass repeats most
+# of its operations.
+_results: dict[Any, Any] = {}
+_MAX_RESULTS = 20_000
+_pure: dict[Any, bool] = {}
+
+
+def _run(func: Any, args: Any, kwargs: Any) -> tuple[Any, float]:
+    """Result and flops of an operation on meta tensors, remembered by the arguments' shapes."""
+    if func not in _pure:
+        schema = func._schema
+        aliases = (*schema.arguments, *schema.returns)
+        _pure[func] = not any(each.alias_info for each in aliases)
+    if not _pure[func]:
+        return _compute(func, args, kwargs)
+    key = (func, _shape_of(args), _shape_of(tuple(kwargs.items())))
+    try:
+        known = _results.get(key)
+    except TypeError:  # an argument that is neither a tensor nor a plain value
+        return _compute(func, args, kwargs)
+    if known is not None:
+        kind, layouts, flops = known
+        made = [layout and _empty(*layout) for layout in layouts]
+        return (kind(made) if kind in (tuple, list) else made[0]), flops
+    out, flops = _compute(func, args, kwargs)
+    leaves = out if isinstance(out, tuple | list) else (out,)
+    if all(leaf is None or _on_meta(leaf) for leaf in leaves):
+        if len(_results) >= _MAX_RESULTS:
+            _results.clear()
+        _results[key] = (type(out), [_layout(leaf) for leaf in leaves], flops)
+    return out, flops
+
+
+def _compute(func: Any, args: Any, kwargs: Any) -> tuple[Any, float]:
+    out = func(*args, **kwargs)
+    count = flop_registry.get(func.overloadpacket)
+    return out, count(*args, **kwargs, out_val=out) if count else 0.0
+
+
+def _on_meta(value: object) -> bool:
+    return isinstance(value, Tensor) and value.device == META
+
+
+def _empty(shape: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.empty_strided(shape, stride, dtype=dtype, device=META)
+
+
+def _layout(tensor: Tensor | None) -> tuple[Any, ...] | None:
+    return None if tensor is None else (tuple(tensor.shape), tensor.stride(), tensor.dtype)
+
+
+def _shape_of(value: Any) -> Any:
+    """All of an argument that a result's shape depends on."""
+    if isinstance(value, Tensor):
+        # An expanded tensor's result may be expanded, so its strides count.
+        return (tuple(value.shape), value.stride(), value.dtype, value.device.type)
+    if isinstance(value, tuple | list):
+        return tuple(map(_shape_of, value))
+    return (type(value), value)  # 1, 1.0 and True are equal
+
+
 class _Counter(TorchDispatchMode):
     """Counts operations, and the bytes of every tensor for as long as it lives."""
 
@@ -118,10 +186,9 @@ class _Counter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        if count := flop_registry.get(func.overloadpacket):
-            self.flops += count(*args, **kwargs, out_val=out)
-        for tensor in tree_leaves(out):
+        out, flops = _run(func, args, kwargs)
+        self.flops += flops
+        for tensor in tree_leaves(out) if isinstance(out, tuple | list) else (out,):
             if isinstance(tensor, Tensor) and tensor.device == META:
                 self._note(tensor.untyped_storage())
         return out

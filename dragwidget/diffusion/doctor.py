@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from dragwidget import __version__
 from dragwidget.data.instructions import DragInstructions
 from dragwidget.data.settings import DragSettings
+from dragwidget.diffusion.devices import calculates_fast
 from dragwidget.diffusion.loading import choose_device, load_model
 from dragwidget.diffusion.model import Conditioning, DiffusionModel
 from dragwidget.diffusion.reading import first_line
@@ -58,16 +60,19 @@ class Report:
 
 
 def examine(
-    model: str | os.PathLike[str] = "critters", *, device: str | torch.device = "auto"
+    model: str | os.PathLike[str] = "critters",
+    *,
+    device: str | torch.device = "auto",
+    **options: Any,
 ) -> Report:
     """Look at everything that an edit needs; a few seconds with the embedded model.
 
-    Nothing is raised: what fails is a finding that is not ``ok``.
+    ``options`` are ``load_model``'s. Nothing is raised: what fails is a finding that is not ``ok``.
     """
     findings = [Finding("dragwidget", __version__), Finding("python", _python())]
     findings += map(_package, _PACKAGES)
     findings += [_device(device), Finding("memory", _memory()), _cache()]
-    return Report((*findings, *_try_model(model, device)))
+    return Report((*findings, *_try_model(model, device, options)))
 
 
 def _python() -> str:
@@ -87,7 +92,8 @@ def _device(wanted: str | torch.device) -> Finding:
     except ValueError as error:
         return Finding("device", str(error), ok=False)
     if device.type != "cuda":
-        return Finding("device", f"{device}, {torch.get_num_threads()} threads")
+        slow = "" if calculates_fast(device, torch.bfloat16) else ", no instructions for bfloat16"
+        return Finding("device", f"{device}, {torch.get_num_threads()} threads{slow}")
     free, total = torch.cuda.mem_get_info(device)
     name = torch.cuda.get_device_name(device)
     return Finding("device", f"{device}, {name}, {_size(free)} of {_size(total)} free")
@@ -115,11 +121,13 @@ def _size(count: float) -> str:
     return f"{count / 2**30:.1f} GiB"
 
 
-def _try_model(source: str | os.PathLike[str], device: str | torch.device) -> Iterator[Finding]:
+def _try_model(
+    source: str | os.PathLike[str], device: str | torch.device, options: dict[str, Any]
+) -> Iterator[Finding]:
     loaded: list[DiffusionModel] = []
 
     def load() -> str:
-        loaded.append(load_model(source, device=device))
+        loaded.append(load_model(source, device=device, **options))
         count = sum(p.numel() for n in (loaded[0].unet, loaded[0].vae) for p in n.parameters())
         return f"{source} loads: {count / 1e6:.1f} million weights in {loaded[0].dtype}"
 

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dragwidget.data.quoting import quoted
 from dragwidget.data.settings import DragSettings, RenderSettings, Settings
 from dragwidget.diffusion.attention import layers_of, self_attention_layers
-from dragwidget.diffusion.checkpoint import is_checkpoint, read_checkpoint
-from dragwidget.diffusion.hub import INDEX, MODEL, VAE, fetch, is_hub_id
+from dragwidget.diffusion.checkpoint import (
+    check_suffix,
+    config_folder,
+    is_checkpoint,
+    read_checkpoint,
+    read_vae_file,
+)
+from dragwidget.diffusion.devices import calculates_fast
+from dragwidget.diffusion.domain import Domain
+from dragwidget.diffusion.folder import STEMS, ModelFolder
+from dragwidget.diffusion.hub import CONFIGS, VAE_CONFIGS, fetch, fetch_weights
 from dragwidget.diffusion.low_memory import Memory, check_memory
 from dragwidget.diffusion.model import DiffusionModel
-from dragwidget.diffusion.reading import check_index, check_parts, read_parts, read_vae
+from dragwidget.diffusion.noise_levels import check_prediction_type
+from dragwidget.diffusion.reading import read_configs, read_parts, read_vae, read_vae_config
+from dragwidget.diffusion.sources import locate
+from dragwidget.drag.torch_state import in_plain_torch
 
 __all__ = ["EMBEDDED", "choose_device", "choose_dtype", "load_model"]
 
@@ -46,15 +61,27 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
 
 
 def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """The type asked for; ``"auto"``: float16 on CUDA, else float32."""
+    """The type asked for; ``"auto"``: float16 on CUDA, else float32.
+
+    Warns where the device calculates in it without hardware for it, 50 to 100 times slower.
+    """
     if dtype == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
     named = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if named not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         raise ValueError(f"dtype must be 'auto', 'float32', 'float16' or 'bfloat16', got {dtype!r}")
+    if not calculates_fast(device, named):
+        word = str(named).removeprefix("torch.")
+        warnings.warn(
+            f"this {device.type.upper()} has no instructions for {word}, which can make it 50 to "
+            "100 times slower than float32: use dtype='auto'",
+            UserWarning,
+            stacklevel=3,
+        )
     return named
 
 
+@in_plain_torch
 def load_model(
     source: str | os.PathLike[str] = "critters",
     *,
@@ -62,43 +89,82 @@ def load_model(
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
     revision: str | None = None,
+    variant: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     config: str | os.PathLike[str] | None = None,
+    prediction_type: str | None = None,
     memory: Memory = "normal",
 ) -> DiffusionModel:
-    """Load a Stable-Diffusion-type model.
+    """Load a model of Stable Diffusion 1.x's or 2.x's kind.
 
     Args:
         source: ``"critters"`` (the embedded model, offline), a diffusers folder, a
-            ``.safetensors`` checkpoint, or a model's id on the Hugging Face hub.
-        vae: another autoencoder, as a diffusers folder or hub id.
+            ``.safetensors`` checkpoint in the original layout, or a model's id ``"owner/model"``
+            on the Hugging Face hub. ``~`` is the home folder; a URL is not fetched.
+        vae: another autoencoder: a diffusers folder, of it alone or of a whole model; a
+            ``.safetensors`` file in the original or diffusers' layout, whose settings are then
+            those of the model's own; or a hub id.
         device: ``"auto"`` is CUDA, else MPS, else CPU.
-        dtype: of the weights; ``"auto"`` is float16 on CUDA and float32 elsewhere.
+        dtype: of the weights: ``"float32"``, ``"float16"``, ``"bfloat16"``; ``"auto"`` is float16
+            on CUDA and float32 elsewhere.
         revision: branch, tag or commit of a hub model.
+        variant: which weights are read (and fetched) where a folder or hub model has several, as
+            ``"fp16"`` or ``"non_ema"``: of each network those of this variant, or the plain ones
+            where it has none of it. By default ``fp16`` for float16 and the plain ones otherwise,
+            or else the only ones that there are.
         cache_dir: where hub models are kept; by default Hugging Face's own folder.
         config: for a checkpoint file, the diffusers folder or hub id whose layout it has; by
-            default diffusers guesses it, and fetches it from the hub.
+            default that of Stable Diffusion 1 or 2, told by the width of its text.
+        prediction_type: ``"epsilon"`` or ``"v_prediction"``: what the UNet predicts, noise or
+            velocity. By default what the checkpoint itself says (the tensor ``v_pred``, or
+            ``modelspec.prediction_type`` or ``modelspec.predict_key`` in its header), else the
+            scheduler's configuration. Where neither does, and models of its kind do either, a
+            warning says that it is a guess.
         memory: ``"low"``: less memory on the device, more time; see ``DiffusionModel``.
 
     Raises:
-        FileNotFoundError: no such folder, file or hub model.
+        FileNotFoundError: no such folder, file or hub model, or the hub cannot be reached.
+        TypeError: a name that is neither text nor a path.
         ValueError: a model of a kind that is not supported, or a broken one; a device or type that
-            there is not.
+            there is not; a name that is never looked up.
     """
     device = choose_device(device)
     dtype = choose_dtype(dtype, device)
+    predicts = check_prediction_type(prediction_type)
+    _check_words(variant=variant, revision=revision)
     waits = torch.device("cpu") if check_memory(memory) == "low" else device
-    name = str(source)
-    other_vae = None if vae is None else read_vae(_find_vae(str(vae), cache_dir), str(vae))
-    if is_checkpoint(name):
-        folder = None
+    name, request = str(source), _Request(revision, variant, cache_dir, dtype)
+    vae_path = None if vae is None else locate(vae, "a vae")
+    here = EMBEDDED[name] if name in EMBEDDED else locate(source, "a model")
+    if here is not None and is_checkpoint(str(here)):
+        check_suffix(here)
+        folder = config_folder(here, config, cache_dir)
+        own_vae = folder.part("vae")
+        other = None if vae is None else _read_vae(str(vae), vae_path, own_vae, request)
         parts = read_checkpoint(
-            Path(name).expanduser(), config=config, cache_dir=cache_dir, vae=other_vae
+            here,
+            folder,
+            cache_dir=cache_dir,
+            vae=other,
+            vae_name=str(vae or ""),
+            prediction_type=predicts,
+            dtype=dtype,
         )
+        recommended, domain = _recommended(None, parts["unet"]), Domain()
     else:
-        folder = _find(name, revision, cache_dir)
-        parts = read_parts(folder, name, vae=other_vae)
-    check_parts(parts, name)
+        _refuse_config(config, name)
+        folder = request.open(here, name)
+        other = None
+        if vae is not None:
+            other = _read_vae(str(vae), vae_path, folder.part("vae"), request)
+        configs = read_configs(
+            folder, name, vae=None if other is None else other.config, vae_name=str(vae or "")
+        )
+        if here is None:
+            request.weights(name, [p for p in STEMS if p != "vae" or other is None], folder)
+        parts = read_parts(folder, name, configs=configs, vae=other, prediction_type=predicts)
+        recommended = _recommended(folder, parts["unet"])
+        domain = _domain(folder) if other is None else Domain()
     for part, where in (("unet", device), ("vae", waits), ("text_encoder", waits)):
         # Not ``parts[part].to``: diffusers would log that it may not suit every model.
         parts[part] = torch.nn.Module.to(parts[part], where, dtype)
@@ -109,52 +175,111 @@ def load_model(
         prediction_type=scheduler.config["prediction_type"],
         steps_offset=scheduler.config["steps_offset"],
         name=name,
-        fingerprint=_fingerprint(parts, scheduler),
-        recommended=_recommended(folder, parts["unet"]),
+        recommended=recommended,
         memory=memory,
+        domain=domain,
+        loaded_with={
+            what: str(word)
+            for what, word in (
+                ("vae", vae),
+                ("revision", revision),
+                ("variant", variant),
+                ("cache_dir", cache_dir),
+                ("config", config),
+                ("prediction_type", prediction_type),
+            )
+            if word is not None
+        },
     )
 
 
-def _find(name: str, revision: str | None, cache_dir: Any) -> Path:
-    """The local folder of a model whose index says that it is supported."""
-    folder = EMBEDDED.get(name, Path(name).expanduser())
-    if folder.exists():
-        check_index(folder, name)
-        return folder
-    if not is_hub_id(name):
-        known = ", ".join(map(repr, EMBEDDED))
-        raise FileNotFoundError(
-            f"there is no model {name!r}: wanted {known}, a folder, a .safetensors file or an id "
-            "on the Hugging Face hub"
-        )
-    # First its kind, which is a small file: it may not be worth the gigabytes.
-    check_index(fetch(name, INDEX, revision, cache_dir), name)
-    return fetch(name, MODEL, revision, cache_dir)
+@dataclass(frozen=True)
+class _Request:
+    """How hub models are fetched and weights are chosen."""
 
+    revision: str | None
+    variant: str | None
+    cache_dir: str | os.PathLike[str] | None
+    dtype: torch.dtype
 
-def _find_vae(name: str, cache_dir: Any) -> Path:
-    """The folder of an autoencoder, which may be part of a whole model's."""
-    folder = Path(name).expanduser()
-    if not folder.exists():
-        if not is_hub_id(name):
-            raise FileNotFoundError(
-                f"there is no vae {name!r}: wanted a diffusers folder or an id on the Hugging Face "
-                "hub"
+    def open(self, here: Path | None, name: str, files: Sequence[str] = CONFIGS) -> ModelFolder:
+        """A folder here, or the small files of a hub model: it may not be worth the gigabytes."""
+        path = fetch(name, files, self.revision, self.cache_dir) if here is None else here
+        if not path.is_dir():
+            raise ValueError(
+                f"{name} is no model: wanted a diffusers folder, which holds a model_index.json, "
+                "or a checkpoint, which is a .safetensors file"
             )
-        folder = fetch(name, VAE, None, cache_dir)
-    return folder / "vae" if (folder / "vae").is_dir() else folder
+        return ModelFolder(path, self.variant, self.dtype)
+
+    def weights(self, name: str, parts: Sequence[str], folder: ModelFolder) -> None:
+        """Fetch the weights of a hub model's parts, of the same commit as its small files."""
+        fetch_weights(
+            name, parts, folder.path.name, self.cache_dir,
+            variant=self.variant, half=self.dtype == torch.float16,
+        )  # fmt: skip
 
 
-def _recommended(folder: Path | None, unet: Any) -> Settings:
+def _read_vae(name: str, here: Path | None, own: ModelFolder, request: _Request) -> Any:
+    """The autoencoder that a caller names, see ``load_model``.
+
+    Args:
+        own: the folder of the model's own, whose settings are those of a single file.
+    """
+    if here is not None and not here.is_dir():
+        return read_vae_file(here, read_vae_config(own, str(own.path)), name, request.dtype)
+    # The revision and the variant that are named are the model's; a vae may not have them.
+    request = replace(request, revision=None, variant=None)
+    folder = request.open(here, name, VAE_CONFIGS)
+    part = "vae" if (folder.path / "vae").is_dir() else ""
+    inside = folder.part(part) if part else folder
+    config = read_vae_config(inside, name)
+    if here is None:
+        request.weights(name, [part], folder)
+    return read_vae(inside, config, name)
+
+
+def _refuse_config(config: object, name: str) -> None:
+    if config is not None:
+        raise ValueError(
+            f"config= is for a checkpoint file, and {name} is a folder, which has its own "
+            "configuration: leave it out"
+        )
+
+
+def _check_words(**words: str | None) -> None:
+    """Raise ValueError for what is no name of a variant or a revision."""
+    for what, word in words.items():
+        if word is not None and not re.fullmatch(r"[A-Za-z0-9][\w./-]*", word):
+            raise ValueError(f"{what} must be a name, got {quoted(word)}")
+
+
+def _recommended(folder: ModelFolder | None, unet: Any) -> Settings:
     """The settings a model's folder recommends; otherwise the paper's, counted in this network."""
-    if folder is not None and (folder / RECOMMENDED_FILE).is_file():
+    if folder is not None and folder.has(RECOMMENDED_FILE):
         try:
-            content = json.loads((folder / RECOMMENDED_FILE).read_text("utf-8"))
+            content = folder.json(RECOMMENDED_FILE)
             return Settings.from_dict(content["recommended"])
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            file = folder.path / RECOMMENDED_FILE
             raise ValueError(
-                f"{folder / RECOMMENDED_FILE} recommends no settings that can be read: {error!r}"
+                f"{file} recommends no settings that can be read: {error!r}"
             ) from error
+    return _paper_settings(unet)
+
+
+def _domain(folder: ModelFolder) -> Domain:
+    """The images that a model's folder says it knows."""
+    if not folder.has(RECOMMENDED_FILE) or "domain" not in folder.json(RECOMMENDED_FILE):
+        return Domain()
+    try:
+        return Domain.from_dict(folder.json(RECOMMENDED_FILE)["domain"])
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        file = folder.path / RECOMMENDED_FILE
+        raise ValueError(f"{file} describes no domain that can be read: {error!r}") from error
+
+
+def _paper_settings(unet: Any) -> Settings:
     # The paper's places: the last decoder block but one, and the attention that starts there.
     block = max(0, len(unet.up_blocks) - 2)
     behind = sum(len(layers_of(up)) for up in unet.up_blocks[block:])
@@ -162,18 +287,3 @@ def _recommended(folder: Path | None, unet: Any) -> Settings:
         drag=DragSettings(feature_blocks=(block + 1,)),
         render=RenderSettings(start_layer=len(self_attention_layers(unet)) - behind),
     )
-
-
-def _fingerprint(parts: dict[str, Any], scheduler: Any) -> str:
-    """A digest of what decides a result: a few values of every weight, the words, the noise."""
-    digest = hashlib.sha256()
-    for part in ("unet", "vae", "text_encoder"):
-        for name, tensor in parts[part].state_dict().items():
-            flat = tensor.detach().flatten()
-            sample = flat[:: max(1, len(flat) // 64)].float().cpu().numpy().tobytes()
-            digest.update(f"{part}.{name} {tuple(tensor.shape)} {tensor.dtype}".encode() + sample)
-    digest.update(json.dumps(sorted(parts["tokenizer"].get_vocab().items())).encode())
-    digest.update(scheduler.alphas_cumprod.numpy().tobytes())
-    numbers = [scheduler.config[key] for key in ("prediction_type", "steps_offset")]
-    digest.update(json.dumps([*numbers, parts["vae"].config["scaling_factor"]]).encode())
-    return digest.hexdigest()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -11,7 +10,9 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["Memory", "check_memory", "checkpointed", "on_device"]
+from dragwidget.diffusion.switches import Around, Switch, Turn
+
+__all__ = ["Memory", "check_memory", "checkpoints", "on_device"]
 
 Memory = Literal["normal", "low"]
 
@@ -27,59 +28,49 @@ def check_memory(memory: str) -> Memory:
     return "low" if memory == "low" else "normal"
 
 
-@contextmanager
-def checkpointed(
-    unet: nn.Module, again: Callable[[], AbstractContextManager[Any]]
-) -> Iterator[None]:
-    """While this lasts, a pass of a UNet with a graph keeps only what its layers start from.
+def checkpoints(
+    unet: nn.Module,
+    inner: Sequence[Switch],
+    again: Callable[[list[Switch], Callable[[], Any]], Any],
+) -> list[Switch]:
+    """What lets a pass of a UNet with a graph keep only what its layers start from.
 
     What lies within a layer is computed a second time for the gradient, bit for bit (Chen et al.,
     arXiv 1604.06174).
 
     Args:
-        again: a context for that second time, which may be after this one is over, and on another
-            thread: what is switched on for the pass has to be on then, too.
+        inner: what is on in the pass and has to be on within a layer that second time, too.
+        again: calls its second argument with its first switched on; it may do so after the pass is
+            over, and on another thread.
     """
-    own: list[tuple[nn.Module, Any]] = []
-    try:
-        for module in unet.modules():
-            if type(module).__name__ in _CHECKPOINTED:
-                forward: Any = module.forward
-                own.append((module, module.__dict__.get("forward")))
-                module.forward = partial(_checkpoint, forward, again)
-        yield
-    finally:
-        for module, forward in own:
-            del module.forward
-            if forward is not None:
-                module.forward = forward
+
+    def keep_inputs(
+        within: list[Switch], forward: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        first = iter([forward])  # it runs inside the pass, where all is on
+
+        def second(*args: Any, **kwargs: Any) -> Any:
+            return again(within, partial(forward, *args, **kwargs))
+
+        return checkpoint(
+            lambda *args, **kwargs: next(first, second)(*args, **kwargs),
+            *args,
+            use_reentrant=False,
+            preserve_rng_state=False,  # nothing is random in a pass
+            **kwargs,
+        )
+
+    switches: list[Switch] = []
+    for layer in unet.modules():
+        if type(layer).__name__ in _CHECKPOINTED:
+            parts = set(layer.modules())
+            within = [switch for switch in inner if switch.module in parts]
+            switches.append(Around(layer, partial(keep_inputs, within)))
+    return switches
 
 
-def _checkpoint(
-    forward: Callable[..., Any],
-    again: Callable[[], AbstractContextManager[Any]],
-    *args: Any,
-    **kwargs: Any,
-) -> Any:
-    if not torch.is_grad_enabled():
-        return forward(*args, **kwargs)
-    return checkpoint(
-        forward,
-        *args,
-        use_reentrant=False,
-        preserve_rng_state=False,  # nothing is random in a pass
-        context_fn=lambda: (nullcontext(), again()),
-        **kwargs,
-    )
-
-
-@contextmanager
-def on_device(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """A module that waits on the CPU is on a device while this lasts."""
-    home = next(module.parameters()).device
-    with ExitStack() as stack:
-        if home != device:
-            # Not ``module.to``: diffusers would log that it may not suit every model.
-            stack.callback(nn.Module.to, module, home)
-            nn.Module.to(module, device)
-        yield
+def on_device(module: nn.Module, device: torch.device) -> Turn:
+    """A context in which a module that waits elsewhere is on a device, for one thread at a time."""
+    return Turn(module, device=device)

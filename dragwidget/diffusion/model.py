@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,12 +16,26 @@ import torch
 from torch import Tensor, nn
 
 from dragwidget.data.settings import RenderSettings, Settings
-from dragwidget.diffusion.lora import LoRA, enabled
-from dragwidget.diffusion.low_memory import Memory, check_memory, checkpointed, on_device
+from dragwidget.diffusion.domain import Domain
+from dragwidget.diffusion.fingerprint import digest_of, stamp_of
+from dragwidget.diffusion.lora import TEXT_ENCODER, LoRA, switches_of
+from dragwidget.diffusion.low_memory import Memory, check_memory, checkpoints
+from dragwidget.diffusion.switches import Behind, Switch, lock_of, run
 from dragwidget.drag.evaluation import ModelOutput
-from dragwidget.drag.noise_path import PredictionType, Schedule
+from dragwidget.drag.noise_path import PredictionType, Schedule, Time
+from dragwidget.drag.torch_state import in_plain_torch, ordinary, ordinary_weights
 
-__all__ = ["Conditioning", "DiffusionModel", "Predictor"]
+__all__ = ["MAX_PROMPT", "Conditioning", "DiffusionModel", "Predictor", "loaded_models"]
+
+T = TypeVar("T")
+
+MAX_PROMPT = 8192  # characters that are tokenized; 75 tokens are some 400
+_LOADED: weakref.WeakSet[DiffusionModel] = weakref.WeakSet()
+
+
+def loaded_models() -> list[DiffusionModel]:
+    """The models that this process holds."""
+    return list(_LOADED)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,13 +74,18 @@ class DiffusionModel:
 
     Attributes:
         name: what it was loaded from.
-        fingerprint: stands for the weights wherever a result must remember what made it.
         recommended: the settings that suit this model; the paper's unless it says otherwise.
         memory: ``"low"``: for gradients, activations are computed twice, not kept; autoencoder and
             text encoder may wait on the CPU, and so does what a render remembers. The results are
             the same, the time is more.
+        domain: the images that the model knows.
+        loaded_with: the options of ``load_model`` that were given: ``vae``, ``revision``,
+            ``variant``, ``cache_dir``, ``config``, ``prediction_type``; ``None`` where the model
+            was not loaded by name, or has other parts since. With ``name``, ``device``, ``dtype``
+            and ``memory`` they load the same model again.
     """
 
+    @in_plain_torch
     def __init__(
         self,
         *,
@@ -78,36 +97,55 @@ class DiffusionModel:
         prediction_type: PredictionType = "epsilon",
         steps_offset: int = 1,
         name: str = "model",
-        fingerprint: str = "",
         recommended: Settings | None = None,
         memory: Memory = "normal",
+        loaded_with: Mapping[str, str] | None = None,
+        domain: Domain | None = None,
     ) -> None:
         # Any: diffusers and transformers do not say what their modules hold.
-        self.unet: Any = unet.eval().requires_grad_(False)
-        self.vae: Any = vae.eval().requires_grad_(False)
-        self.text_encoder: Any = text_encoder.eval().requires_grad_(False)
+        self.unet: Any = ordinary_weights(unet).eval().requires_grad_(False)
+        self.vae: Any = ordinary_weights(vae).eval().requires_grad_(False)
+        self.text_encoder: Any = ordinary_weights(text_encoder).eval().requires_grad_(False)
         self.tokenizer: Any = tokenizer
-        self.alphas_cumprod = alphas_cumprod.float().cpu()
+        self.alphas_cumprod = ordinary(alphas_cumprod).float().cpu()
         self.prediction_type: PredictionType = prediction_type
         self.steps_offset = steps_offset
-        # Held during every pass that has hooks in the network, so that no other thread's pass, say
-        # of a preview, goes through them.
-        self.lock = threading.RLock()
         self.name = name
-        self.fingerprint = fingerprint or name
+        self._known: tuple[object, str] | None = None
         self.recommended = recommended or Settings()
         self.memory = check_memory(memory)
+        self.loaded_with = None if loaded_with is None else dict(loaded_with)
+        self.domain = domain or Domain()
+        _LOADED.add(self)
 
     @property
     def parts(self) -> dict[str, Any]:
         """All that the constructor takes."""
         names = ("unet", "vae", "text_encoder", "tokenizer", "alphas_cumprod", "prediction_type")
-        more = ("steps_offset", "name", "fingerprint", "recommended", "memory")
+        more = ("steps_offset", "name", "recommended", "memory", "loaded_with", "domain")
         return {name: getattr(self, name) for name in (*names, *more)}
 
     def with_parts(self, **parts: Any) -> DiffusionModel:
-        """A model like this one, with other parts."""
-        return DiffusionModel(**{**self.parts, **parts})
+        """A model like this one, with other parts; no name and options load it any more."""
+        return DiffusionModel(**{**self.parts, "loaded_with": None, **parts})
+
+    @property
+    def lock(self) -> threading.RLock:
+        """Held during every pass of the UNet, by whatever model."""
+        return lock_of(self.unet)
+
+    @property
+    def fingerprint(self) -> str:
+        """Stands for the model wherever a result must remember what made it.
+
+        A digest of every weight and setting, made when it is first asked for and again when the
+        weights have been changed since, as ``fuse_lora`` or ``load_state_dict`` do. A few values
+        written through ``weight.data`` may go unnoticed: make a new ``DiffusionModel`` then.
+        """
+        stamp = stamp_of(self)
+        if self._known is None or self._known[0] != stamp:
+            self._known = stamp, digest_of(self)
+        return self._known[1]
 
     @property
     def device(self) -> torch.device:
@@ -123,6 +161,11 @@ class DiffusionModel:
     def dtype(self) -> torch.dtype:
         """Of the weights."""
         return _first_parameter(self.unet).dtype
+
+    @property
+    def training_steps(self) -> int:
+        """Noise levels that the network was trained on."""
+        return len(self.alphas_cumprod)
 
     @property
     def latent_channels(self) -> int:
@@ -160,9 +203,9 @@ class DiffusionModel:
         """Raise unless these settings fit this model."""
         if not isinstance(settings, Settings):
             raise TypeError(f"settings must be Settings, got {type(settings).__name__}")
-        if settings.inversion.steps > len(self.alphas_cumprod):
+        if settings.inversion.steps > self.training_steps:
             raise ValueError(
-                f"this model has {len(self.alphas_cumprod)} noise levels, got "
+                f"this model has {self.training_steps} noise levels, got "
                 f"{settings.inversion.steps} DDIM steps: set InversionSettings.steps"
             )
         highest = self.feature_block_count - 1
@@ -187,6 +230,7 @@ class DiffusionModel:
         """DDIM with this many steps, on this model's noise levels."""
         return Schedule(self.alphas_cumprod, steps, self.steps_offset, self.prediction_type)
 
+    @in_plain_torch
     def encode(
         self, pixels: npt.NDArray[np.uint8], *, generator: torch.Generator | None = None
     ) -> Tensor:
@@ -196,12 +240,13 @@ class DiffusionModel:
         """
         return self._scaled(self.posterior(pixels), generator)
 
+    @in_plain_torch
     def posterior(self, pixels: npt.NDArray[np.uint8]) -> Any:
         """The autoencoder's distribution over latents for an image (H, W, 3) uint8."""
         image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
-        with torch.no_grad(), on_device(self.vae, self.device):
-            return self.vae.encode(self._to(self.vae, image)).latent_dist
+        return self._run_vae(lambda: self.vae.encode(self._to(self.vae, image)).latent_dist)
 
+    @in_plain_torch
     def sample_posterior(self, posterior: Any, generator: torch.Generator) -> Tensor:
         """A latent (1, c, h, w) drawn from the autoencoder's posterior, scaled; for training."""
         return self._scaled(posterior, generator)
@@ -214,56 +259,81 @@ class DiffusionModel:
         scaled: Tensor = latent.float() * self.vae.config["scaling_factor"]
         return scaled
 
+    @in_plain_torch
     def decode(self, latent: Tensor) -> Tensor:
         """Latent (1, c, h, w) -> image (1, 3, H, W) float32 in [0, 1]."""
-        with torch.no_grad(), on_device(self.vae, self.device):
-            z = self._to(self.vae, latent / self.vae.config["scaling_factor"])
-            image: Tensor = self.vae.decode(z).sample
+        z = latent / self.vae.config["scaling_factor"]
+        image: Tensor = self._run_vae(lambda: self.vae.decode(self._to(self.vae, z)).sample)
         return (image.float() / 2 + 0.5).clamp(0, 1)
 
-    def embed(self, prompt: str) -> Tensor:
-        """Text -> embeddings (1, L, d) float32; a longer text is cut, with a warning."""
+    def _run_vae(self, work: Callable[[], T]) -> T:
+        with torch.no_grad():
+            return run(self.vae, (), work, device=self.device)
+
+    @in_plain_torch
+    def embed(self, prompt: str, lora: LoRA | None = None) -> Tensor:
+        """Text -> embeddings (1, L, d) float32; a longer text is cut, with a warning.
+
+        Of a text of more than ``MAX_PROMPT`` characters only that many are tokenized at all.
+
+        Args:
+            lora: switched on meanwhile, where it has a part for the text encoder.
+        """
         # Some tokenizers set no limit of their own.
         limit = min(
             self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings
         )
+        read = prompt[:MAX_PROMPT]
         tokens = self.tokenizer(
-            prompt, padding="max_length", max_length=limit, truncation=True, return_tensors="pt"
+            read, padding="max_length", max_length=limit, truncation=True, return_tensors="pt"
         ).input_ids
         # Asked for only past the limit: a second full tokenization is cheap, its own warning is not
-        full = self.tokenizer(prompt, padding=False, truncation=False, verbose=False).input_ids
-        if len(full) > limit:
+        full = self.tokenizer(read, padding=False, truncation=False, verbose=False).input_ids
+        if len(full) > limit or len(read) < len(prompt):
+            of = "" if read == prompt else f" in the first {len(read)} of {len(prompt)} characters"
             warnings.warn(
-                f"the prompt has {len(full) - 2} tokens and this model reads {limit - 2}: "
+                f"the prompt has {len(full) - 2} tokens{of} and this model reads {limit - 2}: "
                 "the rest is not used",
                 UserWarning,
                 stacklevel=2,
             )
-        with torch.no_grad(), on_device(self.text_encoder, self.device):
-            embeddings: Tensor = self.text_encoder(
-                tokens.to(_first_parameter(self.text_encoder).device)
-            )[0]
+        lora = None if lora is None else self._placed(lora, self.text_encoder)
+        network = self.text_encoder
+        with torch.no_grad():
+            embeddings: Tensor = run(
+                network,
+                switches_of(network, lora, part=TEXT_ENCODER),
+                lambda: network(tokens.to(_first_parameter(network).device))[0],
+                device=self.device,
+            )
         return embeddings.float()
 
     def predictor(self, conditioning: Conditioning, lora: LoRA | None = None) -> Predictor:
         """This model with its text and, if there is one, its LoRA: what the method calls."""
         return Predictor(self, conditioning, lora)
 
-    @contextmanager
-    def switched(self, lora: LoRA | None) -> Iterator[None]:
-        """A pass of the network with a LoRA, no other pass beside it."""
-        with self.lock, enabled(self.unet, lora), self._checkpointed(lora):
-            yield
+    def _placed(self, lora: LoRA, network: nn.Module) -> LoRA:
+        """A LoRA on the device, in a network's own number format."""
+        dtype = _first_parameter(network).dtype
+        return lora.map(lambda m: ordinary(m).to(self.device, dtype))
 
-    def _checkpointed(self, lora: LoRA | None) -> AbstractContextManager[None]:
-        if self.memory == "normal":
-            return nullcontext()
-        return checkpointed(self.unet, partial(self._again, lora))
+    def run_unet(
+        self, lora: LoRA | None, work: Callable[[], T], switches: Sequence[Switch] = ()
+    ) -> T:
+        """Return ``work()``, one pass of the UNet with a LoRA, no other pass beside it.
 
-    @contextmanager
-    def _again(self, lora: LoRA | None) -> Iterator[None]:
-        with self.lock, enabled(self.unet, lora):
-            yield
+        Args:
+            lora: on the UNet's device.
+            switches: what else is on in the UNet meanwhile.
+        """
+        on = switches_of(self.unet, lora)
+        if self.memory == "low":
+            on += checkpoints(self.unet, on, self._again)
+        return run(self.unet, [*on, *switches], work)
+
+    def _again(self, switches: list[Switch], work: Callable[[], T]) -> T:
+        """Compute one layer a second time, for a gradient."""
+        return run(self.unet, switches, work)
 
     @staticmethod
     def _to(module: nn.Module, tensor: Tensor) -> Tensor:
@@ -283,35 +353,50 @@ class _PassDone(Exception):  # noqa: N818 - a signal, not an error
 class Predictor:
     """A network with its text and LoRA, as a ``DragModel`` and as a noise predictor."""
 
+    @in_plain_torch
     def __init__(
         self, model: DiffusionModel, conditioning: Conditioning, lora: LoRA | None = None
     ) -> None:
         self.model = model
         self.conditioning = conditioning
-        self._lora = None if lora is None else lora.map(lambda m: m.to(model.device, model.dtype))
-        self._text = DiffusionModel._to(model.unet, conditioning.batch)
+        self._lora = None if lora is None else model._placed(lora, model.unet)
+        self._text = DiffusionModel._to(model.unet, ordinary(conditioning.batch))
 
-    def predict(self, latent: Tensor, timestep: int) -> Tensor:
+    def predict(self, latent: Tensor, timestep: Time, attention: Sequence[Switch] = ()) -> Tensor:
         """Noise or velocity for a latent (1, c, h, w) at a timestep, float32."""
-        prediction = self(latent, timestep).prediction
+        prediction = self(latent, timestep, attention=attention).prediction
         assert prediction is not None
         return prediction
 
+    @in_plain_torch
     def __call__(
-        self, latent: Tensor, timestep: int, *, blocks: Sequence[int] = (), predict: bool = True
+        self,
+        latent: Tensor,
+        timestep: Time,
+        *,
+        blocks: Sequence[int] = (),
+        predict: bool = True,
+        attention: Sequence[Switch] = (),
     ) -> ModelOutput:
-        """One pass of the network; see ``DragModel``."""
+        """One pass of the network; see ``DragModel``.
+
+        Args:
+            attention: what is on in its self-attention layers meanwhile.
+        """
         unet = self.model.unet
         batch = DiffusionModel._to(unet, latent)
         if self.conditioning.guided:
             batch = torch.cat([batch, batch])
-        prediction = None
-        with (
-            self.model.switched(self._lora),
-            _block_outputs(unet, blocks, stop=not predict) as seen,
-            suppress(_PassDone),
-        ):
-            prediction = unet(batch, timestep, encoder_hidden_states=self._text).sample
+        seen: dict[int, Tensor] = {}
+
+        def work() -> Tensor | None:
+            with suppress(_PassDone):
+                output: Tensor = unet(batch, timestep, encoder_hidden_states=self._text).sample
+                return output
+            return None
+
+        taps = _taps(unet, blocks, seen, stop=not predict)
+        prediction = self.model.run_unet(self._lora, work, [*taps, *attention])
         features = tuple(self._guide_features(seen[block]) for block in blocks)
         if prediction is None or not predict:
             return ModelOutput(None, features)
@@ -334,9 +419,8 @@ class Predictor:
         return torch.cat([(1 - share) * negative, share * prompt], dim=1)
 
 
-@contextmanager
-def _block_outputs(unet: Any, blocks: Sequence[int], *, stop: bool) -> Iterator[dict[int, Tensor]]:
-    """Collect outputs of the mid block (0) and the up blocks (1, ..) during a pass.
+def _taps(unet: Any, blocks: Sequence[int], seen: dict[int, Tensor], *, stop: bool) -> list[Switch]:
+    """What puts the outputs of the mid block (0) and the up blocks (1, ..) of a pass into ``seen``.
 
     With ``stop`` the pass is left, by ``_PassDone``, once the last one has been seen.
     """
@@ -347,19 +431,13 @@ def _block_outputs(unet: Any, blocks: Sequence[int], *, stop: bool) -> Iterator[
             f"this model has no feature block {unknown[0]}: its blocks are 0 (mid) to "
             f"{len(modules) - 1} (the last up block); set DragSettings.feature_blocks"
         )
-    seen: dict[int, Tensor] = {}
 
-    def collect(index: int) -> Callable[..., None]:
-        def hook(_module: nn.Module, _inputs: object, output: Any) -> None:
+    def collect(index: int) -> Callable[[Any], None]:
+        def tap(output: Any) -> None:
             seen[index] = output[0] if isinstance(output, tuple) else output
             if stop and len(seen) == len(set(blocks)):
                 raise _PassDone
 
-        return hook
+        return tap
 
-    handles = [modules[block].register_forward_hook(collect(block)) for block in set(blocks)]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
+    return [Behind(modules[block], collect(block)) for block in set(blocks)]

@@ -1,190 +1,288 @@
 """The parts of a model, read from a folder in diffusers' layout.
 
-Only safetensors are read: pickled weights can run code. A model's own code is never run. What the
-libraries would only mention in their log, weights or words that are missing, is an error here.
+Only JSON and safetensors are read, nothing else is opened: pickled weights can run code, and so can
+a model's own modules. Networks are built from their settings and filled from tensors, here and
+nowhere else; what is missing or left over is an error that names it.
 """
 
 from __future__ import annotations
 
-import json
 import logging
+import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from dragwidget.data.quoting import quoted
+from dragwidget.diffusion.folder import STEMS, ModelFolder, weight_variants
+from dragwidget.diffusion.kinds import (
+    PARTS,
+    SUPPORTED,
+    check_configs,
+    check_index,
+    check_sizes,
+    prediction_guess,
+    text_config,
+    unet_config,
+    vae_config,
+)
+from dragwidget.diffusion.noise_levels import MARKS, SchedulerMarks, marks_of, noise_scheduler
+from dragwidget.diffusion.tokenizer import read_tokenizer
+from dragwidget.diffusion.weights import first_line, read_header
+from dragwidget.drag.noise_path import PredictionType
 
-__all__ = ["PARTS", "SUPPORTED", "check_index", "check_parts", "first_line", "quiet", "read_parts"]
+__all__ = [
+    "PARTS",
+    "SUPPORTED",
+    "blaming",
+    "build",
+    "check_tokens",
+    "first_line",
+    "quiet",
+    "read_configs",
+    "read_parts",
+    "read_vae",
+    "read_vae_config",
+]
 
-SUPPORTED = "Stable Diffusion 1.x and 2.x, epsilon or v-prediction"
-PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-MAX_LAYERS, MAX_WIDTH = 128, 1_000_000  # of any number in a network's configuration
-MAX_SIDE = 512  # latent cells; Stable Diffusion has 64 to 96
 _BYTES = 256  # a CLIP tokenizer has at least a token for each
+# The attention of autoencoders that were saved before diffusers 0.17.
+_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_OLD = re.compile(rf"(\.attentions\.\d+)\.({'|'.join(_OLD_ATTENTION)})\.(weight|bias)")
+# What comes with a network's weights and takes no part in its answers.
+_HARMLESS = re.compile(
+    r"(.*\.)?(position_ids|logit_scale|text_projection(\.weight)?|vision_model\..*|"
+    rf"visual_projection\..*|loss\..*|model_ema\..*|{'|'.join(MARKS)})"
+)
 
 
-def check_index(folder: Path, name: str) -> None:
-    """Raise ValueError unless ``model_index.json`` says that this is a model of a supported kind.
+def read_configs(
+    folder: ModelFolder, name: str, *, vae: Mapping[str, Any] | None = None, vae_name: str = ""
+) -> dict[str, Any]:
+    """The settings of a model's networks, of a supported kind and such that they fit.
 
     Args:
         name: what to call the model in an error.
+        vae: the settings of the autoencoder that takes the place of its own.
+        vae_name: what to call that one.
     """
-    file = folder / "model_index.json"
-    if not file.is_file():
+    if not folder.has("model_index.json"):
         raise ValueError(
-            f"{name} is no model: a diffusers folder holds a model_index.json, and a checkpoint "
-            "is a .safetensors file"
+            f"{name} is no model: a diffusers folder holds a model_index.json, and a checkpoint is "
+            "a .safetensors file"
         )
-    try:
-        index = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file} cannot be read ({error}): fetch the model again") from error
-    if not isinstance(index, dict):
-        raise ValueError(f"{file} is not a model's index: fetch the model again")
-    kind = str(index.get("_class_name"))
-    if kind != "StableDiffusionPipeline":
-        raise ValueError(f"{name} is a {kind}; supported are {SUPPORTED}")
-    absent = [
-        part
-        for part in PARTS
-        if not (isinstance(index.get(part), list) and index[part] and index[part][0])
-    ]
-    if absent:
-        raise ValueError(f"{name} lacks its {', '.join(absent)}: fetch the model again")
+    with blaming("index", name):
+        index = folder.json("model_index.json")
+    check_index(index, name)
+    with blaming("unet", name):
+        unet = folder.part("unet").json("config.json")
+        check_sizes(unet)
+    unet = unet_config(unet, name)
+    with blaming("text_encoder", name):
+        text = folder.part("text_encoder").json("config.json")
+        check_sizes(text)
+    with blaming("text_encoder", name):
+        text = text_config(text, name)
+    vae = dict(read_vae_config(folder.part("vae"), name) if vae is None else vae)
+    check_configs(unet, vae, text, name, vae_name or name)
+    return {"index": index, "unet": unet, "vae": vae, "text_encoder": text}
 
 
-def read_parts(folder: Path, name: str, *, vae: Any = None) -> dict[str, Any]:
-    """All parts of a model whose index has been checked; ``vae`` takes the place of its own."""
-    parts = {part: _read(part, folder / part, name) for part in PARTS if part != "vae"}
-    return {**parts, "vae": read_vae(folder / "vae", name) if vae is None else vae}
+def read_vae_config(folder: ModelFolder, name: str) -> dict[str, Any]:
+    """The settings of the autoencoder in a folder."""
+    with blaming("vae", name):
+        config = folder.json("config.json")
+        check_sizes(config)
+    return vae_config(config, name)
 
 
-def read_vae(folder: Path, name: str) -> Any:
-    return _read("vae", folder, name)
+def read_vae(folder: ModelFolder, config: Mapping[str, Any], name: str) -> Any:
+    """The autoencoder in a folder, of these settings."""
+    with blaming("vae", name):
+        return build("vae", config, folder.weights("vae"), folder.dtype)
 
 
-def _read(part: str, folder: Path, name: str) -> Any:
-    try:
-        if not folder.is_dir():
-            raise FileNotFoundError(f"there is no folder {folder}")
-        with quiet():
-            return _READERS[part](folder)
-    except Exception as error:  # whatever a reader says of a damaged file, the user needs its name
+def read_parts(
+    folder: ModelFolder,
+    name: str,
+    *,
+    configs: Mapping[str, Any],
+    vae: Any = None,
+    prediction_type: PredictionType | None = None,
+) -> dict[str, Any]:
+    """All parts of a model.
+
+    Args:
+        configs: what ``read_configs`` returns of it.
+        vae: the autoencoder that takes the place of its own.
+        prediction_type: what its UNet predicts, where the caller knows better than the folder.
+
+    Raises:
+        ValueError: a part that is missing, broken or another model's; it is named.
+    """
+    _check_variant(folder, name)
+    with blaming("unet", name):
+        headers = [read_header(file) for file in folder.part("unet").weight_files("unet")]
+    marks = marks_of(headers, name, prediction_guess(configs["unet"]), prediction_type)
+    parts: dict[str, Any] = {
+        "scheduler": read_scheduler(folder, name, configs, marks, prediction_type)
+    }
+    with blaming("tokenizer", name), quiet():
+        parts["tokenizer"] = read_tokenizer(folder.part("tokenizer"))
+    check_tokens(parts["tokenizer"], configs["text_encoder"], name)
+    for part in ("unet", "text_encoder"):
+        with blaming(part, name):
+            parts[part] = build(part, configs[part], folder.part(part).weights(part), folder.dtype)
+    parts["vae"] = read_vae(folder.part("vae"), configs["vae"], name) if vae is None else vae
+    return parts
+
+
+def read_scheduler(
+    folder: ModelFolder,
+    name: str,
+    configs: Mapping[str, Any],
+    marks: SchedulerMarks,
+    prediction_type: PredictionType | None,
+) -> Any:
+    """The noise levels of a model, see ``noise_scheduler``."""
+    with blaming("scheduler", name):
+        config = folder.part("scheduler").json("scheduler_config.json")
+    index_class = configs["index"]["scheduler"][1:2]
+    return noise_scheduler(
+        config,
+        name,
+        index_class=str(index_class[0]) if index_class else None,
+        marks=marks,
+        prediction_type=prediction_type,
+    )
+
+
+def _check_variant(folder: ModelFolder, name: str) -> None:
+    """Raise ValueError where a variant is named that no part of a model has."""
+    there: set[str] = set()
+    for part, stem in STEMS.items():
+        path = folder.path / part
+        names = [entry.name for entry in path.iterdir()] if path.is_dir() else []
+        there |= {variant or "plain" for variant in weight_variants(names, stem)}
+    if folder.variant is not None and folder.variant not in there:
         raise ValueError(
-            f"the {part} of {name} cannot be loaded: {first_line(error)}; wanted diffusers' layout "
-            "with safetensors weights. If the download was cut off, fetch the model again; "
-            "pickled weights (.bin, .ckpt) are not read, because they can run code"
-        ) from error
+            f"{name} has no weights of the variant {quoted(folder.variant)}, only "
+            f"{', '.join(sorted(there)) or 'none'}: leave variant= out, or name one of these"
+        )
 
 
-def _unet(folder: Path) -> Any:
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+def build(
+    part: str, config: Any, weights: Mapping[str, Tensor], dtype: torch.dtype | None = None
+) -> Any:
+    """A network of these settings with these weights, which are copied.
 
-    return _complete(UNet2DConditionModel, folder)
+    Args:
+        dtype: that the weights are copied to; ``None``: they keep their own.
+
+    Raises:
+        ValueError: weights that are missing, left over, of another shape or no numbers.
+    """
+    with quiet(), torch.device("meta"):
+        network = _make(part, config)
+    own = network.state_dict()
+    fitted = _fitted(weights, own)
+    _compare(fitted, own)
+    copied = {
+        key: tensor.to(dtype or tensor.dtype, copy=True)
+        for key, tensor in fitted.items()
+        if key in own
+    }
+    network.load_state_dict(copied, assign=True)
+    for module in network.modules():  # counted, not learned, and so in no file
+        ids = getattr(module, "position_ids", None)
+        if isinstance(ids, Tensor):
+            module.position_ids = torch.arange(ids.shape[-1]).expand(1, -1)
+    return network.eval()
 
 
-def _vae(folder: Path) -> Any:
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+def _make(part: str, config: Any) -> Any:
+    if part == "unet":
+        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-    return _complete(AutoencoderKL, folder)
+        return UNet2DConditionModel.from_config(dict(config))
+    if part == "vae":
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-
-def _text_encoder(folder: Path) -> Any:
+        return AutoencoderKL.from_config(dict(config))
     from transformers import CLIPTextModel
 
-    return _complete(CLIPTextModel, folder)
+    return CLIPTextModel(config)
 
 
-def _complete(kind: Any, folder: Path) -> Any:
-    """A network with all of its weights: the libraries make up what a file lacks."""
-    check_sizes(json.loads((folder / "config.json").read_text("utf-8")))
-    network, found = kind.from_pretrained(
-        folder, use_safetensors=True, output_loading_info=True, local_files_only=True
-    )
-    if missing := sorted(found["missing_keys"]):
-        raise ValueError(f"{len(missing)} of its weights are missing, first {missing[0]}")
-    return network
+def _fitted(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights under a network's own names: libraries have renamed some over the years."""
+    fitted = {_OLD.sub(_new_attention, key): tensor for key, tensor in weights.items()}
+    prefix = "text_model."
+    bare = {key.removeprefix(prefix): tensor for key, tensor in fitted.items()}
+    if any(key.startswith(prefix) for key in own):
+        return {key if key in own else prefix + key: tensor for key, tensor in bare.items()}
+    return bare
 
 
-def check_sizes(config: Any, name: str = "its configuration") -> None:
-    """Raise ValueError where a configuration asks for a network larger than any there is.
-
-    The libraries build what it says before they look at the weights, and a short file can ask for
-    more layers than a day has seconds.
-    """
-    limit = MAX_LAYERS if "layers" in name else MAX_WIDTH
-    if isinstance(config, dict):
-        for key, value in config.items():
-            check_sizes(value, str(key))
-    elif isinstance(config, list):
-        if len(config) > MAX_LAYERS:
-            raise ValueError(f"{name} has {len(config)} parts, and at most {MAX_LAYERS} are read")
-        for value in config:
-            check_sizes(value, name)
-    elif isinstance(config, int | float) and abs(config) > limit:
-        raise ValueError(f"{name} is {quoted(config)}, and at most {limit} is read")
+def _new_attention(match: re.Match[str]) -> str:
+    return f"{match[1]}.{_OLD_ATTENTION[match[2]]}.{match[3]}"
 
 
-def _tokenizer(folder: Path) -> Any:
-    from transformers import CLIPTokenizer
-
-    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-
-
-def _scheduler(folder: Path) -> Any:
-    check_sizes(json.loads((folder / "scheduler_config.json").read_text("utf-8")))
-    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-
-    return DDIMScheduler.from_pretrained(folder, local_files_only=True)
-
-
-_READERS: dict[str, Callable[[Path], Any]] = {
-    "unet": _unet,
-    "vae": _vae,
-    "text_encoder": _text_encoder,
-    "tokenizer": _tokenizer,
-    "scheduler": _scheduler,
-}
-
-
-def check_parts(parts: dict[str, Any], name: str) -> None:
-    """Raise ValueError unless the parts are of a supported kind and fit each other."""
-    unet, vae, text = (parts[part].config for part in ("unet", "vae", "text_encoder"))
-    if unet["in_channels"] != vae["latent_channels"]:
-        kind = "an inpainting" if unet["in_channels"] == 9 else "another"
+def _compare(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    missing = sorted(own.keys() - weights.keys())
+    left = sorted(key for key in weights.keys() - own.keys() if not _HARMLESS.fullmatch(key))
+    if missing:
+        over = f", and it has no place for {len(left)}, first {left[0]}" if left else ""
         raise ValueError(
-            f"{name} has {kind} UNet of {unet['in_channels']} input channels, not "
-            f"{vae['latent_channels']}; supported are {SUPPORTED}"
+            f"{len(missing)} of its {len(own)} weights are missing, first {missing[0]}{over}; "
+            "wanted the weights that belong to its configuration"
         )
-    if unet.get("addition_embed_type"):
+    if left:
         raise ValueError(
-            f"{name} is a Stable Diffusion XL type of model; supported are {SUPPORTED}"
+            f"it holds {len(left)} weights that its configuration has no place for, first "
+            f"{left[0]}; wanted the configuration that belongs to its weights"
         )
-    sample = unet["sample_size"]
-    side = max(sample) if isinstance(sample, (list, tuple)) else sample
-    if not isinstance(side, int) or not 1 <= side <= MAX_SIDE:
-        raise ValueError(
-            f"{name} says that it was trained on latents of {quoted(sample)} cells a side, not of "
-            f"1 to {MAX_SIDE}: images are stretched to that; fetch the model again"
-        )
-    prediction = parts["scheduler"].config["prediction_type"]
-    if prediction not in ("epsilon", "v_prediction"):
-        raise ValueError(f"{name} predicts {prediction!r}; supported are {SUPPORTED}")
-    width = unet["cross_attention_dim"]
-    widths = set(width) if isinstance(width, (list, tuple)) else {width}
-    if widths != {text.hidden_size}:
-        raise ValueError(
-            f"the parts of {name} are of different models: its UNet reads text of {width} "
-            f"channels, its text encoder writes {text.hidden_size}; fetch the model again"
-        )
-    tokens = len(parts["tokenizer"])
+    for key, tensor in own.items():
+        if weights[key].shape != tensor.shape:
+            raise ValueError(
+                f"its {key} is {_shape(weights[key])}, and its configuration wants "
+                f"{_shape(tensor)}; wanted the configuration that belongs to its weights"
+            )
+        if not weights[key].is_floating_point():
+            raise ValueError(
+                f"its {key} is of {weights[key].dtype}, as in quantized weights, which are not "
+                "read: wanted float32, float16 or bfloat16"
+            )
+
+
+def _shape(tensor: Tensor) -> str:
+    return " x ".join(map(str, tensor.shape)) or "one number"
+
+
+def check_tokens(tokenizer: Any, text: Any, name: str) -> None:
+    """Raise ValueError unless a tokenizer's words are those of a text encoder."""
+    tokens = len(tokenizer)
     if not _BYTES <= tokens <= text.vocab_size:
         raise ValueError(
             f"the tokenizer of {name} knows {tokens} tokens and its text encoder "
-            f"{text.vocab_size}: its vocabulary is missing or another model's; fetch it again"
+            f"{text.vocab_size}: its vocabulary is missing or another model's; wanted the "
+            "vocab.json and merges.txt that belong to it"
         )
+
+
+@contextmanager
+def blaming(part: str, name: str) -> Iterator[None]:
+    """Say which part of which model cannot be loaded, whatever is raised meanwhile."""
+    try:
+        yield
+    except Exception as error:
+        said = first_line(error)
+        whole = "" if "wanted" in said else "; wanted diffusers' layout with safetensors weights"
+        raise ValueError(f"the {part} of {name} cannot be loaded: {said}{whole}") from error
 
 
 @contextmanager
@@ -215,7 +313,3 @@ def _switch(change: Callable[[], None]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that an environment variable decides it
         change()
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:500]

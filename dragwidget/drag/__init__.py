@@ -6,12 +6,14 @@ can be dragged.
 
 from dragwidget.drag.evaluation import DragModel, ModelOutput
 from dragwidget.drag.features import FeatureMap
-from dragwidget.drag.loop import DragState, DragStep, Ended, drag
-from dragwidget.drag.noise_path import Schedule, denoise, invert
+from dragwidget.drag.loop import DragStep, drag
+from dragwidget.drag.method import DragMethod, DragState, Ended, Problem, StepReport
+from dragwidget.drag.noise_path import NoisePath, Schedule, denoise, invert
 from dragwidget.drag.supervision import GaussianPrior, motion_supervision, region_loss
 from dragwidget.drag.tracking import track_points
 
 __all__ = [
+    "DragMethod",
     "DragModel",
     "DragState",
     "DragStep",
@@ -19,7 +21,10 @@ __all__ = [
     "FeatureMap",
     "GaussianPrior",
     "ModelOutput",
+    "NoisePath",
+    "Problem",
     "Schedule",
+    "StepReport",
     "denoise",
     "drag",
     "invert",

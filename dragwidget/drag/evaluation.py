@@ -11,9 +11,10 @@ from torch import Tensor
 
 from dragwidget.data.settings import DragSettings
 from dragwidget.drag.features import FeatureMap
-from dragwidget.drag.noise_path import Schedule
+from dragwidget.drag.noise_path import NoisePath, Time
+from dragwidget.drag.torch_state import in_plain_torch
 
-__all__ = ["DragModel", "Evaluation", "ModelOutput", "evaluate"]
+__all__ = ["DragModel", "Evaluation", "ModelOutput", "Passes", "evaluate"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +34,7 @@ class DragModel(Protocol):
     """All that the method needs of a diffusion model: one pass, differentiable in the latent."""
 
     def __call__(
-        self, latent: Tensor, timestep: int, *, blocks: Sequence[int] = (), predict: bool = True
+        self, latent: Tensor, timestep: Time, *, blocks: Sequence[int] = (), predict: bool = True
     ) -> ModelOutput:
         """Run the network on ``latent`` (1, c, h, w) float32 at ``timestep``.
 
@@ -66,18 +67,19 @@ class Evaluation:
         return Evaluation(self.latent.detach(), self.features.detach(), previous, x0)
 
 
+@in_plain_torch
 def evaluate(
     model: DragModel,
     latent: Tensor,
-    schedule: Schedule,
-    timestep: int,
+    path: NoisePath,
+    timestep: Time,
     grid: tuple[int, int],
     settings: DragSettings,
     *,
     previous: bool,
     graph: bool = True,
 ) -> Evaluation:
-    """One pass at ``latent``.
+    """Run one forward pass at ``latent``.
 
     Args:
         previous: also what lies behind the last feature block.
@@ -88,5 +90,65 @@ def evaluate(
         output = model(leaf, timestep, blocks=settings.feature_blocks, predict=previous)
         ahead = x0 = None
         if output.prediction is not None and previous:
-            ahead, x0 = schedule.step(leaf, output.prediction, timestep)
+            ahead, x0 = path.step(leaf, output.prediction, timestep)
     return Evaluation(leaf, FeatureMap(output.features, grid), ahead, x0)
+
+
+class Passes:
+    """Forward passes of one drag: the last one with its graph serves the next step.
+
+    Attributes:
+        model: the network with its prompt.
+        path: its noise path.
+        grid: (rows, columns) of the feature grid.
+        settings: whose ``feature_blocks`` are read.
+    """
+
+    def __init__(
+        self, model: DragModel, path: NoisePath, grid: tuple[int, int], settings: DragSettings
+    ) -> None:
+        self.model, self.path, self.grid, self.settings = model, path, grid, settings
+        self._live: tuple[Tensor, Time, Evaluation] | None = None
+
+    def at(
+        self, latent: Tensor, timestep: Time, *, previous: bool = False, graph: bool = True
+    ) -> Evaluation:
+        """The pass at a latent: the one whose graph is at hand, or a new one.
+
+        Args:
+            previous: also what lies behind the last feature block.
+            graph: keep what a gradient needs; at most one graph is kept at a time, as graphs are
+                what fills a device's memory.
+        """
+        if (live := self.live(latent, timestep, previous=previous)) is not None:
+            return live
+        if graph:
+            self._live = None
+        evaluation = self.run(latent, timestep, previous=previous, graph=graph)
+        if graph:
+            self._live = (latent, timestep, evaluation)
+        return evaluation
+
+    def take(self, latent: Tensor, timestep: Time, *, previous: bool = False) -> Evaluation:
+        """The pass at a latent with its graph, to be used up: it is forgotten here."""
+        evaluation = self.at(latent, timestep, previous=previous)
+        self._live = None
+        return evaluation
+
+    def live(self, latent: Tensor, timestep: Time, *, previous: bool) -> Evaluation | None:
+        """The pass whose graph is at hand, where it is of this latent."""
+        if self._live is None or self._live[0] is not latent or self._live[1] != timestep:
+            return None
+        evaluation = self._live[2]
+        return evaluation if evaluation.previous is not None or not previous else None
+
+    def release(self) -> None:
+        """Free the graph."""
+        self._live = None
+
+    def run(self, latent: Tensor, timestep: Time, *, previous: bool, graph: bool) -> Evaluation:
+        """Run one forward pass."""
+        return evaluate(
+            self.model, latent, self.path, timestep, self.grid, self.settings,
+            previous=previous, graph=graph,
+        )  # fmt: skip

@@ -6,29 +6,96 @@ timestep, so that ``z = sqrt(a) x0 + sqrt(1 - a) eps``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["Predict", "PredictionType", "Schedule", "decompose", "denoise", "invert"]
+from dragwidget.drag.torch_state import in_plain_torch
+
+__all__ = [
+    "NoisePath",
+    "Predict",
+    "PredictionType",
+    "Schedule",
+    "Time",
+    "decompose",
+    "denoise",
+    "invert",
+]
+
+Time = int | float
+"""A place on a noise path: a training timestep of DDIM, or a share of the way on a flow path."""
 
 PredictionType = Literal["epsilon", "v_prediction"]
-Predict = Callable[[Tensor, int], Tensor]
+Predict = Callable[[Tensor, Time], Tensor]
 """What a network says of a latent (B, c, h, w) at a timestep: noise or velocity, same shape."""
+
+
+class NoisePath(Protocol):
+    """How a latent travels between noise and image; the only place that knows noise levels.
+
+    Every ``z`` is a latent (B, c, h, w), every prediction what the network says of one at a
+    timestep (noise or velocity, as the path was made for).
+    """
+
+    @property
+    def timesteps(self) -> Sequence[Time]:
+        """The timesteps of one sampling run, noisiest first, (T,)."""
+        ...
+
+    def last(self, count: int) -> Sequence[Time]:
+        """The last ``count`` timesteps, noisiest first; ValueError where there are fewer."""
+        ...
+
+    def previous(self, timestep: Time) -> Time:
+        """The next cleaner timestep; ValueError where ``timestep`` is none of the path's."""
+        ...
+
+    def levels(self, t: Time) -> tuple[Tensor, Tensor]:
+        """(signal, noise) at ``t``, scalars: z = signal x clean + noise x standard normal noise."""
+        ...
+
+    def marginal(self, mean: Tensor, variance: Tensor, t: Time) -> tuple[Tensor, Tensor]:
+        """Mean and variance at ``t`` of clean values that have these."""
+        ...
+
+    def step(self, z: Tensor, prediction: Tensor, t: Time) -> tuple[Tensor, Tensor]:
+        """One step towards the image: (z at the next cleaner timestep, the predicted clean z)."""
+        ...
+
+    def inverse_step(self, z: Tensor, prediction: Tensor, t: Time) -> Tensor:
+        """z at ``t`` from z at the next cleaner timestep: the exact inverse of ``step``."""
+        ...
+
+    def training_target(self, clean: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(noised latents, what the network should predict of them); ``t`` is (B,)."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
     """The timesteps of one DDIM run and the noise levels between them.
 
+    The ``T`` timesteps lie evenly over all ``L`` training timesteps: counted from the clean end,
+    the k-th from 0 is ``floor(k L / T) + offset``. Where T divides L, these are the timesteps of
+    diffusers' "leading" spacing. Where it does not, that spacing would crowd them at the clean end
+    (501 steps of 1000 would start at half the noise); here T steps always cover the whole range, so
+    that N of T steps lead to the share N / T of it, less one step. With T = L, where the last one
+    would lie past the end, all of 0 .. L - 1 are walked.
+
     Attributes:
-        alphas_cumprod: cumulative alphas of the forward process, (training steps,).
-        steps: DDIM steps T; they lie ``stride = training steps // T`` apart ("leading" spacing).
+        alphas_cumprod: cumulative alphas of the forward process, (L,), each in [0, 1].
+        steps: DDIM steps T, 1 to L.
         offset: timestep of the last step; 1 for Stable Diffusion.
         prediction_type: what the network predicts.
+
+    Raises:
+        ValueError: there are fewer noise levels than steps; a level that is walked is pure noise
+            (zero terminal signal-to-noise ratio), where a predicted noise determines no image.
     """
 
     alphas_cumprod: Tensor
@@ -36,35 +103,106 @@ class Schedule:
     offset: int = 1
     prediction_type: PredictionType = "epsilon"
 
-    @property
-    def stride(self) -> int:
-        """Training timesteps in one DDIM step, d."""
-        return len(self.alphas_cumprod) // self.steps
+    def __post_init__(self) -> None:
+        levels = len(self.alphas_cumprod)
+        if not 1 <= self.steps <= levels:
+            raise ValueError(
+                f"a model with {levels} noise levels takes 1 to {levels} DDIM steps, "
+                f"got {self.steps}: set InversionSettings.steps"
+            )
+        if not 0 <= self.offset < levels:
+            raise ValueError(
+                f"steps_offset must be 0 to {levels - 1} with {levels} noise levels, "
+                f"got {self.offset}"
+            )
+        if not bool(((self.alphas_cumprod >= 0) & (self.alphas_cumprod <= 1)).all()):
+            raise ValueError("cumulative alphas must lie in [0, 1]: these make no noise schedule")
+        if self.prediction_type == "epsilon" and not self.alpha(self.timesteps[0]) > 0:
+            raise ValueError(
+                f"timestep {self.timesteps[0]} of this model is pure noise (zero terminal "
+                "signal-to-noise ratio), where a predicted noise (epsilon) determines no image: "
+                "such a model predicts the velocity (prediction_type 'v_prediction')"
+            )
 
-    @property
+    @cached_property
     def timesteps(self) -> tuple[int, ...]:
-        """All timesteps, noisiest first, (T,)."""
-        last = len(self.alphas_cumprod) - 1
-        return tuple(min(k * self.stride + self.offset, last) for k in reversed(range(self.steps)))
+        """All timesteps, noisiest first, (T,), no two the same."""
+        levels, steps = len(self.alphas_cumprod), self.steps
+        return tuple(
+            min(k * levels // steps + self.offset, levels - steps + k)
+            for k in reversed(range(steps))
+        )
+
+    def last(self, count: int) -> tuple[int, ...]:
+        """The ``count`` timesteps nearest to the image, noisiest first.
+
+        Raises ValueError where ``count`` is not 0 to ``steps``.
+        """
+        if not 0 <= count <= self.steps:
+            raise ValueError(
+                f"of {self.steps} DDIM steps, 0 to {self.steps} can be walked: {count}"
+            )
+        return self.timesteps[self.steps - count :]
+
+    def previous(self, timestep: Time) -> int:
+        """The timestep of the next step towards the image, 0 after the last one.
+
+        Raises ValueError where ``timestep`` is none of this schedule's.
+        """
+        try:
+            return (*self.timesteps, 0)[self.timesteps.index(timestep) + 1]
+        except ValueError:
+            raise ValueError(
+                f"{timestep} is none of the {self.steps} timesteps of this schedule, "
+                f"{self.timesteps[0]} to {self.timesteps[-1]}"
+            ) from None
 
     def alpha(self, timestep: int) -> Tensor:
-        """Cumulative alpha at ``timestep``; before the first one it stays at the first."""
-        return self.alphas_cumprod[max(timestep, 0)]
+        """Cumulative alpha at ``timestep``."""
+        return self.alphas_cumprod[timestep]
 
-    def step(self, z: Tensor, prediction: Tensor, timestep: int) -> tuple[Tensor, Tensor]:
-        """One step towards the image: (z at ``timestep - stride``, the predicted x0)."""
+    def levels(self, timestep: Time) -> tuple[Tensor, Tensor]:
+        """(signal, noise): the square roots of the cumulative alpha and of what it leaves."""
+        a = self.alpha(int(timestep))
+        return a.sqrt(), (1 - a).sqrt()
+
+    def marginal(self, mean: Tensor, variance: Tensor, timestep: Time) -> tuple[Tensor, Tensor]:
+        """Mean and variance at ``timestep`` of clean values that have these."""
+        a = self.alpha(int(timestep))
+        return a.sqrt() * mean, a * variance + (1 - a)
+
+    def training_target(
+        self, clean: Tensor, noise: Tensor, timesteps: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(noised latents, what the network should say of them: noise or velocity)."""
+        a = self.alphas_cumprod[timesteps][:, None, None, None].to(clean)
+        noised = compose(clean, noise, a)
+        if self.prediction_type == "v_prediction":
+            return noised, a.sqrt() * noise - (1 - a).sqrt() * clean
+        return noised, noise
+
+    def step(self, z: Tensor, prediction: Tensor, timestep: Time) -> tuple[Tensor, Tensor]:
+        """One step towards the image: (z at ``previous(timestep)``, the predicted x0)."""
+        timestep = int(timestep)
+        nearer = self.alpha(self.previous(timestep))
         x0, eps = decompose(z, prediction, self.alpha(timestep), self.prediction_type)
-        return compose(x0, eps, self.alpha(timestep - self.stride)), x0
+        return compose(x0, eps, nearer), x0
 
-    def inverse_step(self, z: Tensor, prediction: Tensor, timestep: int) -> Tensor:
-        """One step towards noise: z at ``timestep`` from z at ``timestep - stride``.
+    def inverse_step(self, z: Tensor, prediction: Tensor, timestep: Time) -> Tensor:
+        """One step towards noise: z at ``timestep`` from z at ``previous(timestep)``.
 
-        ``prediction`` was made for ``timestep``, where the step ends.
+        The inverse of ``step`` with the same ``prediction``, which was made for ``timestep``, where
+        this step ends.
         """
-        source = self.alpha(timestep - self.stride)
-        return compose(
-            *decompose(z, prediction, source, self.prediction_type), self.alpha(timestep)
-        )
+        timestep = int(timestep)
+        here = self.alpha(self.previous(timestep))
+        there = self.alpha(timestep)
+        if self.prediction_type == "v_prediction":
+            # step is a rotation by the difference of two angles, shortened: z c + v s; solved for z
+            c = (here * there).sqrt() + ((1 - here) * (1 - there)).sqrt()
+            s = ((1 - here) * there).sqrt() - (here * (1 - there)).sqrt()
+            return (z - s * prediction) / c
+        return compose(*decompose(z, prediction, here, self.prediction_type), there)
 
 
 def compose(x0: Tensor, eps: Tensor, a: Tensor) -> Tensor:
@@ -82,7 +220,8 @@ def decompose(
     return (z - (1 - a).sqrt() * prediction) / a.sqrt(), prediction
 
 
-def invert(predict: Predict, z: Tensor, schedule: Schedule, count: int) -> Iterator[Tensor]:
+@in_plain_torch
+def invert(predict: Predict, z: Tensor, schedule: NoisePath, count: int) -> Iterator[Tensor]:
     """DDIM inversion: yield the latent after each of the ``count`` steps towards noise.
 
     Args:
@@ -91,15 +230,16 @@ def invert(predict: Predict, z: Tensor, schedule: Schedule, count: int) -> Itera
         schedule: its last ``count`` timesteps are walked in ascending order.
         count: steps to invert, 1 to ``schedule.steps``.
     """
-    for timestep in reversed(schedule.timesteps[schedule.steps - count :]):
+    for timestep in reversed(schedule.last(count)):
         with torch.no_grad():
             z = schedule.inverse_step(z, predict(z, timestep), timestep)
         yield z
 
 
-def denoise(predict: Predict, z: Tensor, schedule: Schedule, count: int) -> Iterator[Tensor]:
+@in_plain_torch
+def denoise(predict: Predict, z: Tensor, schedule: NoisePath, count: int) -> Iterator[Tensor]:
     """DDIM sampling with eta 0: yield the latent after each of the last ``count`` steps."""
-    for timestep in schedule.timesteps[schedule.steps - count :]:
+    for timestep in schedule.last(count):
         with torch.no_grad():
             z, _ = schedule.step(z, predict(z, timestep), timestep)
         yield z

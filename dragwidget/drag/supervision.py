@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from dragwidget.drag.features import FeatureMap
+from dragwidget.drag.noise_path import NoisePath, Time
+from dragwidget.drag.torch_state import ordinary
 
 __all__ = ["Anchor", "GaussianPrior", "cells_around", "motion_supervision", "region_loss"]
 
@@ -108,14 +110,15 @@ class GaussianPrior:
     variance: Tensor
 
     @classmethod
-    def of(cls, clean: Tensor, alpha: Tensor) -> GaussianPrior:
-        """From a clean latent (1, c, h, w) and the cumulative alpha of the noise level."""
+    def of(cls, clean: Tensor, path: NoisePath, timestep: Time) -> GaussianPrior:
+        """From a clean latent (1, c, h, w), at a timestep of a noise path."""
         variance, mean = torch.var_mean(clean, dim=(0, 2, 3), correction=0)
-        return cls(alpha.sqrt() * mean, alpha * variance + (1 - alpha))
+        return cls(*path.marginal(mean, variance, timestep))
 
     def divergence(self, latent: Tensor) -> Tensor:
         """KL of the latent's per-channel Gaussian from this one, summed over channels, >= 0."""
         variance, mean = torch.var_mean(latent, dim=(0, 2, 3), correction=0)
-        ratio = variance / self.variance
-        shift = (mean - self.mean) ** 2 / self.variance
+        usual = ordinary(self.variance)
+        ratio = variance / usual
+        shift = (mean - ordinary(self.mean)) ** 2 / usual
         return 0.5 * (ratio + shift - 1 - ratio.log()).sum()

@@ -9,7 +9,7 @@ the mask does.
 What is moved is another thing than theirs: a noised latent is clean latent and noise, and only the
 clean one is moved, by fractions of a cell, of which one is several pixels wide. The noise stays:
 a mean of several of its values would be less noisy than the network expects. On 18 drags of the
-embedded model's domain, this did 0.42 of the way, where moving whole cells, noise and all, did 0.29.
+embedded model's domain, this completed 0.42, and moving whole cells, noise and all, 0.29.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample
 
-__all__ = ["in_latent", "warp_latent"]
+__all__ = ["in_latent", "sampling_device", "warp_latent"]
 
 REACH = 2.5  # how far a pair's pull reaches, in lengths of its drag (a standard deviation)
 ALIKE = (
@@ -30,7 +30,7 @@ FADE = 1 / 16  # how wide the fading is, in shares of the latent's longer side
 def warp_latent(
     latent: Tensor,
     clean: Tensor,
-    alpha: Tensor,
+    signal: Tensor,
     handles: Tensor,
     targets: Tensor,
     protected: Tensor | None = None,
@@ -40,7 +40,7 @@ def warp_latent(
     Args:
         latent: noised, (1, c, h, w).
         clean: what is in it, or a good guess, likewise.
-        alpha: the share of it, cumulative: latent = sqrt(alpha) clean + sqrt(1 - alpha) noise.
+        signal: its share, a scalar: latent = signal x clean + noise.
         handles: (N, 2) as (row, column), latent cells; fractions are meant.
         targets: (N, 2), likewise.
         protected: 1 where nothing may change, (h, w); ``None``: all may change.
@@ -60,10 +60,24 @@ def warp_latent(
     still = (field == 0).all(-1).to(latent.device)  # these keep their very bits
     # grid_sample counts from -1 to 1, from edge to edge, columns first
     places = ((cells - field + 0.5) / torch.tensor([height, width]) * 2 - 1).flip(-1)[None]
+    where = sampling_device(clean.device)
     moved = grid_sample(
-        clean, places.to(clean), mode="bicubic", padding_mode="border", align_corners=False
-    )
-    return torch.where(still, latent, latent + alpha.sqrt() * (moved - clean))
+        clean.to(where),
+        places.to(where, clean.dtype),
+        mode="bicubic",
+        padding_mode="border",
+        align_corners=False,
+    ).to(clean)
+    return torch.where(still, latent, latent + signal * (moved - clean))
+
+
+def sampling_device(device: torch.device) -> torch.device:
+    """Where a latent on ``device`` is resampled: on the device, or the CPU for Apple's MPS.
+
+    Older torch has neither the bicubic mode nor border padding of ``grid_sample`` there. A latent
+    is small: it costs next to nothing.
+    """
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def in_latent(points: Tensor, grid: tuple[int, int], latent: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
-"""Driving any iterator without freezing the notebook. No torch."""
+"""The headless driver of an edit: any front end can stand on it. No Jupyter, no torch."""
 
-from dragwidget.editor.latest import Latest
 from dragwidget.editor.runner import Outcome, Runner, State
 
-__all__ = ["Latest", "Outcome", "Runner", "State"]
+__all__ = ["Outcome", "Runner", "State"]

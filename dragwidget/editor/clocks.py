@@ -16,7 +16,16 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Literal, Protocol
 
-__all__ = ["Clock", "ClockName", "Drive", "SyncClock", "ThreadClock", "clock_here", "weakly"]
+__all__ = [
+    "CLOCKS",
+    "Clock",
+    "ClockName",
+    "Drive",
+    "SyncClock",
+    "ThreadClock",
+    "clock_here",
+    "weakly",
+]
 
 ClockName = Literal["thread", "play", "sync"]
 Drive = Callable[[float | None], None]
@@ -159,3 +168,7 @@ class ThreadClock:
         if thread is not threading.current_thread():
             thread.join(max(0.0, timeout))
         return not thread.is_alive()
+
+
+CLOCKS: dict[str, Callable[[Drive], Clock]] = {"thread": ThreadClock, "sync": SyncClock}
+"""Clocks by name. A front end adds its own: the widget's ``"play"`` is clocked by the page."""

@@ -7,7 +7,8 @@ passed on at once: the next step takes them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,8 +20,8 @@ from dragwidget.editor.work import (
     Rendered,
     Report,
     dragging,
+    looking,
     preparing,
-    previewing,
     rendering,
 )
 from dragwidget.progress import StageStatus
@@ -34,10 +35,11 @@ if TYPE_CHECKING:
     from dragwidget.session.history import History, Node
     from dragwidget.session.session import DragSession
 
-__all__ = ["Action", "Editing"]
+__all__ = ["PREVIEW", "Action", "Editing"]
 
 Action = Literal["prepare", "step", "run", "pause", "stop", "reset", "render", "rewind", "look"]
 _DRAGGING = ("drag", "preview")  # phases in which the session stands at a whole step
+PREVIEW = "Preview"  # the name of work that gives way to any other
 
 
 class Editing:
@@ -50,11 +52,14 @@ class Editing:
         clock: of the runner, as is ``on_state`` and ``on_error``.
         on_report: called with every report.
         on_done: called with the result and the exception when work is over.
+        on_waiting: called with what will happen when the step in progress has ended, in words.
 
     Attributes:
         prompt, settings: wanted; see above.
         report: the last one of the work under way, or of the last.
-        rendered: the last exact image, and where it belongs.
+        rendered: the last final render, and where it belongs.
+        waiting: what happens when the step in progress has ended, in words; empty: nothing.
+        single: whether the last step was asked for alone.
     """
 
     def __init__(
@@ -67,6 +72,7 @@ class Editing:
         on_state: Callable[[State], object],
         on_done: Callable[[Any, BaseException | None], object],
         on_error: Callable[[BaseException], object],
+        on_waiting: Callable[[str], object] = lambda _: None,
     ) -> None:
         self.session = session
         self.images = Images()
@@ -74,7 +80,11 @@ class Editing:
         self.prompt, self.settings = session.prompt, session.settings
         self.report: Report | None = None
         self.rendered: Rendered | None = None
+        self.waiting, self.single = "", False
+        self._then: Callable[[], object] | None = None
+        self._lock = threading.Lock()  # of the two that say what is waiting
         self._drawn, self._on_report, self._on_done = drawn, on_report, on_done
+        self._on_waiting = on_waiting
         self.runner = Runner(
             clock,
             on_item=self._reported,
@@ -140,14 +150,18 @@ class Editing:
     def why_not(self, action: Action) -> str:
         """Why an action is not possible now; empty where it is."""
         state, name = self.runner.state, self.runner.name
-        if state == "stopping":
-            return f"{name} is being stopped"
+        if state == "stopping" and not (self.waiting and action in ("stop", "rewind", "reset")):
+            return "waiting for the step in progress" if self.waiting else f"{name} is stopping"
         if action in ("pause", "stop"):
             if state == "idle":
                 return "nothing is running"
+            if action == "pause" and name == PREVIEW:
+                return "a preview cannot be paused"
             return "it is paused already" if action == "pause" and state == "paused" else ""
-        if state == "running":
+        if state == "running" and name != PREVIEW:
             return f"{name} is running: pause or stop it first"
+        if action == "look" and self.runner.busy and name != PREVIEW:
+            return "a step is in progress"
         if state == "paused" and action not in ("run", "step") and not self._at_a_step():
             return f"{name} is paused half-way: go on, or stop it first"
         if action in ("run", "step"):
@@ -170,14 +184,31 @@ class Editing:
         if why := self.why_not(action):
             raise RuntimeError(f"cannot {action}: {why}")
 
-    def _settle(self) -> None:
-        """End a drag that is paused between two steps: the session has all of it."""
-        if self.runner.state == "paused":
-            self.runner.stop()
-            self.runner.wait(30)
+    def _when_free(self, words: str, action: Callable[[], object]) -> None:
+        """Do it once no step is in progress: now, or when that step has ended.
+
+        It never waits for a step. Work that is paused ends, and the session has all of it; a
+        preview is cancelled. What was waiting before does not happen.
+        """
+        runner = self.runner
+        if runner.state == "paused" and not runner.busy:
+            runner.stop(cancel=False)
+            runner.wait()
+        with self._lock:
+            free = runner.state == "idle"
+            self.waiting, self._then = ("", None) if free else (words, action)
+            if not free and runner.name != PREVIEW:
+                self._on_waiting(words)
+        if free:
+            action()
+        else:
+            runner.stop(cancel=runner.name == PREVIEW)
 
     def _start(self, name: str, make: Callable[[], Iterator[Report]]) -> None:
-        self._settle()
+        self._drawn()  # what makes no sense is refused now, not when the work begins
+        self._when_free(name, lambda: self._start_now(name, make))
+
+    def _start_now(self, name: str, make: Callable[[], Iterator[Report]]) -> None:
         self._ask()
         if not self.runner.start(make, name=name, cancel=self.session.cancel):
             raise RuntimeError(f"cannot start: {self.runner.name} is running")
@@ -192,6 +223,7 @@ class Editing:
     def step(self, steps: int = 1) -> None:
         """Drag so many steps on; paused, one more of what is under way."""
         self._check("step")
+        self.single = steps == 1
         if self.runner.state == "paused" and not self._asks_for_more() and steps == 1:
             self.steer()
             self.runner.step()
@@ -201,6 +233,7 @@ class Editing:
     def run(self, steps: int | None = None, *, render: bool = False) -> None:
         """Drag on to the end, or go on where it was paused."""
         self._check("run")
+        self.single = False
         paused = self.runner.state == "paused"
         if paused and not (self._asks_for_more() and self._at_a_step()):
             self.steer()
@@ -212,6 +245,7 @@ class Editing:
 
     def pause(self) -> None:
         """After the step under way."""
+        self.single = False
         self.runner.pause()
 
     def stop(self) -> None:
@@ -219,39 +253,62 @@ class Editing:
         self.runner.stop()
 
     def render(self, step: int | None = None) -> None:
-        """The exact image of where the edit stands, or of a step of its branch."""
+        """Make the final render of where the edit stands, or of a step of its branch."""
         self._check("render")
         self._start("Render", lambda: rendering(self.session, step))
 
-    def look(self) -> None:
-        """A quick image of where the edit stands."""
+    def look(self, more: Sequence[int] = ()) -> None:
+        """Make a preview of where the edit stands, then of ``more`` steps of its branch."""
         self._check("look")
-        self._settle()
-        work = previewing(self.session)
-        self.runner.start(lambda: work, name="Preview", cancel=self.session.cancel)
+        self._when_free(PREVIEW, lambda: self._look_now(more))
 
-    def rewind(self, step: int) -> Node:
-        """Stand at a step of the present branch."""
-        self._check("rewind")
-        self._settle()
-        self.session.rewind(step)
-        return self.session.history.current
+    def _look_now(self, more: Sequence[int]) -> None:
+        self.runner.start(
+            lambda: looking(self.session, more), name=PREVIEW, cancel=self.session.cancel
+        )
 
-    def go_to(self, number: int) -> Node:
-        """Stand at any node of the history."""
+    def rewind(self, step: int, then: Callable[[Node], object] = lambda _: None) -> None:
+        """Go to a step of the present branch, at the latest when the step in progress has ended.
+
+        Args:
+            then: called with its node when that is done, on the thread that did it.
+
+        Raises:
+            ValueError: there is no such step.
+        """
         self._check("rewind")
-        self._settle()
-        node = self.session.history.go_to(number)
-        self.session.ended = None
-        return node
+        self.session.history.at(step)
+        self._move(f"step {step}", lambda: self.session.history.rewind(step), then)
+
+    def go_to(self, number: int, then: Callable[[Node], object] = lambda _: None) -> None:
+        """Go to any node of the history, likewise.
+
+        Raises:
+            ValueError: there is no such node.
+        """
+        self._check("rewind")
+        node = self.session.history.node(number)
+        self._move(f"step {node.index}", lambda: self.session.history.go_to(number), then)
+
+    def _move(self, words: str, move: Callable[[], Node], then: Callable[[Node], object]) -> None:
+        def action() -> None:
+            node = move()
+            self.session.ended = None
+            then(node)
+
+        self._when_free(words, action)
 
     def wait(self, timeout: float | None = None) -> Any:
         """Until the work is over or paused; raises what it raised."""
         return self.runner.wait(timeout)
 
     def close(self) -> None:
-        """Stop, end the worker and let go of everything."""
+        """Stop, end the worker and free everything; nothing is told any more."""
+        with self._lock:
+            self.waiting, self._then = "", None
         self.runner.close()
+        runner = self.runner
+        runner.on_item = runner.on_state = runner.on_done = runner.on_error = None
         self.images.clear()
         self.rendered = self.report = None
 
@@ -271,4 +328,10 @@ class Editing:
     def _done(self, result: Any, error: BaseException | None) -> None:
         if isinstance(result, Rendered):
             self.rendered = result
-        self._on_done(result, error)
+        try:
+            self._on_done(result, error)
+        finally:
+            with self._lock:
+                then, self._then, self.waiting = self._then, None, ""
+            if then is not None:
+                then()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import html
+import io
 from collections.abc import Sequence
 
 from PIL import Image
 
-from dragwidget.editor.images import data_uri, encoded
+from dragwidget.data.image_reading import flattened
+from dragwidget.editor.images import data_uri
 
 __all__ = ["curtain", "film", "link", "side_by_side"]
 
@@ -25,11 +27,11 @@ def film(frames: Sequence[Image.Image], *, milliseconds: int = 120) -> bytes:
     if not frames:
         raise ValueError("a film needs at least one image")
     chosen = [frames[round(k)] for k in _evenly(len(frames), MAX_FRAMES)]
-    palette = [frame.convert("RGB").quantize(128, Image.Quantize.MEDIANCUT) for frame in chosen]
+    palette = [flattened(frame).quantize(128, Image.Quantize.MEDIANCUT) for frame in chosen]
     times = [milliseconds] * (len(palette) - 1) + [10 * milliseconds]
-    return encoded(
-        palette[0], "GIF", save_all=True, append_images=palette[1:], duration=times, loop=0
-    )
+    file = io.BytesIO()
+    palette[0].save(file, "GIF", save_all=True, append_images=palette[1:], duration=times, loop=0)
+    return file.getvalue()
 
 
 def _evenly(count: int, most: int) -> list[float]:
@@ -41,8 +43,8 @@ def _evenly(count: int, most: int) -> list[float]:
 def side_by_side(left: Image.Image, right: Image.Image, *, gap: int = 4) -> Image.Image:
     """Two images of one size beside each other."""
     both = Image.new("RGB", (left.width + gap + right.width, left.height), "white")
-    both.paste(left, (0, 0))
-    both.paste(right, (left.width + gap, 0))
+    both.paste(flattened(left), (0, 0))
+    both.paste(flattened(right), (left.width + gap, 0))
     return both
 
 
@@ -55,8 +57,8 @@ def curtain(left: Image.Image, right: Image.Image, share: float) -> Image.Image:
     if left.size != right.size:
         raise ValueError(f"the images are {left.size} and {right.size}: both must be of one size")
     at = round(min(1.0, max(0.0, share)) * right.width)
-    both = right.convert("RGB").copy()
-    both.paste(left.convert("RGB").crop((0, 0, at, left.height)), (0, 0))
+    both = flattened(right).copy()
+    both.paste(flattened(left).crop((0, 0, at, left.height)), (0, 0))
     line = max(1, right.width // 256)
     if 0 < at < right.width:
         both.paste(

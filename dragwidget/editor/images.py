@@ -10,6 +10,8 @@ from typing import Any
 
 from PIL import Image
 
+from dragwidget.data.image_reading import flattened
+
 __all__ = ["Images", "data_uri", "encoded"]
 
 THUMBNAIL = 64  # longest side, pixels
@@ -17,6 +19,8 @@ THUMBNAIL = 64  # longest side, pixels
 
 def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
     """The bytes of an image file; ``form`` as Pillow names it."""
+    if form == "JPEG":  # which holds no alpha
+        image = flattened(image)
     file = io.BytesIO()
     image.save(file, form, **options)
     return file.getvalue()

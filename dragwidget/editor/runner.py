@@ -14,7 +14,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, Literal
 
-from dragwidget.editor.clocks import Clock, ClockName, SyncClock, ThreadClock, clock_here
+from dragwidget.editor.clocks import CLOCKS, Clock, ClockName, ThreadClock, clock_here
 from dragwidget.editor.jobs import Job, Over, let_go
 from dragwidget.editor.notices import Notices
 from dragwidget.progress import Cancelled
@@ -76,6 +76,8 @@ class Runner:
         self._state: State = "idle"
         self._job: Job | None = None
         self._left: int | None = None  # items to take before pausing
+        self._taking = False
+        self._cancelled = False
         self._closed = False
         self._notices = Notices(self._changed)
         # threads, by number: who takes items, and who calls a job's cancel
@@ -84,16 +86,11 @@ class Runner:
         self._clock = self._make_clock(clock or clock_here())
 
     def _make_clock(self, name: ClockName) -> Clock:
-        if name == "sync":
-            return SyncClock(self._drive)
-        if name == "play":
-            from dragwidget.ui.widget.ticks import PlayClock
-
-            return PlayClock(self._drive)
-        if name != "thread":
+        if name not in CLOCKS:
             raise ValueError(f"clock must be 'thread', 'play' or 'sync', got {name!r}")
-        clock = ThreadClock(self._drive)
-        weakref.finalize(self, clock.end)
+        clock = CLOCKS[name](self._drive)
+        if isinstance(clock, ThreadClock):
+            weakref.finalize(self, clock.end)
         return clock
 
     def __repr__(self) -> str:
@@ -102,6 +99,11 @@ class Runner:
     @property
     def state(self) -> State:
         return self._state
+
+    @property
+    def busy(self) -> bool:
+        """Whether an item is being made at this moment; also when ``paused`` or ``stopping``."""
+        return self._taking
 
     @property
     def clock(self) -> ClockName:
@@ -140,7 +142,7 @@ class Runner:
             if self._job is not None:
                 return False
             self._job = Job(make, name, cancel, self._clock.context())
-            self.name, self._left = name, None
+            self.name, self._left, self._cancelled = name, None, False
             self.outcome = self.result = self.error = self.last_error = self._traceback = None
             self._become("paused" if paused else "running")
         self._settle()
@@ -184,22 +186,31 @@ class Runner:
         self._settle()
         return True
 
-    def stop(self) -> bool:
-        """End the work after the item under way, or within it, if its ``cancel`` can."""
+    def stop(self, *, cancel: bool = True) -> bool:
+        """End the work after the item under way, or within it, if its ``cancel`` can.
+
+        Args:
+            cancel: ``False``: let the item under way end, however long it takes. A second call may
+                still cancel it.
+        """
         with self._changed:
             job = self._job
-            if job is None or self._state == "stopping":
+            if job is None or (self._state == "stopping" and (self._cancelled or not cancel)):
                 return False
-            # work does not end before cancel has returned, or it could hit the next
-            self._canceller = threading.get_ident()
-            self._become("stopping")
+            if cancel:
+                # work does not end before cancel has returned, or it could hit the next
+                self._canceller = threading.get_ident()
+                self._cancelled = True
+            if self._state != "stopping":
+                self._become("stopping")
         try:
-            if job.cancel is not None:
+            if cancel and job.cancel is not None:
                 self._guard(job.cancel)
         finally:
-            with self._changed:
-                self._canceller = None
-                self._changed.notify_all()
+            if cancel:
+                with self._changed:
+                    self._canceller = None
+                    self._changed.notify_all()
         self._settle()
         return True
 
@@ -319,6 +330,7 @@ class Runner:
         """Take one item."""
         outcome: Outcome | None = None
         result = error = None
+        self._taking = True
         try:
             item = job.take()
         except Over as over:
@@ -329,6 +341,8 @@ class Runner:
             raise  # it ends more than the work
         except BaseException as problem:
             outcome, error = "failed", problem
+        finally:
+            self._taking = False
         if outcome is not None:
             self._end(job, outcome, result, error)
             error = None  # or its traceback, which holds this frame, would keep itself alive

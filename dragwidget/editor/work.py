@@ -7,7 +7,7 @@ takes as they are then.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from PIL import Image
 
-    from dragwidget.drag.loop import DragStep, Ended
+    from dragwidget.drag.loop import DragStep
+    from dragwidget.drag.method import Ended
     from dragwidget.progress import Progress
     from dragwidget.session.history import Node
     from dragwidget.session.session import DragSession
 
-__all__ = ["Pace", "Rendered", "Report", "dragging", "preparing", "previewing", "rendering"]
+__all__ = [
+    "Pace", "Rendered", "Report", "dragging", "looking", "preparing", "previewing", "rendering",
+]  # fmt: skip
 
 T = TypeVar("T")
 
@@ -129,11 +132,22 @@ def _timed_preview(session: DragSession, pace: Pace) -> Image.Image:
     return image
 
 
-def previewing(session: DragSession, step: int | None = None) -> Generator[Report, None, None]:
+def previewing(
+    session: DragSession, step: int | None = None, *, quick: bool = False
+) -> Generator[Report, None, None]:
     """An approximate image of the place where the edit stands, or of a step of its branch."""
     history = session.history
     node = history.current if step is None else history.at(step)
-    yield Report("preview", 1, 1, node=node, image=_finished(session.previewing(step)))
+    image = _finished(session.previewing(step, quick=quick))
+    yield Report("preview", 1, 1, node=node, image=image)
+
+
+def looking(session: DragSession, more: Sequence[int] = ()) -> Generator[Report, None, None]:
+    """Make a preview of where the edit stands, then quick ones of ``more`` steps of its branch."""
+    session.monitor.start()
+    yield from previewing(session)
+    for step in more:
+        yield from previewing(session, step, quick=True)
 
 
 def rendering(session: DragSession, step: int | None = None) -> Generator[Report, None, Rendered]:

@@ -1,8 +1,9 @@
 """A session's stages as the store keeps them: plain tensors, and what made them.
 
 What made a stage is all that its values depend on: image, prompt and settings (the stage's key),
-the weights, the number format, the kind of device, and the releases of what computes it. Anything
-else in the way of finding it again would be a wait for nothing; anything less a wrong edit.
+the model's fingerprint, the number format, the kind of device, how attention and float32 products
+are computed there, and the releases of what computes it. Anything else in the way of finding it
+again would be a wait for nothing; anything less a wrong edit.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import torch
 from torch import Tensor
 
 from dragwidget.data.settings import DragSettings, RenderSettings, Settings
-from dragwidget.diffusion.attention import ReferenceBranch
-from dragwidget.diffusion.finetuning import LoRAStep
+from dragwidget.diffusion.attention import ReferenceBranch, attention_of
+from dragwidget.diffusion.devices import float32_precision
 from dragwidget.diffusion.lora import LoRA
+from dragwidget.diffusion.lora.training import LoRAStep
 from dragwidget.diffusion.model import DiffusionModel
 from dragwidget.drag.evaluation import Evaluation
 from dragwidget.drag.features import FeatureMap
@@ -38,7 +40,7 @@ __all__ = [
     "keep_training",
 ]
 
-LAYOUT = 1  # of the tensors in an entry; counted up when it changes
+LAYOUT = 2  # of the tensors in an entry; counted up when it changes
 SHARE = 0.25  # of the store's limit that one entry of features or of a reference may take
 
 
@@ -224,6 +226,8 @@ def _made_by(model: DiffusionModel, source: Source) -> dict[str, Any]:
         "model": model.fingerprint,
         "dtype": str(model.dtype),
         "device": model.device.type,
+        "attention": attention_of(model),
+        "float32": float32_precision(),
         "dragwidget": version("dragwidget"),
         "diffusers": version("diffusers"),
         "torch": torch.__version__,

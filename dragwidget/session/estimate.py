@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,12 +14,13 @@ from dragwidget.data.frames import Size
 from dragwidget.data.instructions import DragInstructions
 from dragwidget.data.settings import Settings
 from dragwidget.diffusion.attention import record_reference
-from dragwidget.diffusion.costs import META, Cost, bytes_of, cost_of, twin
+from dragwidget.diffusion.costs import META, Cost, bytes_of, cost_of, meta_copy
 from dragwidget.diffusion.devices import free_memory
-from dragwidget.diffusion.finetuning import LoRABatch, loss_of
 from dragwidget.diffusion.lora import LoRA
+from dragwidget.diffusion.lora.training import LoRABatch, loss_of
 from dragwidget.diffusion.model import Conditioning, DiffusionModel
 from dragwidget.drag.evaluation import evaluate
+from dragwidget.drag.torch_state import in_plain_torch
 from dragwidget.session.source import Source
 
 __all__ = ["Estimate", "PhaseEstimate", "estimate"]
@@ -98,6 +100,7 @@ class Estimate:
         return f", {self.free / _GB:.1f} GB are free besides: {verdict}"
 
 
+@in_plain_torch
 def estimate(
     model: DiffusionModel,
     source: Source,
@@ -138,19 +141,19 @@ def _smaller(costs: _Costs) -> Iterator[tuple[str, _Costs]]:
     model, settings, size = costs.model, costs.settings, costs.size
     if model.memory == "normal":
         model = model.with_parts(memory="low")
-        yield 'load_model(.., memory="low")', _Costs(model, size, settings, mask=costs.mask)
+        yield 'load_model(.., memory="low")', costs.like(model, size, settings)
     if settings.lora.steps and settings.lora.batch_size > 1:
         settings = replace(settings, lora=replace(settings.lora, batch_size=1))
-        yield "and LoRASettings(batch_size=1)", _Costs(model, size, settings, mask=costs.mask)
+        yield "and LoRASettings(batch_size=1)", costs.like(model, size, settings)
     multiple = model.image_multiple
     for share in (0.75, 0.5, 0.375, 0.25):
         width, height = (max(multiple, round(share * side / multiple) * multiple) for side in size)
         words = f"and set_image(.., max_side={max(width, height)})"
-        yield words, _Costs(model, (width, height), settings, mask=costs.mask)
+        yield words, costs.like(model, (width, height), settings)
 
 
 class _Costs:
-    """What each piece of an edit costs, on a twin of the model.
+    """What each piece of an edit costs, on a meta copy of the model.
 
     Args:
         size: (width, height) that the model works at, pixels.
@@ -158,10 +161,18 @@ class _Costs:
     """
 
     def __init__(
-        self, model: DiffusionModel, size: Size, settings: Settings, *, mask: bool
+        self,
+        model: DiffusionModel,
+        size: Size,
+        settings: Settings,
+        *,
+        mask: bool,
+        like: _Costs | None = None,
     ) -> None:
         self.model, self.size, self.settings, self.mask = model, size, settings, mask
-        self.twin = twin(model)
+        self.meta_copy: DiffusionModel = meta_copy(model, None if like is None else like.meta_copy)
+        # Of these networks at any size and settings, by all that each depends on.
+        self._known: dict[Any, Cost] = {} if like is None else like._known
         width, height = size
         cells = (height // model.vae_factor, width // model.vae_factor)
         self.shape = (1, model.latent_channels, *cells)
@@ -169,9 +180,19 @@ class _Costs:
             model.tokenizer.model_max_length, model.text_encoder.config.max_position_embeddings
         )
         self.text = torch.empty(1, limit, model.unet.config["cross_attention_dim"], device=META)
-        self.predictor = self.twin.predictor(Conditioning(self.text))
-        self.schedule = self.twin.schedule(settings.inversion.steps)
-        self.timestep = self.schedule.timesteps[settings.inversion.steps - settings.inversion.count]
+        self.predictor = self.meta_copy.predictor(Conditioning(self.text))
+        self.schedule = self.meta_copy.schedule(settings.inversion.steps)
+        self.timestep = self.schedule.last(settings.inversion.count)[0]
+
+    def like(self, model: DiffusionModel, size: Size, settings: Settings) -> _Costs:
+        """The same of the same networks, otherwise placed, sized or trained."""
+        return _Costs(model, size, settings, mask=self.mask, like=self)
+
+    def _cost(self, name: str, work: Callable[[], object], *depends_on: object) -> Cost:
+        key = (name, self.size, *depends_on)
+        if key not in self._known:
+            self._known[key] = cost_of(self.meta_copy, work)
+        return self._known[key]
 
     def estimate(self, seconds_per_flop: float | None) -> Estimate:
         """Of the whole edit."""
@@ -227,7 +248,7 @@ class _Costs:
             with torch.no_grad():
                 return self.predictor.predict(self.latent(), self.timestep)
 
-        return cost_of(self.twin, work)
+        return self._cost("pass", work)
 
     def step(self) -> Cost:
         drag = self.settings.drag
@@ -243,28 +264,29 @@ class _Costs:
                 drag,
                 previous=self.mask,
             )
-            seen = [block.float().sum() for block in evaluation.features.blocks]
-            if evaluation.previous is not None:
-                seen.append(evaluation.previous.sum())
-            return torch.autograd.grad(torch.stack(seen).sum(), evaluation.latent)
+            with torch.enable_grad():
+                seen = [block.float().sum() for block in evaluation.features.blocks]
+                if evaluation.previous is not None:
+                    seen.append(evaluation.previous.sum())
+                return torch.autograd.grad(torch.stack(seen).sum(), evaluation.latent)
 
-        return cost_of(self.twin, work)
+        return self._cost("step", work, self.model.memory)
 
     def lora(self) -> Cost:
         settings = self.settings.lora
 
         def work() -> object:
-            lora = LoRA.initial(self.twin.unet, settings.rank, torch.Generator())
+            lora = LoRA.initial(self.meta_copy.unet, settings.rank, torch.Generator())
             lora = lora.map(lambda m: torch.empty_like(m, device=META).requires_grad_())
             moments = [torch.empty_like(m) for m in (*lora.down.values(), *lora.up.values()) * 2]
             clean = self.latent().expand(settings.batch_size, -1, -1, -1)
             times = torch.zeros(settings.batch_size, dtype=torch.int64)
             with torch.enable_grad():
                 batch = LoRABatch(clean, torch.empty_like(clean), times)
-                loss = loss_of(self.twin, self.text, batch, lora)
+                loss = loss_of(self.meta_copy, self.text, batch, lora)
             return moments, torch.autograd.grad(loss, [*lora.down.values(), *lora.up.values()])
 
-        return cost_of(self.twin, work)
+        return self._cost("lora", work, self.model.memory, settings)
 
     def reference(self) -> Cost:
         """One pass; what is left of it is what a render needs of it."""
@@ -276,19 +298,19 @@ class _Costs:
                 )
                 return list(steps)[-1].states
 
-        return cost_of(self.twin, work)
+        return self._cost("reference", work)
 
     def encode(self) -> Cost:
         width, height = self.size
 
         def work() -> object:
-            dtype = next(self.twin.vae.parameters()).dtype
+            dtype = next(self.meta_copy.vae.parameters()).dtype
             with torch.no_grad():
-                return self.twin.vae.encode(
+                return self.meta_copy.vae.encode(
                     torch.empty(1, 3, height, width, device=META, dtype=dtype)
                 ).latent_dist.mean
 
-        return cost_of(self.twin, work)
+        return self._cost("encode", work)
 
     def decode(self) -> Cost:
-        return cost_of(self.twin, lambda: self.twin.decode(self.latent()))
+        return self._cost("decode", lambda: self.meta_copy.decode(self.latent()))

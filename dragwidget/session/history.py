@@ -7,6 +7,7 @@ beyond a number of bytes on disk. Whoever asks a node for it gets the same bits 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -18,8 +19,10 @@ from dragwidget.data.frames import XY
 from dragwidget.data.instructions import DragInstructions, PointPair
 from dragwidget.data.settings import DragSettings
 from dragwidget.drag.loop import DragStep
+from dragwidget.drag.noise_path import Time
 from dragwidget.drag.optimizer import Moments
-from dragwidget.storage.offload import Spill
+from dragwidget.session.source import Inversion
+from dragwidget.storage.offload import Offload
 
 __all__ = ["History", "Node"]
 
@@ -37,10 +40,11 @@ class Node:
         parent: number of the node it came from; the start is its own.
         latent: (1, c, h, w) float32.
         moments: of Adam.
+        timestep: noise level of the latent.
         still: steps since a handle last moved.
         instructions: what was asked for in the step that led here, N pairs; ``None`` for the start.
         settings: of that step; ``None`` for the start.
-        anchor_nodes: for each pair, the node on whose image its handle was drawn.
+        anchor_nodes: for each pair, the node on whose image its handle was first drawn.
         handles: where they are now, (x, y) image pixels, (N).
         step: what the user saw of it; ``None`` for the start.
     """
@@ -49,12 +53,19 @@ class Node:
     parent: int
     latent: Tensor
     moments: Moments
+    timestep: Time
     still: int = 0
     instructions: DragInstructions | None = None
     settings: DragSettings | None = None
     anchor_nodes: tuple[int, ...] = ()
     handles: tuple[XY, ...] = ()
     step: DragStep | None = None
+
+    @classmethod
+    def start(cls, inversion: Inversion) -> Node:
+        """The node that every drag on an inversion starts from."""
+        latent = inversion.latents[-1]
+        return cls(0, 0, latent, Moments.zeros(latent), inversion.timestep)
 
     @property
     def pairs(self) -> tuple[PointPair, ...]:
@@ -92,10 +103,10 @@ class Node:
             return latent if name == "latent" else moments
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
-    def to_disk(self, spill: Spill) -> None:
+    def to_disk(self, offload: Offload) -> None:
         """Put latent and moments into a file. Raises OSError, and then they stay."""
-        spill.write(self.number, self.packed)
-        distant = _Distant(spill, self.number, self.moments.count, self.latent.device)
+        offload.write(self.number, self.packed)
+        distant = _Distant(offload, self.number, self.moments.count, self.latent.device)
         own = self.__dict__
         own["distant"] = distant
         if self.step is not None:  # it holds the latent too; the user's own step keeps it
@@ -117,13 +128,13 @@ class Node:
 class _Distant:
     """Where latent and moments of a node are."""
 
-    spill: Spill
+    offload: Offload
     number: int
     count: int
     device: torch.device
 
     def read(self) -> Tensor:
-        return self.spill.read(self.number).to(self.device)
+        return self.offload.read(self.number).to(self.device)
 
     def latent_and_moments(self) -> tuple[Tensor, Moments]:
         packed = self.read()
@@ -164,18 +175,20 @@ class History(Sequence["DragStep"]):
         nodes: every step ever taken, in the order they were taken; the first is the start.
         current: the node where the edit stands.
         tip: the end of the present branch; ``rewind`` goes back and forth between start and tip.
-        spill: where nodes are that are not in memory.
+        offload: where nodes are that are not in memory.
     """
 
     def __init__(self, start: Node, *, memory: int | None = None) -> None:
         self.nodes: list[Node] = [start]
         self.current = start
         self.tip = start
-        self.spill = Spill()
+        self.offload = Offload()
         self._branch = [start]  # the path to the tip
         self._depth = [0]  # of every node: its place on any path
         self._tips = {0: None}  # numbers, in the order of the nodes
         self._limit = MEMORY if memory is None else memory
+        # Held while nodes are added and while the place changes, and while a copy is taken.
+        self._lock = threading.RLock()
         self._kept: dict[int, int] = {}  # bytes of every node in memory, used longest ago first
         self._bytes = 0
 
@@ -193,6 +206,15 @@ class History(Sequence["DragStep"]):
 
     def __iter__(self) -> Iterator[DragStep]:
         return (node.step for node in self.path() if node.step is not None)
+
+    def __bool__(self) -> bool:
+        """There is a history, even where no step was taken yet; ``len`` counts steps."""
+        return True
+
+    def snapshot(self) -> tuple[tuple[Node, ...], int, int]:
+        """(all nodes, number of the current one, number of the tip), at one moment."""
+        with self._lock:
+            return tuple(self.nodes), self.current.number, self.tip.number
 
     def path(self, node: Node | None = None) -> list[Node]:
         """The nodes from the start to ``node``, by default to where the edit stands."""
@@ -217,20 +239,22 @@ class History(Sequence["DragStep"]):
 
     def append(self, node: Node) -> None:
         """Go on from the current node to a new one."""
-        assert node.parent == self.current.number
-        self.add(node)
-        del self._branch[self._depth[node.parent] + 1 :]
-        self._branch.append(node)
-        self.current = self.tip = node
+        with self._lock:
+            assert node.parent == self.current.number
+            self.add(node)
+            del self._branch[self._depth[node.parent] + 1 :]
+            self._branch.append(node)
+            self.current = self.tip = node
 
     def add(self, node: Node) -> None:
         """Put a node into the tree, and stand where it stood."""
-        assert node.number == len(self.nodes)
-        self.nodes.append(node)
-        self._depth.append(self._depth[node.parent] + 1)
-        self._tips.pop(node.parent, None)
-        self._tips[node.number] = None
-        self._use(node)
+        with self._lock:
+            assert node.number == len(self.nodes)
+            self.nodes.append(node)
+            self._depth.append(self._depth[node.parent] + 1)
+            self._tips.pop(node.parent, None)
+            self._tips[node.number] = None
+            self._use(node)
 
     def rewind(self, index: int) -> Node:
         """Stand ``index`` steps from the start on the present branch; nothing is thrown away.
@@ -239,10 +263,11 @@ class History(Sequence["DragStep"]):
             ValueError: there is no such step.
             OSError: it was on disk, and is not any more.
         """
-        node = self.at(index)
-        self._use(node)
-        self.current = node
-        return node
+        with self._lock:
+            node = self.at(index)
+            self._use(node)
+            self.current = node
+            return node
 
     def at(self, index: int) -> Node:
         """The node ``index`` steps from the start on the present branch.
@@ -257,6 +282,17 @@ class History(Sequence["DragStep"]):
             )
         return self._branch[index]
 
+    def node(self, number: int) -> Node:
+        """Return the node of this number.
+
+        Raises:
+            ValueError: there is no such node.
+        """
+        if not 0 <= number < len(self.nodes):
+            last = len(self.nodes) - 1
+            raise ValueError(f"there is no node {number}: this history has 0 to {last}")
+        return self.nodes[number]
+
     def go_to(self, number: int) -> Node:
         """Stand at any node; if need be, the newest branch that leads through it is then present.
 
@@ -264,16 +300,14 @@ class History(Sequence["DragStep"]):
             ValueError: there is no such node.
             OSError: it was on disk, and is not any more.
         """
-        if not 0 <= number < len(self.nodes):
-            last = len(self.nodes) - 1
-            raise ValueError(f"there is no node {number}: this history has 0 to {last}")
-        node = self.nodes[number]
-        self._use(node)
-        if not self._is_present(node):
-            self.tip = self._newest_from(node)
-            self._branch = self.path(self.tip)
-        self.current = node
-        return node
+        with self._lock:
+            node = self.node(number)
+            self._use(node)
+            if not self._is_present(node):
+                self.tip = self._newest_from(node)
+                self._branch = self.path(self.tip)
+            self.current = node
+            return node
 
     def _newest_from(self, node: Node) -> Node:
         """The newest node that was reached from here; it ends a branch, as any child is newer."""
@@ -297,7 +331,7 @@ class History(Sequence["DragStep"]):
         while self._bytes > self._limit and len(self._kept) > 1:
             oldest = next(iter(self._kept))
             try:
-                self.nodes[oldest].to_disk(self.spill)
+                self.nodes[oldest].to_disk(self.offload)
             except OSError as error:
                 self._limit = 2 * self._bytes  # tried again then
                 log.warning("the history stays in memory, which it fills: %s", error)

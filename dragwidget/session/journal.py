@@ -1,10 +1,11 @@
 """An edit on disk while it is made: when the process dies, at most the step under way is lost.
 
     <folder>/session.drag                                the whole, as ``DragSession.save`` has it
-    <folder>/step-<edit>-<node>.<SHA-256>.safetensors    each step that was taken after it
+    <folder>/step-<image>-<edit>-<node>.<SHA-256>.safetensors   each step that was taken after it
     <folder>/drawn.json                                  what is drawn and asked for now
+    <folder>/.dragwidget-journal                         the folder is ours; its process locks it
 
-The whole is written when there is a new inversion to keep, a step costs one small file. Every file
+The whole is written when there is a new image or inversion, a step costs one small file. Every file
 appears by a rename, so each is whole or not there, and steps are read as far as they follow each
 other. Nothing here may stop an edit: what cannot be written is logged.
 """
@@ -15,10 +16,10 @@ import hashlib
 import json
 import logging
 import os
-import secrets
-import shutil
+import re
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,23 +32,39 @@ from safetensors.torch import save as write_tensors
 from dragwidget.data.frames import BoolArray
 from dragwidget.data.instructions import DragInstructions, PointPair, check_prompt
 from dragwidget.data.instructions_json import from_runs, to_runs
+from dragwidget.data.limits import parse_json
+from dragwidget.data.paths import user_path
 from dragwidget.data.settings import Settings
-from dragwidget.session import session_file as archive
-from dragwidget.storage.atomic import remove_abandoned, write_whole
+from dragwidget.session import session_file
+from dragwidget.session.session import DragSession
+from dragwidget.storage.atomic import (
+    OWNER,
+    Lock,
+    is_abandoned,
+    owner,
+    remove_abandoned,
+    write_whole,
+)
 from dragwidget.storage.cache import default_folder
 
 if TYPE_CHECKING:
     from dragwidget.diffusion.model import DiffusionModel
-    from dragwidget.session.edit import Dragging
-    from dragwidget.session.session import DragSession
+    from dragwidget.session.edit import Edit
+    from dragwidget.session.history import Node
+    from dragwidget.session.snapshot import Snapshot
 
 __all__ = ["Journal", "Wanted", "journals", "restore"]
 
 log = logging.getLogger(__name__)
 
 WHOLE, DRAWN = "session.drag", "drawn.json"
+MARK = ".dragwidget-journal"  # in each folder of ours; its process holds a lock on it
 KEPT = 20  # journals; the ones that were written to longest ago go
-_NOT_BEGUN = 3600.0  # seconds after which a folder without a whole is taken for a dead process's
+ABANDONED = 30 * 24 * 3600.0  # seconds after which another machine's journal counts as left behind
+_FOLDER = re.compile(r"[0-9]{8}-[0-9]{6}-" + OWNER)
+_STEP = re.compile(
+    r"(?P<name>step-[0-9a-f]{16}-[0-9]+)-(?P<node>[0-9]+)\.[0-9a-f]{64}\.safetensors"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,11 +82,11 @@ class Wanted:
     mask: BoolArray | None = None
 
     @classmethod
-    def of(cls, session: DragSession) -> Wanted:
+    def of(cls, snapshot: Snapshot) -> Wanted:
         """What a session is asked for."""
-        drawn = session.instructions
+        drawn = snapshot.instructions
         pairs, mask = ((), None) if drawn is None else (drawn.pairs, drawn.mask)
-        return cls(session.prompt, session.settings, pairs, mask)
+        return cls(snapshot.source.prompt, snapshot.settings, pairs, mask)
 
 
 class Journal:
@@ -81,11 +98,13 @@ class Journal:
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
         if folder is None:
-            name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+            name = f"{time.strftime('%Y%m%d-%H%M%S')}-{owner()}"
             folder = _home() / name
-        self.folder = Path(folder)
+        self.folder = user_path(folder)
         # Nodes of each edit that are written; ``None``: there is no whole that steps may follow on.
         self._written: list[int] | None = None
+        self._image = ""  # digest of the image in the whole
+        self._lock_file: Lock | None = None
         self._lock = threading.Lock()
         self._wanted: Wanted | None = None
         self._is_new = False  # what is drawn, since it was last written
@@ -123,45 +142,61 @@ class Journal:
             write, wait = _nothing, False  # drawn between the last look and the release
 
     def _write_drawn(self, session: DragSession) -> None:
-        if self._written is None or not (self.folder / WHOLE).is_file():  # it may be deleted
-            self._write_whole(session)
-        wanted = self._wanted or Wanted.of(session)
+        snapshot = session.snapshot()
+        if not self._holds(snapshot):
+            self._write_whole(snapshot)
+        wanted = self._wanted or Wanted.of(snapshot)
         content = {
             "prompt": wanted.prompt,
             "settings": wanted.settings.to_dict(),
             "points": [[*pair.handle, *pair.target] for pair in wanted.pairs],
             "mask": None if wanted.mask is None else to_runs(wanted.mask),
-            "at": [edit.history.current.number for edit in session.edits],
+            "at": [edit.current for edit in snapshot.edits],
         }
         write_whole(self.folder / DRAWN, json.dumps(content).encode())
 
+    def _holds(self, snapshot: Snapshot) -> bool:
+        """Whether steps can follow on the whole that is there: it may be deleted, or outdated."""
+        same = self._written is not None and self._image == snapshot.source.digest
+        return same and (self.folder / WHOLE).is_file()
+
     def _took_step(self, session: DragSession) -> None:
         edit = session.stages.edit(session.source, session.settings)
-        edits = session.edits
-        if edit is None:
+        snapshot = session.snapshot()
+        places = [k for k, e in enumerate(snapshot.edits) if edit and e.inversion is edit.inversion]
+        if not places:
             return
-        place, number = edits.index(edit), edit.history.nodes[-1].number
+        place, node = places[0], snapshot.edits[places[0]].nodes[-1]
         written = self._written or []
         # A step follows on the one before it, of which an interrupt may have kept us from hearing.
-        follows = place < len(written) and written[place] in (number, number + 1)
-        if not follows or not (self.folder / WHOLE).is_file():
-            self._write_whole(session)
-        elif written[place] == number:  # else it came with what is drawn
-            _write_step(self.folder, place, edit)
+        follows = place < len(written) and written[place] in (node.number, node.number + 1)
+        if not follows or not self._holds(snapshot):
+            self._write_whole(snapshot)
+        elif written[place] == node.number:  # else it came with what is drawn
+            _write_step(self.folder, _step_name(snapshot, place), node)
             written[place] += 1
 
-    def _write_whole(self, session: DragSession) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        edits = session.edits
-        covered = [len(edit.history.nodes) for edit in edits]
-        archive.save(session, self.folder / WHOLE)
-        self._written = covered
-        for place, count in enumerate(covered):
-            for path in self.folder.glob(f"step-{place}-*"):
-                if int(path.name.split("-")[2].split(".")[0]) < count:
-                    path.unlink(missing_ok=True)
+    def _write_whole(self, snapshot: Snapshot) -> None:
+        self._begin()
+        session_file.save(snapshot, self.folder / WHOLE)
+        self._image = snapshot.source.digest
+        self._written = [len(edit.nodes) for edit in snapshot.edits]
+        names = {_step_name(snapshot, k): n for k, n in enumerate(self._written)}
+        for path in self.folder.iterdir():
+            step = _STEP.fullmatch(path.name)
+            if step and int(step["node"]) < names.get(step["name"], 10**9):
+                path.unlink(missing_ok=True)  # it is in the whole, or of another image
         if self.folder.parent == _home():  # elsewhere, what lies beside it is not ours
             _tidy(spare=self.folder)
+
+    def _begin(self) -> None:
+        """Make the folder, mark it as ours, and hold its lock while this journal lives."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self._lock_file is None or not (self.folder / MARK).exists():
+            lock = Lock(self.folder / MARK)
+            lock.take()
+            self._lock_file = lock
+            weakref.finalize(self, lock.release)
 
 
 def journals(home: Path | None = None) -> list[Path]:
@@ -198,57 +233,78 @@ def restore(
         if not found:
             raise FileNotFoundError(f"there is no edit to restore in {_home()}")
         folder = found[0]
-    folder = Path(folder)
+    folder = user_path(folder)
     remove_abandoned(folder)
-    session = archive.load(folder / WHOLE, model, **options)
+    session = DragSession.load(folder / WHOLE, model, **options)
+    snapshot = session.snapshot()
     steps = _steps(folder)
     drawn: dict[str, DragInstructions] = {}
     for place, edit in enumerate(session.edits):
-        while _read_step(steps.get((place, len(edit.history.nodes)), []), edit, drawn):
+        name = _step_name(snapshot, place)
+        while _read_step(steps.get((name, len(edit.history.nodes)), []), edit, drawn):
             pass
     return session, _read_drawn(folder, session)
 
 
 def _tidy(spare: Path) -> None:
-    """Remove journals beyond those that are kept, and what is left of ones that never began."""
-    for old in journals()[KEPT:]:
-        if old != spare:  # which may look old, where the clock was set back
-            shutil.rmtree(old, ignore_errors=True)
-    for path in _home().glob("*"):
-        with suppress(OSError):
-            if not (path / WHOLE).exists() and time.time() - path.stat().st_mtime > _NOT_BEGUN:
-                remove_abandoned(path)
-                path.rmdir()
+    """Remove journals of dead processes beyond those that are kept: files of ours, nothing else."""
+    ours = [f for f in _home().glob("*") if _FOLDER.fullmatch(f.name) and not f.is_symlink()]
+    ours = [folder for folder in ours if (folder / MARK).is_file() and folder != spare]
+    for folder in sorted(ours, key=_written_at, reverse=True)[KEPT - 1 :]:
+        if is_abandoned(folder / MARK, folder.name.split("-", 2)[2], ABANDONED):
+            _remove(folder)
+
+
+def _written_at(folder: Path) -> float:
+    try:
+        return max(path.stat().st_mtime for path in folder.iterdir())
+    except OSError:
+        return 0.0
+
+
+def _remove(folder: Path) -> None:
+    """Remove a journal's files, and its folder if nothing else is in it."""
+    remove_abandoned(folder)
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if path.name in (WHOLE, DRAWN) or _STEP.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+        if not any(path.name != MARK for path in folder.iterdir()):
+            (folder / MARK).unlink(missing_ok=True)
+            folder.rmdir()
 
 
 def _home() -> Path:
     return default_folder() / "edits"
 
 
-def _write_step(folder: Path, place: int, edit: Dragging) -> None:
-    node = edit.history.nodes[-1]
+def _step_name(snapshot: Snapshot, place: int) -> str:
+    """How the names of an edit's steps begin: the steps of another image are not taken for it."""
+    return f"step-{snapshot.source.digest[:16]}-{place}"
+
+
+def _write_step(folder: Path, name: str, node: Node) -> None:
     assert node.instructions is not None
     said = {
-        "node": json.dumps(archive.write_node(node, 0)),
+        "node": json.dumps(session_file.write_node(node, 0)),
         "drawn": node.instructions.to_json(),
     }
     tensor = node.packed.detach().cpu().contiguous()
     content = write_tensors({"node": tensor}, said)
     digest = hashlib.sha256(content).hexdigest()
-    write_whole(folder / f"step-{place}-{node.number}.{digest}.safetensors", content)
+    write_whole(folder / f"{name}-{node.number}.{digest}.safetensors", content)
 
 
-def _steps(folder: Path) -> dict[tuple[int, int], list[Path]]:
+def _steps(folder: Path) -> dict[tuple[str, int], list[Path]]:
     """All steps that were written, by edit and node."""
-    found: dict[tuple[int, int], list[Path]] = {}
-    for path in folder.glob("step-*.safetensors"):
-        with suppress(ValueError):
-            _, place, number = path.name.split(".")[0].split("-")
-            found.setdefault((int(place), int(number)), []).append(path)
+    found: dict[tuple[str, int], list[Path]] = {}
+    for path in folder.iterdir():
+        if (step := _STEP.fullmatch(path.name)) and not path.is_symlink():
+            found.setdefault((step["name"], int(step["node"])), []).append(path)
     return found
 
 
-def _read_step(written: list[Path], edit: Dragging, known: dict[str, DragInstructions]) -> bool:
+def _read_step(written: list[Path], edit: Edit, known: dict[str, DragInstructions]) -> bool:
     """Take one more step from the journal; whether there was one.
 
     Args:
@@ -268,8 +324,8 @@ def _read_step(written: list[Path], edit: Dragging, known: dict[str, DragInstruc
             drawn = known[said["drawn"]]
             edit.inversion.source.check(drawn)
             like = edit.inversion.latents[0]
-            data = json.loads(said["node"])
-            node = archive.read_node(number, data, tensor.to(like.device), [drawn], like)
+            data = parse_json(said["node"].encode(), "its node")
+            node = session_file.read_node(number, data, tensor.to(like.device), [drawn], like)
             edit.history.go_to(node.parent)
             edit.history.append(node)
         except (LookupError, TypeError, ValueError, ArithmeticError, AssertionError,
@@ -283,7 +339,7 @@ def _read_step(written: list[Path], edit: Dragging, known: dict[str, DragInstruc
 def _read_drawn(folder: Path, session: DragSession) -> Wanted:
     size = session.source.image.size
     try:
-        content = json.loads((folder / DRAWN).read_bytes())
+        content = parse_json((folder / DRAWN).read_bytes(), DRAWN)
         runs = content["mask"]
         check_prompt(content["prompt"])
         wanted = Wanted(
@@ -295,10 +351,10 @@ def _read_drawn(folder: Path, session: DragSession) -> Wanted:
         session.model.check(wanted.settings)
         at = [int(number) for number in content["at"]]
     except FileNotFoundError:
-        return Wanted.of(session)
+        return Wanted.of(session.snapshot())
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         log.warning("%s is damaged, what was drawn last is not restored: %s", folder / DRAWN, error)
-        return Wanted.of(session)
+        return Wanted.of(session.snapshot())
     session.prompt, session.settings = wanted.prompt, wanted.settings
     with suppress(ValueError):  # not enough to drag by: it is drawn on
         session.instructions = DragInstructions(wanted.pairs, size=size, mask=wanted.mask)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dragwidget.data.settings import RenderSettings
 from dragwidget.diffusion.attention import ReferenceBranch, record_reference, render_latents
+from dragwidget.drag.noise_path import Time
 from dragwidget.progress import Progress
 from dragwidget.session.source import Inversion, finite
 
@@ -30,11 +31,18 @@ def referencing(
 def rendering(
     inversion: Inversion,
     edited: Tensor,
+    timestep: Time,
     branch: ReferenceBranch | None,
     settings: RenderSettings,
     protected: Tensor | None,
 ) -> Generator[Progress, None, Tensor]:
-    """Denoise an edited latent (1, c, h, w) to a clean one; ``branch`` where settings need it."""
+    """Denoise an edited latent (1, c, h, w), at ``timestep``, to a clean one.
+
+    Args:
+        branch: the reference branch, where the settings need it.
+    """
+    walked = list(inversion.schedule.last(inversion.count))
+    first = walked.index(timestep)
     steps = render_latents(
         inversion.predictor,
         edited,
@@ -43,8 +51,9 @@ def rendering(
         branch,
         settings,
         protected,
+        first=first,
     )
-    for index, latent in enumerate(steps, start=1):
+    for index, latent in enumerate(steps, start=first + 1):
         finite(latent, "a latent of the render")
         yield Progress("render", index, inversion.count)
     return latent

@@ -2,8 +2,7 @@
 
     image -> LoRA -> inversion -> drag -> render
 
-Each arrow is a stage that is made on demand, once, and kept with what made it (``making``). Moving
-a point costs one pass of the network; another prompt makes LoRA and inversion stale.
+Each arrow is a stage that is made on demand, once, and kept with what made it (``making``).
 
 Work that takes long comes in two forms: a plain verb runs it (``prepare``, ``render``), its -ing
 form is a generator of ``Progress`` for whoever drives it step by step (``preparing``,
@@ -22,17 +21,23 @@ import numpy.typing as npt
 from PIL import Image
 
 from dragwidget.data.frames import XY
+from dragwidget.data.image_reading import ImageSource
 from dragwidget.data.instructions import DragInstructions
+from dragwidget.data.paths import absolute
 from dragwidget.data.settings import DragSettings, Settings
 from dragwidget.diffusion.loading import load_model
-from dragwidget.diffusion.lora import LoRA, load_lora
+from dragwidget.diffusion.lora import GivenLoRA, LoRA, given_lora
 from dragwidget.diffusion.model import DiffusionModel
-from dragwidget.drag.loop import DragStep, Ended
+from dragwidget.drag.loop import DragStep
+from dragwidget.drag.method import Ended
 from dragwidget.progress import Cancelled, Monitor, Progress, StageStatus
-from dragwidget.session.edit import Dragging
+from dragwidget.session import session_file
+from dragwidget.session.domain_check import domain_warning
+from dragwidget.session.edit import Edit
 from dragwidget.session.estimate import Estimate, estimate
 from dragwidget.session.history import History
-from dragwidget.session.source import Generation, Inversion, Source, fitted, generating
+from dragwidget.session.snapshot import EditSnapshot, Snapshot
+from dragwidget.session.source import Call, Generation, Inversion, Source, fitted, generating
 from dragwidget.session.stages import Asked, Stages
 from dragwidget.storage.cache import Store
 
@@ -44,13 +49,11 @@ T = TypeVar("T")
 class DragSession:
     """An edit of one image.
 
-    A call that fails leaves the session as it was before; only stages that were finished and drag
-    steps that were taken are kept.
+    A call that fails leaves the session as it was before, but for stages and steps that were done.
 
     Args:
         progress: called with how far the work has come.
-        store: where stages are looked for before they are made, and kept for other sessions;
-            ``None``: nowhere.
+        store: where stages are looked for, and kept for other sessions; ``None``: nowhere.
 
     Attributes:
         monitor: reports progress, and cancels.
@@ -80,14 +83,18 @@ class DragSession:
         store: Store | None = None,
         **options: Any,
     ) -> DragSession:
-        """A session on a model by name, folder, hub id or checkpoint; options as ``load_model``."""
+        """A session on a model; ``name`` and ``options`` are ``load_model``'s, with its errors.
+
+        Options: ``vae``, ``device``, ``dtype``, ``revision``, ``variant``, ``cache_dir``,
+        ``config``, ``prediction_type``, ``memory``.
+        """
         return cls(load_model(name, **options), progress=progress, store=store)
 
     # What is edited, and how
 
     def set_image(
         self,
-        image: Image.Image | str | os.PathLike[str] | npt.NDArray[Any],
+        image: ImageSource,
         prompt: str = "",
         *,
         max_side: int | None = None,
@@ -96,15 +103,16 @@ class DragSession:
         """Choose the image; what was drawn on another one is put aside.
 
         Args:
-            image: a Pillow image, a path, or an array (H, W, 3), uint8 or floats in 0..1.
+            image: what ``read_image`` takes; results carry its alpha, EXIF and dpi.
             prompt: what it shows.
             max_side: longest side that the model works at, pixels; by default what it was
-                trained on, and smaller images are stretched to that too. Results come back at
-                the image's own size.
+                trained on. Smaller images are stretched to it; results have their own size.
             multiple: both sides that the model works at are multiples of this, pixels; by default
                 what every level of its network divides evenly.
         """
-        self._choose(Source.of(fitted(self.model, image, max_side, multiple), prompt))
+        path = absolute(image) if isinstance(image, str | os.PathLike) else None
+        source = Source.of(fitted(self.model, image, max_side, multiple), prompt)
+        self._choose(replace(source, call=Call(path, max_side, multiple)))
 
     def generate(
         self,
@@ -139,8 +147,8 @@ class DragSession:
 
     @property
     def image(self) -> Image.Image:
-        """The image as it was given, upright and RGB."""
-        return Image.fromarray(self.source.image.original)
+        """The image as it was given, upright, sRGB, with its alpha (mode RGBA) if it has any."""
+        return self.source.pillow
 
     @property
     def prompt(self) -> str:
@@ -170,14 +178,21 @@ class DragSession:
     def instructions(self, instructions: DragInstructions) -> None:
         self._asked = self._asked.drawn(instructions)
 
-    def use_lora(self, lora: LoRA | str | os.PathLike[str] | None) -> None:
-        """Use a LoRA that was trained before, as weights or a file; ``None``: train one again."""
-        source = self.source
-        if isinstance(lora, LoRA):
-            lora.check(self.model.unet)
-        elif lora is not None:
-            lora = load_lora(lora, self.model.unet)
-        self._asked = replace(self._asked, image=replace(source, lora=lora))
+    def use_lora(self, lora: GivenLoRA, *, alpha: float | None = None) -> None:
+        """Use a LoRA that was trained before, as weights or a file; ``None``: train one again.
+
+        ``alpha`` is for a file that does not say its own; see ``load_lora``.
+        """
+        source, model = self.source, self.model
+        given = given_lora(lora, model.unet, model.text_encoder, alpha)
+        path = absolute(lora) if isinstance(lora, str | os.PathLike) else None
+        call = replace(source.call, lora=path, alpha=alpha)
+        self._asked = replace(self._asked, image=replace(source, lora=given, call=call))
+
+    @property
+    def mask_growth(self) -> int:
+        """Latent cells that were made editable because the mask is thinner than one there."""
+        return self._asked.mask_growth(self.model.vae_factor)
 
     # Stages
 
@@ -193,6 +208,13 @@ class DragSession:
             timed: take a pass of the network, to know how quick the device is.
         """
         return estimate(self.model, self.source, self.settings, self.instructions, timed=timed)
+
+    def domain_warning(self) -> str:
+        """Return a warning where the model does not know images like this one; else nothing.
+
+        It encodes and decodes the image, reduced to 256 pixels; see ``diffusion.domain``.
+        """
+        return domain_warning(self.model, self.source)
 
     def prepare(self) -> None:
         """Make LoRA and inversion now, where they are not fresh; otherwise on demand."""
@@ -256,13 +278,9 @@ class DragSession:
         return self._drag(preparing, steps or asked.settings.drag.steps, asked, before)
 
     def _drag(
-        self,
-        preparing: Generator[Progress, None, Dragging],
-        total: int,
-        asked: Asked,
-        before: Asked,
+        self, preparing: Generator[Progress, None, Edit], total: int, asked: Asked, old: Asked
     ) -> Generator[DragStep, None, Ended]:
-        """At most ``total`` steps; where not even one is taken, ``before`` is asked for again."""
+        """At most ``total`` steps; where not even one is taken, ``old`` is asked for again."""
         index = 0
         try:
             edit = self.monitor.run(preparing)
@@ -275,14 +293,14 @@ class DragSession:
                 self.ended, index = None, index + 1
                 self.monitor.report(Progress("drag", index, total, step.loss))
                 yield step
-            self.ended = edit.ended(*self._wanted(edit)) or "step limit"
+            self.ended = edit.ended(*self._wanted(edit)) or Ended.STEP_LIMIT
             return self.ended
         except BaseException:
             if index == 0 and self._asked is asked:
-                self._asked = before
+                self._asked = old
             raise
 
-    def _wanted(self, edit: Dragging) -> tuple[DragInstructions, DragSettings]:
+    def _wanted(self, edit: Edit) -> tuple[DragInstructions, DragSettings]:
         """What the next step of a drag is to do; it may have been set anew since the last."""
         asked = self._asked
         if asked.instructions is None or self.stages.edit(asked.source, asked.settings) is not edit:
@@ -304,7 +322,7 @@ class DragSession:
         return last
 
     @property
-    def edits(self) -> list[Dragging]:
+    def edits(self) -> list[Edit]:
         """All edits of this image: one for each prompt and settings it was inverted with."""
         digest = self.source.digest
         return [edit for edit in self.stages.edits if edit.inversion.source.digest == digest]
@@ -339,39 +357,58 @@ class DragSession:
     def preview(self, step: int | None = None, *, quick: bool = False) -> Image.Image:
         """The image as it is now, or at a step of this branch: soon and approximate.
 
-        The source, changed by how the network's first guess at the clean latent has changed. After
-        a drag step with a mask that guess is there already; else it is one pass of the network.
+        The source, changed by how the network's first guess at the clean latent has changed; that
+        is one pass of the network, which a drag step with a mask has taken already.
 
         Args:
-            quick: draw it by a linear map in place of the autoencoder, which can take as long as a
-                drag step: blurred where it changed.
+            quick: draw it by a linear map in place of the autoencoder: blurred where it changed.
         """
         return self._run(self.previewing(step, quick=quick))
 
     def previewing(
         self, step: int | None = None, *, quick: bool = False
     ) -> Generator[Progress, None, Image.Image]:
-        """The same, without forgetting that other work was cancelled."""
+        """The same, stepwise; it does not forget that other work was cancelled."""
         return self.stages.previewing(self._asked, step, quick=quick)
 
     def similarity(self, xy: XY) -> dict[int, npt.NDArray[np.float32]]:
-        """What motion supervision sees: how alike the features under ``xy`` and elsewhere are.
+        """How alike the features under ``xy``, image pixels, and elsewhere are, as it is now.
 
-        Returns, for every feature block from the mid block (0) up, the cosine, -1..1, of each cell
-        of the feature grid, on the image as it is now. ``xy`` is in image pixels.
+        For every feature block from the mid block (0) up: the cosine, -1..1, of each grid cell.
         """
         return self.stages.similarity(self._asked, xy)
 
     # Running and keeping
 
-    def restore(
-        self, source: Source, instructions: DragInstructions | None, ended: Ended | None
-    ) -> None:
-        """Go on with an image from an archive, and what was drawn on it."""
-        if instructions is not None:
-            source.check(instructions)
-        self._asked = Asked(self.settings, source, instructions)
-        self.ended = ended
+    def snapshot(self) -> Snapshot:
+        """A frozen copy of everything, also while a drag goes on in another thread."""
+        asked = self._asked
+        digest = asked.source.digest
+        edits = [e for e in self.stages.edits if e.inversion.source.digest == digest]
+        return Snapshot(
+            model=self.model,
+            source=asked.source,
+            settings=asked.settings,
+            instructions=asked.instructions,
+            ended=self.ended,
+            trained=tuple(t for t in self.stages.loras if t.source.digest == digest),
+            edits=tuple(EditSnapshot.of(edit.inversion, edit.history) for edit in edits),
+        )
+
+    @classmethod
+    def of(
+        cls, snapshot: Snapshot, *, progress: Callable[[Progress], None] | None = None
+    ) -> DragSession:
+        """A session that goes on where a copy was taken."""
+        session = cls(snapshot.model, progress=progress)
+        session.settings = snapshot.settings
+        for trained in snapshot.trained:
+            session.stages.keep_lora(trained)
+        for copy in snapshot.edits:
+            session.stages.keep_edit(Edit.of(copy))
+        session._asked = Asked(snapshot.settings, snapshot.source, snapshot.instructions)
+        session.ended = snapshot.ended
+        return session
 
     def cancel(self) -> None:
         """Stop what is running, from another thread: it raises ``Cancelled`` after this pass."""
@@ -379,9 +416,7 @@ class DragSession:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one file: image, instructions, settings, stages, history."""
-        from dragwidget.session import session_file as archive
-
-        archive.save(self, path)
+        session_file.save(self.snapshot(), path)
 
     @classmethod
     def load(
@@ -392,9 +427,16 @@ class DragSession:
         progress: Callable[[Progress], None] | None = None,
         **options: Any,
     ) -> DragSession:
-        """A session from what ``save`` wrote, on the model named there or on ``model``."""
-        from dragwidget.session import session_file as archive
+        """Open a session that ``save`` wrote.
 
-        session = archive.load(path, model, **options)
-        session.monitor.progress = progress
-        return session
+        The file never makes us fetch or open a model: it opens on ``model``, on the embedded model,
+        or on one of the same weights that this process holds.
+
+        Args:
+            model: the one that it was made with.
+            options: of the embedded model, as ``load_model`` takes them.
+
+        Raises:
+            ValueError: it is no session, damaged, or of a model that it names.
+        """
+        return cls.of(session_file.load(path, model, **options), progress=progress)

@@ -17,35 +17,41 @@ import zlib
 from dataclasses import asdict, replace
 from operator import index
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as read_tensors
 from torch import Tensor
 
 from dragwidget.data.image import SourceImage
+from dragwidget.data.image_reading import Metadata, read_dpi
 from dragwidget.data.instructions import DragInstructions
+from dragwidget.data.limits import parse_json
+from dragwidget.data.paths import user_path
+from dragwidget.data.quoting import quoted
 from dragwidget.data.settings import DragSettings, Settings
 from dragwidget.diffusion.loading import load_model
 from dragwidget.diffusion.lora import LoRA
-from dragwidget.diffusion.model import DiffusionModel
+from dragwidget.diffusion.model import DiffusionModel, loaded_models
 from dragwidget.drag.loop import DragStep
+from dragwidget.drag.method import Ended
+from dragwidget.drag.noise_path import Time
 from dragwidget.drag.optimizer import Moments
-from dragwidget.session.edit import Dragging
+from dragwidget.drag.torch_state import in_plain_torch
 from dragwidget.session.history import Node
-from dragwidget.session.source import Generation, Source, inversion_from
-from dragwidget.session.stages import TrainedLoRA
+from dragwidget.session.snapshot import EditSnapshot, Snapshot
+from dragwidget.session.source import Generation, Source, TrainedLoRA, inversion_from
 from dragwidget.storage.atomic import remove_abandoned, whole_file
 from dragwidget.storage.tensors import Later, size, write_tensors
 
-if TYPE_CHECKING:
-    from dragwidget.session.session import DragSession
-
 __all__ = ["load", "read_node", "save", "write_node"]
 
-FORMAT, VERSION = "dragwidget.session.session", 1
+FORMAT, VERSION = "dragwidget.session", 2
+EMBEDDED = "critters"  # the only model that a file opens by its name
+DTYPES = {"float32", "float16", "bfloat16"}
 JSON_NAME, TENSORS_NAME = "session.json", "tensors.safetensors"
 MAX_BYTES = 8 * 2**30  # of either part, unpacked
 """Raise it, in this module, for histories of tens of thousands of steps."""
@@ -65,24 +71,27 @@ _UNREADABLE = (
 Tensors = dict[str, Tensor]
 
 
-def save(session: DragSession, path: str | os.PathLike[str]) -> None:
+@in_plain_torch
+def save(snapshot: Snapshot, path: str | os.PathLike[str]) -> None:
     """Write a session to ``path``; a file that is there is replaced only by a whole one."""
-    source, drawn, model = session.source, session.instructions, session.model
-    edits = session.edits
-    trained = [made for made in session.stages.loras if made.source.digest == source.digest]
+    source, model = snapshot.source, snapshot.model
+    metadata = source.image.metadata
     # Each LoRA once, by what it is: several edits may have been made with one.
-    all_loras = [source.lora, *(made.lora for made in trained)]
-    all_loras += [edit.inversion.lora for edit in edits]
+    all_loras = [source.lora, *(made.lora for made in snapshot.trained)]
+    all_loras += [edit.inversion.lora for edit in snapshot.edits]
     loras = {lora.digest: lora for lora in all_loras if lora is not None}
     tensors: dict[str, Tensor | Later] = {
         "original": torch.from_numpy(source.image.original.copy()),
         "pixels": torch.from_numpy(source.image.pixels.copy()),
     }
+    if metadata.alpha is not None:
+        tensors["alpha"] = torch.from_numpy(metadata.alpha.copy())
     if source.trajectory:
         tensors["trajectory"] = torch.cat(source.trajectory)
     for digest, lora in loras.items():
         tensors |= {f"lora.{digest}.down.{name}": matrix for name, matrix in lora.down.items()}
         tensors |= {f"lora.{digest}.up.{name}": matrix for name, matrix in lora.up.items()}
+    drawn = None if snapshot.instructions is None else snapshot.instructions.to_json()
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -92,11 +101,12 @@ def save(session: DragSession, path: str | os.PathLike[str]) -> None:
             "dtype": str(model.dtype).removeprefix("torch."),
         },
         "prompt": source.prompt,
+        "image": {"exif": metadata.exif.hex(), "dpi": metadata.dpi},
         "lora": _digest(source.lora),
         "generation": None if source.generation is None else asdict(source.generation),
-        "settings": session.settings.to_dict(),
-        "instructions": None if drawn is None else drawn.to_json(),
-        "ended": session.ended,
+        "settings": snapshot.settings.to_dict(),
+        "instructions": drawn,
+        "ended": snapshot.ended,
         "loras": list(loras),
         "trained": [
             {
@@ -104,11 +114,13 @@ def save(session: DragSession, path: str | os.PathLike[str]) -> None:
                 "settings": made.settings.to_dict(),
                 "lora": made.lora.digest,
             }
-            for made in trained
+            for made in snapshot.trained
         ],
-        "edits": [_write_edit(edit, f"edit.{k}.", tensors) for k, edit in enumerate(edits)],
+        "edits": [
+            _write_edit(edit, f"edit.{k}.", tensors) for k, edit in enumerate(snapshot.edits)
+        ],
     }
-    _write(Path(path), content, tensors)
+    _write(user_path(path), content, tensors)
 
 
 def _write(path: Path, content: dict[str, Any], tensors: dict[str, Tensor | Later]) -> None:
@@ -127,14 +139,16 @@ def _digest(lora: LoRA | None) -> str | None:
     return None if lora is None else lora.digest
 
 
-def _write_edit(edit: Dragging, name: str, tensors: dict[str, Tensor | Later]) -> dict[str, Any]:
-    inversion, history = edit.inversion, edit.history
+def _write_edit(
+    edit: EditSnapshot, name: str, tensors: dict[str, Tensor | Later]
+) -> dict[str, Any]:
+    inversion, nodes = edit.inversion, edit.nodes
     if inversion.source.generation is None:
         tensors[f"{name}latents"] = torch.cat(inversion.latents)
-    for node in history.nodes[1:]:
+    for node in nodes[1:]:
         tensors[f"{name}node.{node.number}"] = _packed_later(node, inversion.latents[0])
     # Each once, not with every step: a mask is as large as the image.
-    drawn = {id(n.instructions): n.instructions for n in history.nodes if n.instructions}
+    drawn = {id(n.instructions): n.instructions for n in nodes if n.instructions}
     places = {key: place for place, key in enumerate(drawn)}
     return {
         "prompt": inversion.source.prompt,
@@ -142,9 +156,9 @@ def _write_edit(edit: Dragging, name: str, tensors: dict[str, Tensor | Later]) -
         "drawn": [instructions.to_json() for instructions in drawn.values()],
         "lora": _digest(inversion.lora),
         "lora_was_given": inversion.source.lora is not None,
-        "nodes": [write_node(node, places[id(node.instructions)]) for node in history.nodes[1:]],
-        "current": history.current.index,
-        "tip": history.tip.number,
+        "nodes": [write_node(node, places[id(node.instructions)]) for node in nodes[1:]],
+        "current": edit.current,
+        "tip": edit.tip,
     }
 
 
@@ -161,6 +175,7 @@ def write_node(node: Node, drawn: int) -> dict[str, Any]:
     return {
         "parent": node.parent,
         "count": node.moments.count,
+        "timestep": node.timestep,
         "still": node.still,
         "drawn": drawn,
         "settings": asdict(settings),
@@ -174,31 +189,38 @@ def write_node(node: Node, drawn: int) -> dict[str, Any]:
     }
 
 
+@in_plain_torch
 def load(
     path: str | os.PathLike[str], model: DiffusionModel | None = None, **options: Any
-) -> DragSession:
-    """A session from what ``save`` wrote.
+) -> Snapshot:
+    """The session that ``save`` wrote.
+
+    A file says which model it was made with; it never makes us fetch or open one. Without
+    ``model`` it opens on the embedded model, if that is what it was made with, or on a model of the
+    same weights that this process has loaded already.
 
     Args:
-        model: the one that it was made with; by default it is loaded by its name, with ``options``
-            as ``load_model`` takes them.
+        model: the one that it was made with.
+        options: of the embedded model, as ``load_model`` takes them.
 
     Raises:
-        FileNotFoundError: no such file, or no such model.
-        ValueError: not a session's file, a damaged one, or of another model.
+        FileNotFoundError: no such file.
+        ValueError: not a session's file, a damaged one, or of another model, which it names.
     """
-    content, tensors = _read(Path(path))
+    content, tensors = _read(user_path(path))
     try:
         made_with = content["model"]
-        name, fingerprint = str(made_with["name"]), made_with["fingerprint"]
-        options = {"dtype": str(made_with["dtype"]), **options}
+        name, fingerprint = str(made_with["name"]), str(made_with["fingerprint"])
+        dtype = str(made_with["dtype"])
     except (KeyError, TypeError) as error:
         raise _damaged(path, error) from error
-    model = model or load_model(name, **options)
+    if model is None:
+        model = _model_here(path, name, fingerprint, dtype, options)
     if model.fingerprint != fingerprint:
         raise ValueError(
-            f"{path} was made with the model {name!r} ({options['dtype']}), whose weights are not "
-            f"those of {model.name!r} ({str(model.dtype).removeprefix('torch.')}): pass that model"
+            f"{path} was made with the model {quoted(name)} ({quoted(dtype)}), whose weights are "
+            f"not those of {model.name!r} ({str(model.dtype).removeprefix('torch.')}): pass that "
+            "model"
         )
     try:
         return _restored(content, tensors, model)
@@ -206,33 +228,60 @@ def load(
         raise _damaged(path, error) from error
 
 
+def _model_here(
+    path: str | os.PathLike[str], name: str, fingerprint: str, dtype: str, options: dict[str, Any]
+) -> DiffusionModel:
+    """The model that a file was made with, where it needs no loading by a name from the file."""
+    if name == EMBEDDED:
+        if dtype not in DTYPES:
+            raise _damaged(path, ValueError(f"its number format is {quoted(dtype)}"))
+        return load_model(EMBEDDED, **{"dtype": dtype, **options})
+    for loaded in loaded_models():
+        here = {
+            "device": str(loaded.device),
+            "dtype": str(loaded.dtype).removeprefix("torch."),
+            "memory": loaded.memory,
+        }
+        asked = {key: str(value).removeprefix("torch.") for key, value in options.items()}
+        if loaded.fingerprint == fingerprint and asked.items() <= here.items():
+            return loaded
+    raise ValueError(
+        f"{path} was made with the model {quoted(name)}, which a file may not load: load it "
+        "yourself, if you trust it, and pass it as model=load_model(...)"
+    )
+
+
 def _damaged(path: str | os.PathLike[str], error: Exception) -> ValueError:
     what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
     return ValueError(f"{path} is not a session that can be opened: {what[:500]}")
 
 
-def _restored(content: dict[str, Any], tensors: Tensors, model: DiffusionModel) -> DragSession:
-    from dragwidget.session.session import DragSession
-
+def _restored(content: dict[str, Any], tensors: Tensors, model: DiffusionModel) -> Snapshot:
     tensors = {key: tensor.to(model.device) for key, tensor in tensors.items()}
     loras = {digest: _read_lora(digest, tensors, model) for digest in content["loras"]}
     source = _read_source(content, tensors)
-    session = DragSession(model)
-    session.settings = Settings.from_dict(content["settings"])
+    trained = []
     for made in content["trained"]:
-        settings = Settings.from_dict(made["settings"])
         bare = replace(source, prompt=made["prompt"])
-        session.stages.keep_lora(TrainedLoRA(loras[made["lora"]], bare, settings))
+        trained.append(TrainedLoRA(loras[made["lora"]], bare, Settings.from_dict(made["settings"])))
+    edits = []
     for k, data in enumerate(content["edits"]):
         lora = None if data["lora"] is None else loras[data["lora"]]
         given = lora if data["lora_was_given"] else None
         described = replace(source, prompt=data["prompt"], lora=given)
-        session.stages.keep_edit(_read_edit(data, f"edit.{k}.", tensors, described, lora, model))
+        edits.append(_read_edit(data, f"edit.{k}.", tensors, described, lora, model))
     given = None if content["lora"] is None else loras[content["lora"]]
     drawn = content["instructions"]
-    instructions = None if drawn is None else DragInstructions.from_json(drawn)
-    session.restore(replace(source, lora=given), instructions, content["ended"])
-    return session
+    instructions = None if drawn is None else _read_drawn(drawn, source)
+    return Snapshot(
+        model=model,
+        source=replace(source, lora=given),
+        settings=Settings.from_dict(content["settings"]),
+        instructions=instructions,
+        ended=None if content["ended"] is None else Ended(content["ended"]),
+        trained=tuple(trained),
+        edits=tuple(edits),
+    )
 
 
 def _read(path: Path) -> tuple[dict[str, Any], Tensors]:
@@ -248,13 +297,13 @@ def _read(path: Path) -> tuple[dict[str, Any], Tensors]:
                         f"its {part.filename} is compressed: dragwidget stores it plainly, and "
                         "reads no other, as a small file could fill the memory"
                     )
-            content = json.loads(archive.read(JSON_NAME))
+            content = parse_json(archive.read(JSON_NAME), "its session.json")
             if not isinstance(content, dict) or content.get("format") != FORMAT:
                 raise ValueError("it was not saved by dragwidget")
             if content.get("version") != VERSION:
                 raise ValueError(
-                    f"it is of version {content.get('version')}, this dragwidget reads version "
-                    f"{VERSION}: upgrade dragwidget"
+                    f"it is of format {quoted(content.get('version'))}, and this dragwidget reads "
+                    f"format {VERSION}: open it with the release that wrote it"
                 )
             return content, read_tensors(archive.read(TENSORS_NAME))
     except (*_UNREADABLE, ValueError) as error:
@@ -279,7 +328,23 @@ def _read_source(content: dict[str, Any], tensors: Tensors) -> Source:
         trajectory = _single(tensors["trajectory"])
         if len(trajectory) != generation.steps + 1:
             raise ValueError(f"it has {len(trajectory)} latents of {generation.steps} steps")
-    return Source.of(SourceImage(original, pixels), content["prompt"], generation, trajectory)
+    image = SourceImage(original, pixels, _read_metadata(content, tensors, original))
+    return Source.of(image, content["prompt"], generation, trajectory)
+
+
+def _read_metadata(content: dict[str, Any], tensors: Tensors, like: npt.NDArray[Any]) -> Metadata:
+    """What the source carries beside its colours; nothing where that was not written yet."""
+    alpha = tensors["alpha"].cpu().numpy() if "alpha" in tensors else None
+    if alpha is not None and (alpha.dtype != np.uint8 or alpha.shape != like.shape[:2]):
+        raise ValueError(f"its alpha is {alpha.dtype} of shape {alpha.shape}")
+    data = content.get("image", {})
+    return Metadata(alpha, bytes.fromhex(data.get("exif", "")), read_dpi(data.get("dpi")))
+
+
+def _timestep(value: Any) -> Time:
+    if type(value) not in (int, float):
+        raise TypeError(f"a timestep is {value!r}")
+    return value  # type: ignore[no-any-return]
 
 
 def _single(batch: Tensor) -> tuple[Tensor, ...]:
@@ -292,7 +357,7 @@ def _read_lora(digest: str, tensors: Tensors, model: DiffusionModel) -> LoRA:
         for start in (f"lora.{digest}.down.", f"lora.{digest}.up.")
     )
     lora = LoRA(down, up)
-    lora.check(model.unet)
+    lora.check(model.unet, model.text_encoder)
     return lora
 
 
@@ -303,24 +368,25 @@ def _read_edit(
     source: Source,
     lora: LoRA | None,
     model: DiffusionModel,
-) -> Dragging:
+) -> EditSnapshot:
     settings = Settings.from_dict(data["settings"])
     latents = source.known_way(settings) or _single(tensors[f"{name}latents"])
     if len(latents) != source.inversion(settings).count + 1:
         raise ValueError(f"it has {len(latents)} latents of an inversion with {settings.inversion}")
-    edit = Dragging(inversion_from(latents, model, source, settings, lora))
-    history = edit.history
+    inversion = inversion_from(latents, model, source, settings, lora)
     if len(data["drawn"]) > len(data["nodes"]):
         raise ValueError("more was drawn than steps were taken")
     drawn = [_read_drawn(text, source) for text in data["drawn"]]
+    nodes = [Node.start(inversion)]
     for number, node in enumerate(data["nodes"], start=1):
         read = read_node(number, node, tensors[f"{name}node.{number}"], drawn, latents[0])
-        if read.index != history.nodes[read.parent].index + 1:
+        if read.index != nodes[read.parent].index + 1:
             raise ValueError(f"step {number} of its history does not come after its parent")
-        history.add(read)
-    history.go_to(data["tip"])
-    history.rewind(data["current"])
-    return edit
+        nodes.append(read)
+    current, tip = index(data["current"]), index(data["tip"])
+    if not (0 <= current < len(nodes) and 0 <= tip < len(nodes)):
+        raise ValueError(f"it stands at step {current}, and has {len(nodes) - 1} steps")
+    return EditSnapshot(inversion, tuple(nodes), current, tip)
 
 
 def _read_drawn(text: str, source: Source) -> DragInstructions:
@@ -374,6 +440,7 @@ def read_node(
         parent=data["parent"],
         latent=latent,
         moments=Moments(first, second, index(data["count"])),
+        timestep=_timestep(data["timestep"]),
         still=index(data["still"]),
         instructions=drawn[data["drawn"]],
         settings=DragSettings(**data["settings"]),

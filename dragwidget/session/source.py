@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,10 +21,14 @@ from dragwidget.data.settings import InversionSettings, Settings, check_number
 from dragwidget.diffusion.linear_decoder import LinearDecoder
 from dragwidget.diffusion.lora import LoRA
 from dragwidget.diffusion.model import Conditioning, DiffusionModel, Predictor
-from dragwidget.drag.noise_path import Schedule, denoise, invert
+from dragwidget.drag.noise_path import NoisePath, Time, denoise, invert
+from dragwidget.drag.torch_state import in_plain_torch
 from dragwidget.progress import Key, Progress
+from dragwidget.storage.image_files import EditedImage
 
-__all__ = ["Generation", "Inversion", "Source", "fitted", "generating", "inverting"]
+__all__ = [
+    "Call", "Generation", "Inversion", "Source", "TrainedLoRA", "fitted", "generating", "inverting",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,24 @@ class Generation:
         object.__setattr__(self, "size", check_size(self.size))
 
 
+@dataclass(frozen=True)
+class Call:
+    """The arguments of ``set_image`` and ``use_lora``, as far as they have a name.
+
+    Attributes:
+        image: absolute path of the image; ``None`` where it is no file, or that is not known.
+        max_side, multiple: as given; ``None`` also where that is not known.
+        lora: absolute path of the LoRA, likewise.
+        alpha: of the LoRA, as given.
+    """
+
+    image: str | None = None
+    max_side: int | None = None
+    multiple: int | None = None
+    lora: str | None = None
+    alpha: float | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Source:
     """The image being edited.
@@ -61,6 +83,7 @@ class Source:
         digest: of the pixels, and of how they were generated.
         trajectory: of a generated image: its latents from noise to clean, (steps + 1).
         lora: one that was given, in place of training it.
+        call: how the image and the LoRA were given, for code that repeats the edit.
     """
 
     image: SourceImage
@@ -69,6 +92,7 @@ class Source:
     generation: Generation | None = None
     trajectory: tuple[Tensor, ...] = ()
     lora: LoRA | None = None
+    call: Call = field(default_factory=lambda: Call())
 
     def __post_init__(self) -> None:
         check_prompt(self.prompt)
@@ -100,9 +124,17 @@ class Source:
                 f"{size[0]} x {size[1]} (width x height): draw them on this image"
             )
 
+    @property
+    def pillow(self) -> Image.Image:
+        """The image as it was given, upright, sRGB, with its alpha (mode RGBA) if it has any."""
+        return EditedImage.of(self.image.pillow)
+
     def image_of(self, decoded: Tensor) -> Image.Image:
-        """A decoded image (1, 3, h, w) in [0, 1] at the size of the one that was given."""
-        return self.image.restore(to_pixels(decoded))
+        """A decoded image (1, 3, h, w) in [0, 1] at the size of the source, carrying what it does.
+
+        That is its alpha (mode RGBA), and EXIF, dpi and sRGB profile, which ``save`` writes.
+        """
+        return EditedImage.of(self.image.restore(to_pixels(decoded)))
 
     def inversion(self, settings: Settings) -> InversionSettings:
         """Those that hold for this image: a generated one keeps the steps it was made with."""
@@ -158,9 +190,10 @@ def fitted(
 
 
 def to_pixels(decoded: Tensor) -> npt.NDArray[np.uint8]:
-    """(1, 3, H, W) in [0, 1] -> (H, W, 3) uint8."""
+    """(1, 3, H, W) in [0, 1] -> (H, W, 3) uint8, the nearest of 256 levels."""
     image = finite(decoded, "the decoded image")[0].permute(1, 2, 0)
-    return (image.cpu().numpy() * 255).astype(np.uint8)
+    levels: npt.NDArray[np.uint8] = np.rint(image.float().cpu().numpy() * 255).astype(np.uint8)
+    return levels
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +211,7 @@ class Inversion:
 
     latents: tuple[Tensor, ...]
     predictor: Predictor
-    schedule: Schedule
+    schedule: NoisePath
     source: Source
     settings: Settings
     lora: LoRA | None
@@ -189,9 +222,16 @@ class Inversion:
         return len(self.latents) - 1
 
     @property
-    def timestep(self) -> int:
-        """Where the latent is edited."""
-        return self.schedule.timesteps[self.schedule.steps - self.count]
+    def timestep(self) -> Time:
+        """Where the drag starts."""
+        return self.schedule.last(self.count)[0]
+
+    def latent_at(self, timestep: Time) -> Tensor:
+        """The source's latent at a timestep of the inversion, (1, c, h, w)."""
+        walked = self.schedule.last(self.count)
+        if timestep not in walked:
+            raise ValueError(f"no latent at timestep {timestep}: the inversion has {walked}")
+        return self.latents[self.count - list(walked).index(timestep)]
 
     @cached_property
     def linear_decoder(self) -> LinearDecoder:
@@ -199,17 +239,30 @@ class Inversion:
         return LinearDecoder.fit(self.latents[0], self.source.image.pixels)
 
 
+@dataclass(frozen=True, eq=False)
+class TrainedLoRA:
+    """A LoRA, and what it was trained on and with."""
+
+    lora: LoRA
+    source: Source
+    settings: Settings
+
+
 def conditioning(
-    model: DiffusionModel, prompt: str, generation: Generation | None = None
+    model: DiffusionModel,
+    prompt: str,
+    generation: Generation | None = None,
+    lora: LoRA | None = None,
 ) -> Conditioning:
     """What a prompt asks of the network; only a generated image is guided."""
-    text = model.embed(prompt)
+    text = model.embed(prompt, lora)
     if generation is None or generation.guidance_scale <= 1:
         return Conditioning(text)
-    negative = model.embed(generation.negative_prompt)
+    negative = model.embed(generation.negative_prompt, lora)
     return Conditioning(text, negative, generation.guidance_scale)
 
 
+@in_plain_torch
 def inverting(
     model: DiffusionModel, source: Source, settings: Settings, lora: LoRA | None
 ) -> Generator[Progress, None, Inversion]:
@@ -230,6 +283,7 @@ def inverting(
     return replace(inversion, latents=tuple(latents))
 
 
+@in_plain_torch
 def inversion_from(
     latents: tuple[Tensor, ...],
     model: DiffusionModel,
@@ -238,7 +292,8 @@ def inversion_from(
     lora: LoRA | None,
 ) -> Inversion:
     """An inversion whose latents are known."""
-    predictor = model.predictor(conditioning(model, source.prompt, source.generation), lora)
+    text = conditioning(model, source.prompt, source.generation, lora)
+    predictor = model.predictor(text, lora)
     schedule = model.schedule(source.inversion(settings).steps)
     return Inversion(latents, predictor, schedule, source, settings, lora)
 
@@ -253,6 +308,7 @@ def finite(tensor: Tensor, what: str) -> Tensor:
     return tensor
 
 
+@in_plain_torch
 def generating(model: DiffusionModel, generation: Generation) -> Generator[Progress, None, Source]:
     """Sample an image from text, keeping every latent on the way.
 

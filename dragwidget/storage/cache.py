@@ -4,6 +4,9 @@ An entry is one safetensors file, named by what made it and by its own content:
 
     <folder>/<kind>/<SHA-256 of what made it>.<SHA-256 of the file>.safetensors
 
+Only files whose whole name is of this form, in folders of these kinds that carry our mark, are ever
+read, moved or removed: the folder may be one where the user keeps other things.
+
 So every byte of it is checked on reading, and no lock is needed: a file appears whole, by a rename,
 under a name that no other content can have. Two processes that make the same thing at once write
 the same file, or two that are equally good. When room is needed, large things that a few passes
@@ -19,13 +22,15 @@ import hashlib
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dragwidget.storage.atomic import ABANDONED, UNFINISHED, remove_abandoned, whole_file
+from dragwidget.data.paths import user_path
+from dragwidget.storage.atomic import ABANDONED, remove_abandoned, whole_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +42,12 @@ log = logging.getLogger(__name__)
 VARIABLE = "DRAGWIDGET_CACHE"
 LIMIT = 5 * 2**30  # bytes
 SUFFIX, DAMAGED = ".safetensors", "damaged"
-MADE_AGAIN = {"features", "reference"}  # kinds that go first: large, and soon made again
+RECOMPUTED = {"features", "reference"}  # kinds that go first: large, and soon recomputed
+KINDS = {"lora", "training", "inversion", *RECOMPUTED}
+MARK = ".dragwidget-store"  # in each folder of entries: we made it
+_DIGESTS = r"[0-9a-f]{64}\.[0-9a-f]{64}" + re.escape(SUFFIX)
+_ENTRY = re.compile(_DIGESTS)
+_ASIDE = re.compile(f"(?:{'|'.join(sorted(KINDS))})-{_DIGESTS}")
 
 
 def default_folder() -> Path:
@@ -91,7 +101,7 @@ class Store:
     def __init__(self, folder: str | os.PathLike[str] | None = None, *, limit: int = LIMIT) -> None:
         if limit < 1:
             raise ValueError(f"limit must be at least 1 byte, got {limit}")
-        self.folder = default_folder() if folder is None else Path(folder)
+        self.folder = default_folder() if folder is None else user_path(folder)
         self.limit = limit
 
     def get(self, kind: str, made_by: Mapping[str, Any]) -> dict[str, Tensor] | None:
@@ -141,7 +151,7 @@ class Store:
         write_tensors(sha, tensors, about)
         path = self.folder / kind / f"{_digest(made_by)}.{sha.hexdigest()}{SUFFIX}"
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _mark(path.parent)
             with whole_file(path) as file:
                 write_tensors(file, tensors, about)
             if alone:
@@ -184,26 +194,49 @@ class Store:
         return damaged
 
     def clear(self) -> int:
-        """Remove everything that this store wrote; return how many bytes that were."""
+        """Remove everything that stores wrote here; return how many bytes that were.
+
+        Files that another process is writing, and everything that is not ours, stay.
+        """
+        self._remove_abandoned()
         freed = 0
-        for pattern in (f"*/*{SUFFIX}", f"*/.*{UNFINISHED}"):
-            for path in list(self.folder.glob(pattern)):
-                size = _size(path)
-                path.unlink(missing_ok=True)
-                freed += size
+        for path in [*self._files(), *self._aside()]:
+            size = _size(path)
+            path.unlink(missing_ok=True)
+            freed += size
         return freed
 
     # Inside
 
+    def _marked(self) -> Iterator[Path]:
+        """The folders of entries, as far as we made them."""
+        for kind in sorted(KINDS):
+            folder = self.folder / kind
+            if (folder / MARK).is_file() and not folder.is_symlink():
+                yield folder
+
     def _files(self) -> Iterator[Path]:
-        for path in sorted(self.folder.glob(f"*/*{SUFFIX}")):
-            if path.parent.name != DAMAGED and not path.is_symlink():
-                yield path
+        for folder in self._marked():
+            for path in sorted(folder.iterdir()):
+                if _ENTRY.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+                    yield path
+
+    def _aside(self) -> Iterator[Path]:
+        """Damaged entries that were set aside."""
+        folder = self.folder / DAMAGED
+        if (folder / MARK).is_file() and not folder.is_symlink():
+            for path in folder.iterdir():
+                if _ASIDE.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+                    yield path
 
     def _kept(self, kind: str, digest: str) -> list[Path]:
         """The newest first: of one thing on its way, that is the one that has come furthest."""
         try:
-            found = list((self.folder / kind).glob(f"{digest}.*{SUFFIX}"))
+            found = [
+                path
+                for path in (self.folder / kind).glob(f"{digest}.*{SUFFIX}")
+                if _ENTRY.fullmatch(path.name) and not path.is_symlink()
+            ]
             return sorted(found, key=lambda path: (-_written(path), path))
         except OSError as error:
             log.warning("cannot look into %s: %s", self.folder / kind, error)
@@ -213,7 +246,7 @@ class Store:
         aside = self.folder / DAMAGED / f"{path.parent.name}-{path.name}"
         log.warning("%s is damaged: set aside as %s, and made again when it is needed", path, aside)
         try:
-            aside.parent.mkdir(exist_ok=True)
+            _mark(aside.parent)
             os.replace(path, aside)
         except OSError as error:
             log.warning("cannot set it aside: %s", error)
@@ -221,12 +254,12 @@ class Store:
     def _make_room(self, spare: Path) -> None:
         """Remove what is soon made again, then what was used longest ago; never ``spare``."""
         self._remove_abandoned()
-        for aside in (self.folder / DAMAGED).glob("*"):
+        for aside in self._aside():
             if time.time() - aside.stat().st_mtime > ABANDONED:
                 aside.unlink(missing_ok=True)
         entries = self.entries()
         total = sum(entry.size for entry in entries)
-        for entry in sorted(entries, key=lambda e: (e.kind not in MADE_AGAIN, e.used)):
+        for entry in sorted(entries, key=lambda e: (e.kind not in RECOMPUTED, e.used)):
             if total <= self.limit:
                 break
             if entry.path != spare:
@@ -234,8 +267,15 @@ class Store:
                 total -= entry.size
 
     def _remove_abandoned(self) -> None:
-        for folder in self.folder.glob("*"):
+        for folder in self._marked():
             remove_abandoned(folder)
+
+
+def _mark(folder: Path) -> None:
+    """Make a folder, if need be, and say that what is named as our entries are is ours there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / MARK).exists():
+        (folder / MARK).touch()
 
 
 class _Sha256:

@@ -1,31 +1,34 @@
 """Tensors of steps long past, in files: a long history fills the disk and not the memory.
 
-They belong to one history of one process, and go with it; where that was killed, when the next
-history begins.
+They belong to one history of one process, and are removed with it; where that process was killed,
+the next history that writes removes them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import shutil
+import re
 import weakref
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dragwidget.storage.atomic import is_abandoned, owner
+from dragwidget.storage.atomic import OWNER, Lock, is_abandoned, owner
 from dragwidget.storage.cache import default_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Spill"]
+__all__ = ["Offload"]
 
 ABANDONED = 30 * 24 * 3600.0  # seconds; a process on another machine may pause long and live on
+MARK = ".dragwidget-history"  # in each folder of ours; its process holds a lock on it
+_FOLDER, _FILE = re.compile(OWNER), re.compile(r"[0-9]+\.safetensors")
 
 
-class Spill:
-    """A folder of tensors by number, which is there from the first ``write`` as long as this is.
+class Offload:
+    """A folder of tensors by number, which exists from the first ``write`` as long as this does.
 
     Args:
         home: where the folder is made; by default in the user's cache.
@@ -35,29 +38,40 @@ class Spill:
     """
 
     def __init__(self, home: str | os.PathLike[str] | None = None) -> None:
-        self._home = default_folder() / "history" if home is None else Path(home)
-        self.folder = self._home / owner()
+        self._home = None if home is None else Path(home)
+        self._folder: Path | None = None
         self._digests: dict[int, bytes] = {}
-        self._end: weakref.finalize[[Path, int], Spill] | None = None
-        for other in self._home.glob("*"):
-            if is_abandoned(other, other.name, ABANDONED):
-                shutil.rmtree(other, ignore_errors=True)
+        self._end: weakref.finalize[[Path, Lock, int], Offload] | None = None
+
+    @property
+    def folder(self) -> Path:
+        if self._folder is None:
+            home = default_folder() / "history" if self._home is None else self._home
+            self._folder = home / owner()
+        return self._folder
 
     def write(self, number: int, tensor: Tensor) -> None:
-        """Keep a tensor; one that is kept is not written again. Raises OSError."""
+        """Write a tensor; one that is there is not written again. Raises OSError."""
         from safetensors.torch import save
 
         if number in self._digests and self._file(number).exists():
             return
-        if self._end is None:
-            self._end = weakref.finalize(self, _remove, self.folder, os.getpid())
         content = save({"node": tensor.detach().cpu().contiguous()})
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if self._end is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = Lock(self.folder / MARK)
+            lock.take()
+            self._end = weakref.finalize(self, _end, self.folder, lock, os.getpid())
+            _sweep(self.folder.parent)
+        elif not self.folder.is_dir():  # somebody removed it: what is written from now on is kept
+            self.folder.mkdir(parents=True)
         self._file(number).write_bytes(content)
         self._digests[number] = hashlib.sha256(content).digest()
+        with suppress(OSError):  # other machines see by this that the process lives
+            os.utime(self.folder / MARK)
 
     def read(self, number: int) -> Tensor:
-        """What was written, on the CPU.
+        """The tensor that was written, on the CPU.
 
         Raises:
             OSError: it is not there any more, or was changed.
@@ -84,6 +98,28 @@ class Spill:
         return self.folder / f"{number}.safetensors"
 
 
-def _remove(folder: Path, process: int) -> None:
+def _sweep(home: Path) -> None:
+    """Remove what histories of dead processes left: files of ours in folders with our mark."""
+    for folder in home.glob("*"):
+        mark = folder / MARK
+        if not _FOLDER.fullmatch(folder.name) or folder.is_symlink() or not mark.is_file():
+            continue
+        if is_abandoned(mark, folder.name, ABANDONED):
+            _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove our files, and the folder if nothing else is in it."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if _FILE.fullmatch(path.name) and not path.is_symlink():
+                path.unlink(missing_ok=True)
+        if not any(path.name != MARK for path in folder.iterdir()):
+            (folder / MARK).unlink(missing_ok=True)
+            folder.rmdir()
+
+
+def _end(folder: Path, lock: Lock, process: int) -> None:
     if os.getpid() == process:  # not where a process that was forked ends
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
+        lock.release()

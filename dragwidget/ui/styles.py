@@ -14,6 +14,9 @@ Class names to automate and style by (each on the element that it names):
 ``dragwidget-render``            make the exact image
 ``dragwidget-status``            what is going on, as text
 ``dragwidget-error``             what went wrong; empty otherwise
+``dragwidget-model``             the model that is used
+``dragwidget-warning``           what to know before a run
+``dragwidget-frame``             a thumbnail of the filmstrip, with the button that goes there
 ``dragwidget-history``           the steps taken
 ``dragwidget-settings``          all settings
 ===============================  ==================================================
@@ -25,7 +28,10 @@ import html
 import traceback
 from typing import Literal
 
-__all__ = ["FAINT", "FONT", "INK", "STYLE", "badge", "error_line", "escape", "status_line"]
+__all__ = [
+    "FAINT", "FONT", "INK", "STYLE", "badge", "error_line", "escape", "model_line", "status_line",
+    "warning_line",
+]  # fmt: skip
 
 INK = "var(--jp-ui-font-color1, currentColor)"
 FAINT = "var(--jp-ui-font-color2, currentColor)"
@@ -50,6 +56,20 @@ STYLE = f"""<style>
 }}
 .dragwidget-status, .dragwidget-error {{ min-height: 20px; overflow-wrap: anywhere; }}
 .dragwidget-status {{ font-variant-numeric: tabular-nums; }}
+.dragwidget-model, .dragwidget-warning {{
+  color: {INK}; font-family: {FONT}; font-size: var(--jp-ui-font-size1, 13px); line-height: 18px;
+  overflow-wrap: anywhere;
+}}
+.dragwidget-warning {{ border-left: 3px solid {_CARE}; padding-left: 8px; margin: 2px 0 4px; }}
+.dragwidget-frame {{ position: relative; }}
+.dragwidget-frame .widget-button {{
+  position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; padding: 0 0 1px;
+  display: flex; align-items: flex-end; justify-content: center;
+  background: transparent; box-shadow: none; color: {INK}; font-size: 10px; line-height: 14px;
+}}
+.dragwidget-frame .widget-button:not(:disabled):hover {{
+  outline: 2px solid {FAINT}; outline-offset: -2px;
+}}
 .dragwidget-faint {{ color: {FAINT}; }}
 .dragwidget-error-text {{ border-left: 3px solid {_BAD}; padding-left: 8px; }}
 .dragwidget-error summary {{ cursor: pointer; }}
@@ -102,6 +122,24 @@ def status_line(text: str, *, faint: str = "") -> str:
     return (
         '<div class="dragwidget-status" role="status" aria-live="polite">'
         f"{escape(text)}{more}</div>"
+    )
+
+
+def model_line(name: str, where: str) -> str:
+    """The model that is used, and where it calculates."""
+    return (
+        '<div class="dragwidget-model"><span class="dragwidget-faint">Model</span> '
+        f'<b>{escape(name)}</b> <span class="dragwidget-faint">{escape(where)}</span></div>'
+    )
+
+
+def warning_line(text: str) -> str:
+    """What to know before the work begins; screen readers read it at once."""
+    if not text:
+        return ""
+    return (
+        '<div class="dragwidget-warning" role="alert"><strong>⚠ Warning</strong> '
+        f"{escape(text)}</div>"
     )
 
 

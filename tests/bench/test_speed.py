@@ -17,7 +17,7 @@ from dragwidget.bench.dev.memory import Meter
 from dragwidget.bench.dev.rounds import PLAIN
 from dragwidget.bench.dev.speed import PARTS, PROMPT, Task, our_session, our_step
 from dragwidget.data.settings import InversionSettings, LoRASettings, Settings
-from dragwidget.diffusion.finetuning import noised_batches, train_lora
+from dragwidget.diffusion.lora.training import noised_batches, train_lora
 from dragwidget.diffusion.model import Conditioning
 from dragwidget.drag import drag, invert
 from dragwidget.progress import Monitor

@@ -212,7 +212,7 @@ def test_all_parts_but_growth_are_the_default(tiny_size, tmp_path):
         (["--batch", "0"], "LoRASettings.batch_size must lie in"),
         (["--dtype", "float32,int8"], "got 'int8'"),
         (["--device", "cuda:99"], "there is no cuda:99 here"),
-        (["--json", "none/out.json"], "no folder none to write --json to"),
+        (["--json", "none/out.json"], "there is no folder none to write out.json in"),
     ],
 )
 def test_bad_input_is_told_in_one_line(words, message, tiny_size, capsys, monkeypatch, tmp_path):

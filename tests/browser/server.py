@@ -41,8 +41,6 @@ PREFERENCES = {
     # it asks, over the page
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
     "apputils-extension/themes": {"adaptive-theme": True},  # dark where the browser's context is
-    # what is scrolled out of sight stays on the page, where tests can ask it
-    "notebook-extension/tracker": {"windowingMode": "none"},
 }
 
 

@@ -83,7 +83,7 @@ def near(canvas, point, radius=6):
 def shows_everything(page, canvas):
     """The mask darkens the protected region, handles are red and targets blue."""
     page.until(lambda: max(canvas.shows((5, 120))[:3]) < GREY - 40, "the protected region is dark")
-    page.until(lambda: canvas.shows((30, 40))[:3] == (GREY,) * 3, "what may change is not")
+    page.until(lambda: canvas.shows((30, 40))[:3] == (GREY,) * 3, "the editable region is not")
     for handle, target in PAIRS:
         page.until(lambda h=handle: any(map(is_red, near(canvas, h))), "the handle is red")
         page.until(lambda t=target: any(map(is_blue, near(canvas, t, 9))), "the target is blue")
@@ -173,4 +173,4 @@ def test_a_caption_that_is_too_long_ends_in_dots_and_can_be_pointed_at(new_page)
     )
     assert wanted > shown_of_it  # or else nothing is cut off, and this shows nothing
     assert shown_of_it <= room  # the line itself is cut, with dots, and not by what it stands in
-    assert title.endswith("Press on a point and drag it to where it should go.")
+    assert title.endswith("Press a handle point and drag to its target.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import doctest
 
 import numpy as np
-import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import example, given
@@ -18,10 +17,6 @@ from dragwidget.data.instructions import DragInstructions, on_grid
 
 sides = st.integers(1, 40)
 grids = st.tuples(sides, sides)
-MASK_LOST = (
-    r"^nothing is left of the mask on the 2 x 3 latent grid, so everything may change: "
-    r"draw a larger mask$"
-)
 
 
 def wide_instructions(*masked: tuple[int, int]) -> DragInstructions:
@@ -110,25 +105,15 @@ def test_masks_reach_the_latent_as_torch_resizes_them(mask, feature_grid, latent
 
 
 def test_on_grid_converts_points_and_mask():
-    grid = on_grid(wide_instructions((4, 8), (0, 1)), feature_grid=(4, 6), latent_grid=(2, 3))
+    grid = on_grid(wide_instructions((4, 8), (3, 7)), feature_grid=(4, 6), latent_grid=(2, 3))
     assert grid.handles_rc.tolist() == [[1, 3]]
     assert grid.targets_rc.tolist() == [[3, 5]]
     assert grid.mask.tolist() == [[False, False, False], [False, False, True]]
+    assert grid.grown == 0
 
 
 def test_on_grid_keeps_no_mask_as_none():
     assert on_grid(wide_instructions(), (4, 6), (2, 3)).mask is None
-
-
-def test_a_mask_lost_on_the_grid_is_none_with_a_warning():
-    with pytest.warns(UserWarning, match=MASK_LOST):
-        assert on_grid(wide_instructions((1, 1)), (4, 6), (2, 3)).mask is None
-
-
-def test_the_warning_points_to_whoever_asked_for_the_cells():
-    with pytest.warns(UserWarning, match=MASK_LOST) as caught:
-        on_grid(wide_instructions((1, 1)), (4, 6), (2, 3))
-    assert caught[0].filename.endswith("test_frames.py")
 
 
 def test_examples_in_the_docstrings_hold():

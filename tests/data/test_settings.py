@@ -25,10 +25,11 @@ PAPER = {
         "batch_size": 4,
         "weight_decay": 1e-2,
         "random_crop": False,
-        "enough": 0.0,
+        "early_stop_ratio": 0.0,
         "seed": 0,
     },
     DragSettings: {
+        "method": "dragdiffusion",
         "steps": 80,
         "learning_rate": 0.01,
         "motion_radius": 1,
@@ -60,7 +61,7 @@ RANGES = {
     (LoRASettings, "learning_rate"): (1e-9, 1, 0, 1.001),
     (LoRASettings, "batch_size"): (1, 64, 0, 65),
     (LoRASettings, "weight_decay"): (0, 1, -1e-9, 1.001),
-    (LoRASettings, "enough"): (0, 1, -1e-9, 1.001),
+    (LoRASettings, "early_stop_ratio"): (0, 1, -1e-9, 1.001),
     (LoRASettings, "seed"): (0, 2**63 - 1, -1, 2**63),
     (DragSettings, "steps"): (1, 100_000, 0, 100_001),
     (DragSettings, "learning_rate"): (1e-9, 10, 0, 10.1),
@@ -122,7 +123,13 @@ def test_the_papers_feature_grid_is_half_the_image():
 
 def test_every_field_is_checked():
     names = {(kind, field.name) for kind in STAGES for field in fields(kind)}
-    assert names == {*NUMBERS, *FLAGS, *CHOICES, (DragSettings, "feature_blocks")}
+    assert names == {
+        *NUMBERS,
+        *FLAGS,
+        *CHOICES,
+        (DragSettings, "feature_blocks"),
+        (DragSettings, "method"),
+    }
 
 
 @pytest.mark.parametrize(("kind", "name"), NUMBERS, ids=label)
@@ -140,6 +147,12 @@ def test_a_number_out_of_range_is_refused(kind, name):
 def test_what_is_no_number_is_refused(kind, name, value):
     with pytest.raises(TypeError, match=rf"{kind.__name__}\.{name} must be a (whole )?number, got"):
         kind(**{name: value})
+
+
+@pytest.mark.parametrize("value", ["", 1, None, "x" * 101], ids=repr)
+def test_a_method_has_a_name(value):
+    with pytest.raises(TypeError, match=r"DragSettings\.method must be the name of a method, got"):
+        DragSettings(method=value)
 
 
 @pytest.mark.parametrize(("kind", "name"), INTEGERS, ids=label)

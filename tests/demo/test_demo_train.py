@@ -37,9 +37,9 @@ TINY = Preset(
     unet=STAGE,
     drags=STAGE,
     first_bank=4,
-    fresh=1,
+    new_images=1,
     first_drags=4,
-    fresh_drags=1,
+    new_drags=1,
     measured=4,
     samples=1,
 )

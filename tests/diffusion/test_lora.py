@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 
 import pytest
 import torch
@@ -11,8 +10,8 @@ from diffusers import StableDiffusionPipeline
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model
 from peft.utils import get_peft_model_state_dict
-from safetensors.torch import load_file, save_file
-from tiny_models import make_unet, noise, pickled_trap, random_lora
+from safetensors.torch import save_file
+from tiny_models import noise, random_lora
 
 from dragwidget.diffusion.lora import LoRA, enabled, load_lora, projections, save_lora
 from dragwidget.diffusion.reading import quiet
@@ -231,109 +230,12 @@ def test_a_saved_lora_comes_back_bit_for_bit(unet, tmp_path, name):
         assert torch.equal(back.up[path], lora.up[path])
 
 
-def test_half_precision_matrices_are_read_in_single_precision(unet, tmp_path):
-    lora = random_lora(unet).map(torch.Tensor.half)
-    back = load_lora(save_lora(lora, tmp_path), unet)
-    assert {m.dtype for m in (*back.down.values(), *back.up.values())} == {torch.float32}
-
-
-# ---------------------------------------------------------------- what is refused
-
-
-def test_a_lora_of_another_model_is_refused(unet, tmp_path):
-    wider = make_unet((16, 16, 32, 32))
-    save_lora(random_lora(wider), tmp_path / "wide")
-    with pytest.raises(ValueError, match=r"belongs to another model: its down_blocks.* channels"):
-        load_lora(tmp_path / "wide", unet)
-    deeper = make_unet(layers_per_block=2)
-    save_lora(random_lora(deeper), tmp_path / "deep")
-    with pytest.raises(ValueError, match=r"this LoRA changes down_blocks.0.attentions.1.*another"):
-        load_lora(tmp_path / "deep", unet)
-
-
-def test_a_lora_of_more_than_attention_is_refused(unet, tmp_path):
-    network = copy.deepcopy(unet)
-    config = LoraConfig(r=2, target_modules=[*TARGETS, "proj_in"])
-    get_peft_model(network, config).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"changes .*proj_in, .*more than is supported"):
-        load_lora(tmp_path, unet)
-
-
-@pytest.mark.parametrize("kept", [0, 4, 0.5])
-def test_a_file_cut_off_is_refused(unet, tmp_path, kept):
-    file = save_lora(random_lora(unet), tmp_path)
-    content = file.read_bytes()
-    file.write_bytes(content[: int(kept * len(content)) if kept < 1 else kept])
-    with pytest.raises(ValueError, match="is not a readable safetensors file"):
-        load_lora(file, unet)
-
-
-@pytest.mark.parametrize("gone", ["lora_A", "lora_B"])
-def test_a_lora_without_half_of_a_layer_is_refused(unet, tmp_path, gone):
-    file = save_lora(random_lora(unet), tmp_path)
-    weights = load_file(file)
-    weights.pop(next(key for key in weights if gone in key))
-    save_file(weights, file)
-    with pytest.raises(ValueError, match="is not a whole LoRA"):
-        load_lora(file, unet)
-
-
 @pytest.mark.parametrize(
-    "key",
-    [
-        "lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight",
-        "text_encoder.encoder.layers.0.self_attn.q_proj.lora_A.weight",
-        "unet.conv_in.weight",
-    ],
+    "dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn]
 )
-def test_what_is_no_lora_of_a_unet_alone_is_refused(unet, tmp_path, key):
-    file = save_lora(random_lora(unet), tmp_path)
-    save_file({**load_file(file), key: torch.zeros(2, 2)}, file)
-    with pytest.raises(ValueError, match=f"is not a LoRA of a UNet alone.*{key}"):
-        load_lora(file, unet)
-
-
-@pytest.mark.parametrize("shapes", [((2,), (8, 2)), ((2, 8), (8, 3)), ((2, 8, 1, 1), (8, 2, 1, 1))])
-def test_matrices_that_do_not_pair_up_are_refused(unet, tmp_path, shapes):
-    lora = random_lora(unet)
-    path = next(iter(lora.down))
-    bad = LoRA(
-        {**lora.down, path: torch.zeros(shapes[0])}, {**lora.up, path: torch.zeros(shapes[1])}
-    )
-    with pytest.raises(ValueError, match="is not of one rank"):
-        load_lora(save_lora(bad, tmp_path), unet)
-
-
-def test_an_empty_lora_is_refused(unet, tmp_path):
-    with pytest.raises(ValueError, match="is not a whole LoRA"):
-        load_lora(save_lora(LoRA({}, {}), tmp_path), unet)
-
-
-@pytest.mark.parametrize("content", ["{", "[]", '{"r": 4, "lora_alpha": "many"}'])
-def test_a_configuration_of_peft_that_cannot_be_read_is_refused(unet, tmp_path, content):
-    save_lora(random_lora(unet), tmp_path / "adapter_model.safetensors")
-    (tmp_path / "adapter_config.json").write_text(content)
-    with pytest.raises(ValueError, match=r"adapter_model.safetensors"):
-        load_lora(tmp_path, unet)
-
-
-def test_a_header_that_cannot_be_read_is_refused(unet, tmp_path):
-    file = save_lora(random_lora(unet), tmp_path, {"lora_adapter_metadata": json.dumps([1])})
-    with pytest.raises(ValueError, match=r"configuration of .* cannot be read"):
-        load_lora(file, unet)
-
-
-@pytest.mark.parametrize("suffix", ["bin", "pt", "ckpt"])
-def test_a_pickled_lora_is_refused_and_never_opened(unet, tmp_path, suffix):
-    file = tmp_path / f"pytorch_lora_weights.{suffix}"
-    file.write_bytes(pickled_trap(tmp_path / "canary"))
-    with pytest.raises(ValueError, match=r"not a .safetensors file; pickled weights can run code"):
-        load_lora(file, unet)
-    with pytest.raises(FileNotFoundError, match=r"there is no LoRA in .*wanted pytorch_lora"):
-        load_lora(tmp_path, unet)
-    assert not (tmp_path / "canary").exists()
-
-
-def test_a_lora_that_is_not_there_is_a_file_not_found(unet, tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no LoRA file"):
-        load_lora(tmp_path / "nothing.safetensors", unet)
+def test_matrices_of_any_precision_are_read_in_single_precision(unet, tmp_path, dtype):
+    lora = random_lora(unet).map(lambda matrix: matrix.to(dtype))
+    back = load_lora(save_lora(lora, tmp_path), unet)
+    for path, down in lora.down.items():
+        assert torch.equal(back.down[path], down.float())
+        assert torch.equal(back.up[path], lora.up[path].float())

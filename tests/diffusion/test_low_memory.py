@@ -1,16 +1,15 @@
 """``memory="low"``: the same results, bit for bit, with less kept."""
 
-from contextlib import nullcontext
-
 import numpy as np
 import pytest
 import torch
 from tiny_models import make_unet, random_lora
 from tiny_sessions import FAR, ask, left_half, session_on
 
-from dragwidget.diffusion.lora import enabled
-from dragwidget.diffusion.low_memory import checkpointed, on_device
+from dragwidget.diffusion.lora import switches_of
+from dragwidget.diffusion.low_memory import checkpoints, on_device
 from dragwidget.diffusion.model import Conditioning
+from dragwidget.diffusion.switches import run
 
 CPU = torch.device("cpu")
 
@@ -67,15 +66,23 @@ def test_a_pass_without_a_gradient_is_not_computed_twice(tiny):
         hook.remove()
 
 
+def alone(_within, work):
+    return work()
+
+
 def test_a_network_is_as_it_was_after_a_failure_in_it():
     unet = make_unet()
     forwards = [module.forward for module in unet.modules()]
-    with pytest.raises(RuntimeError, match="inside"), checkpointed(unet, nullcontext):
-        raise RuntimeError("inside")
+    with pytest.raises(RuntimeError, match="inside"):
+        run(unet, checkpoints(unet, [], alone), raises)
     assert all(
         "forward" not in module.__dict__ and module.forward == forward
         for module, forward in zip(unet.modules(), forwards, strict=True)
     )
+
+
+def raises():
+    raise RuntimeError("inside")
 
 
 def test_what_others_put_in_place_of_a_forward_stays_there():
@@ -86,8 +93,11 @@ def test_what_others_put_in_place_of_a_forward_stays_there():
     resnet.forward = lambda *args, **kwargs: calls.append(1) or own(*args, **kwargs)
     others = resnet.forward
     x = torch.zeros(1, 4, 16, 16, requires_grad=True)
-    with checkpointed(unet, nullcontext):
-        unet(x, 5, encoder_hidden_states=torch.zeros(1, 3, 16)).sample.sum().backward()
+    text = torch.zeros(1, 3, 16)
+    out = run(
+        unet, checkpoints(unet, [], alone), lambda: unet(x, 5, encoder_hidden_states=text).sample
+    )
+    out.sum().backward()
     assert len(calls) == 2  # once for the gradient
     assert resnet.forward is others
 
@@ -99,13 +109,16 @@ def test_a_lora_is_on_when_a_layer_is_computed_again():
 
     def gradient(again):
         x = torch.ones(1, 4, 16, 16, requires_grad=True)
-        with enabled(unet, lora), checkpointed(unet, again) if again else nullcontext():
-            out = unet(x, 5, encoder_hidden_states=text).sample.square().sum()
-        return torch.autograd.grad(out, x)[0]
+        on = switches_of(unet, lora)
+        if again:
+            on += checkpoints(unet, on, again)
+        out = run(unet, on, lambda: unet(x, 5, encoder_hidden_states=text).sample)
+        return torch.autograd.grad(out.square().sum(), x)[0]
 
-    assert torch.equal(gradient(lambda: enabled(unet, lora)), gradient(None))
-    with pytest.raises(torch.utils.checkpoint.CheckpointError):  # it takes the context
-        gradient(nullcontext)
+    with_lora = gradient(lambda within, work: run(unet, within, work))
+    assert torch.equal(with_lora, gradient(None))
+    with pytest.raises(torch.utils.checkpoint.CheckpointError):  # it takes the LoRA
+        gradient(alone)
 
 
 class Traveller(torch.nn.Linear):

@@ -53,7 +53,7 @@ def test_loading_leaves_the_libraries_as_talkative_as_they_were(tiny_folder):
 
     before = state()
     load_model(tiny_folder, device="cpu")
-    with pytest.raises(ValueError, match="cannot be loaded"):
+    with pytest.raises(ValueError, match=r"the vae of .* is a 'UNet2DConditionModel'"):
         load_model(tiny_folder, vae=tiny_folder / "unet", device="cpu")
     assert state() == before
 
@@ -153,31 +153,6 @@ def test_half_precision_weights_are_read(broken, tiny):
     assert model.dtype == torch.float32
     for mine, theirs in zip(model.unet.parameters(), tiny.unet.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
-
-
-# ---------------------------------------------------------------- what stands for a model
-
-
-def test_the_same_weights_have_the_same_fingerprint(broken, tiny):
-    assert load_model(broken, device="cpu").fingerprint == tiny.fingerprint
-
-
-def test_the_precision_is_part_of_the_fingerprint(tiny_folder, tiny):
-    other = load_model(tiny_folder, device="cpu", dtype="bfloat16")
-    assert other.fingerprint != tiny.fingerprint
-
-
-@pytest.mark.parametrize(
-    ("file", "change"),
-    [
-        ("scheduler/scheduler_config.json", {"prediction_type": "v_prediction"}),
-        ("scheduler/scheduler_config.json", {"beta_end": 0.02}),
-        ("vae/config.json", {"scaling_factor": 0.5}),
-    ],
-)
-def test_what_decides_a_result_is_part_of_the_fingerprint(broken, tiny, file, change):
-    edit_json(broken / file, **change)
-    assert load_model(broken, device="cpu").fingerprint != tiny.fingerprint
 
 
 # ---------------------------------------------------------------- where, and how precise

@@ -196,7 +196,8 @@ def test_the_latent_takes_gradients_and_the_weights_never_do(tiny, text):
 
 
 def test_a_drag_gives_the_weights_no_gradients(tiny, text):
-    dragging(tiny, text, prior=GaussianPrior.of(LATENT, torch.tensor(0.5)), prior_weight=1.0)
+    prior = GaussianPrior.of(LATENT, tiny.schedule(50), T)
+    dragging(tiny, text, prior=prior, prior_weight=1.0)
     assert all(parameter.grad is None for parameter in tiny.unet.parameters())
 
 

@@ -55,7 +55,7 @@ def test_an_inpainting_network_is_refused_by_name(tmp_path):
 
 def test_a_network_of_other_channels_is_refused(tmp_path):
     folder = write_model(tmp_path / "edits", unet={"in_channels": 8})
-    refused(folder, "another UNet of 8 input channels, not 4")
+    refused(folder, r"an image-instructed \(InstructPix2Pix\) UNet of 8 input channels, not 4")
 
 
 def test_a_network_of_the_xl_kind_is_refused_by_name(tmp_path):
@@ -69,13 +69,16 @@ def test_a_network_of_the_xl_kind_is_refused_by_name(tmp_path):
 
 def test_a_prediction_of_another_kind_is_refused(tmp_path):
     folder = write_model(tmp_path / "sample", scheduler={"prediction_type": "sample"})
-    refused(folder, "predicts 'sample'")
+    refused(folder, "scheduler of .* says that it predicts 'sample'")
 
 
 def test_parts_of_different_models_are_refused(broken):
     with quiet():
         make_text_encoder(hidden_size=24).save_pretrained(broken / "text_encoder")
-    refused(broken, "parts of .* are of different models.*reads text of 16 .* writes 24")
+    refused(
+        broken,
+        "parts of .* of different models.*text of 16 channels, its text encoder writes 24",
+    )
 
 
 def test_a_vocabulary_of_another_model_is_refused(broken):
@@ -93,31 +96,31 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path):
 
 def test_a_file_that_is_no_model_is_refused(tmp_path):
     (tmp_path / "image.png").write_bytes(b"\x89PNG")
-    refused(tmp_path / "image.png", "is no model: .* a checkpoint is a .safetensors file")
+    refused(tmp_path / "image.png", "is no model: .* a checkpoint, which is a .safetensors file")
 
 
 @pytest.mark.parametrize("text", ["", "{", "\x00", '{"_class_name": '])
 def test_an_index_that_is_not_json_is_refused(broken, text):
     (broken / "model_index.json").write_text(text)
-    refused(broken, "model_index.json cannot be read .*fetch the model again")
+    refused(broken, "the index of .* cannot be loaded: .*model_index.json cannot be read as JSON")
 
 
 @pytest.mark.parametrize("text", ["[]", "3", '"StableDiffusionPipeline"', "null"])
 def test_an_index_of_another_form_is_refused(broken, text):
     (broken / "model_index.json").write_text(text)
-    refused(broken, "is not a model's index")
+    refused(broken, "model_index.json holds no JSON object")
 
 
 @pytest.mark.parametrize("value", [..., None, [], [None, None], "UNet2DConditionModel", 3])
 def test_an_index_that_does_not_name_a_part_is_refused(broken, value):
     edit_json(broken / "model_index.json", unet=value)
-    refused(broken, "lacks its unet: fetch the model again")
+    refused(broken, "lacks its unet: its model_index.json names none; wanted all of")
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
 def test_a_missing_folder_is_refused(broken, part):
     shutil.rmtree(broken / part)
-    refused(broken, f"the {part} of .* cannot be loaded: there is no folder .*{part}")
+    refused(broken, f"the {part} of .* cannot be loaded: there is no file .*{part}/")
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "scheduler"])
@@ -137,7 +140,10 @@ def test_a_configuration_that_is_not_json_is_refused(broken, part):
 @pytest.mark.parametrize("part", WEIGHTS)
 def test_missing_weights_are_refused(broken, part):
     (broken / part / WEIGHTS[part]).unlink()
-    refused(broken, f"the {part} of .* cannot be loaded.*fetch the model again")
+    refused(
+        broken,
+        f"the {part} of .*: there is no .*safetensors in .*{part}; it has config.json",
+    )
 
 
 @pytest.mark.parametrize("part", WEIGHTS)
@@ -155,7 +161,7 @@ def test_weights_that_lack_a_tensor_are_refused_and_not_made_up(broken, part):
     weights = load_file(file)
     gone = sorted(weights)[3]
     save_file({k: t for k, t in weights.items() if k != gone}, file, metadata={"format": "pt"})
-    refused(broken, f"the {part} of .*1 of its weights are missing, first ")
+    refused(broken, f"the {part} of .*: 1 of its \\d+ weights are missing, first ")
 
 
 def test_weights_of_another_size_are_refused(broken):
@@ -178,7 +184,7 @@ def test_pickled_weights_are_refused_and_never_opened(broken, tmp_path, part):
     (broken / part / WEIGHTS[part]).unlink()
     for name in ("diffusion_pytorch_model.bin", "pytorch_model.bin"):
         (broken / part / name).write_bytes(pickled_trap(canary))
-    refused(broken, rf"the {part} of .* pickled weights \(.bin, .ckpt\) are not read")
+    refused(broken, rf"the {part} of .* only pickled weights \(.bin, .ckpt\), which are not read")
     assert not canary.exists()
 
 
@@ -187,20 +193,20 @@ def test_pickled_weights_are_refused_and_never_opened(broken, tmp_path, part):
 
 @pytest.mark.parametrize(
     "name", ["nothing", "/no/such/folder", "./models/mine", "a/b/c", "~/nothing", "", "critter",
-             "https://example.com/model", "C:\\models\\sd"],
+             "C:\\models\\sd"],
 )  # fmt: skip
 def test_a_name_of_nothing_is_a_file_not_found(name):
-    with pytest.raises(FileNotFoundError, match=r"(there is no model|is no model|no folder)"):
+    with pytest.raises(FileNotFoundError, match=r"(a model is not here|hub cannot be reached)"):
         load_model(name or "missing", device="cpu")
 
 
 def test_a_vae_of_nothing_is_a_file_not_found(tiny_folder):
-    with pytest.raises(FileNotFoundError, match="there is no vae 'nothing': wanted a diffusers"):
+    with pytest.raises(FileNotFoundError, match="a vae is not here: there is nothing at 'nothing'"):
         load_model(tiny_folder, vae="nothing", device="cpu")
 
 
 def test_a_vae_that_is_no_vae_is_refused(tiny_folder):
-    with pytest.raises(ValueError, match=r"the vae of .*unet cannot be loaded"):
+    with pytest.raises(ValueError, match=r"the vae of .*unet is a 'UNet2DConditionModel'"):
         load_model(tiny_folder, vae=tiny_folder / "unet", device="cpu")
 
 

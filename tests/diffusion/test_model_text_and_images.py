@@ -11,6 +11,7 @@ import torch
 from tiny_models import edit_json, make_text_encoder, noise
 
 from dragwidget.diffusion.loading import load_model
+from dragwidget.diffusion.model import MAX_PROMPT
 from dragwidget.diffusion.reading import quiet
 
 # ---------------------------------------------------------------- prompts
@@ -142,3 +143,47 @@ def test_nothing_is_logged(tiny, caplog):
     with caplog.at_level(logging.DEBUG):
         tiny.decode(tiny.encode(image(16, 16)))
     assert caplog.records == []
+
+
+# ---------------------------------------------------------------- prompts of any length
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "a" * 10**6,
+        "a fox " * 170_000,
+        "🦊" * 10**6,
+        " " * 10**6,
+        "ab1!" * 250_000,
+        "\u0300" * 10**6,
+    ],
+    ids=["word", "words", "emoji", "spaces", "mixed", "accents"],
+)
+def test_a_prompt_of_a_million_characters_is_cut_before_it_is_tokenized(tiny, prompt, monkeypatch):
+    seen = []
+    tokenizer = tiny.tokenizer
+    watched = tiny.with_parts(tokenizer=tokenizer)
+    monkeypatch.setattr(watched, "tokenizer", _Watched(tokenizer, seen))
+    match = rf"tokens in the first {MAX_PROMPT} of {len(prompt)} characters and this model reads 75"
+    with pytest.warns(UserWarning, match=match):
+        embeddings = watched.embed(prompt)
+    assert embeddings.shape == (1, 77, 16)
+    assert {len(text) for text in seen} == {MAX_PROMPT}
+
+
+class _Watched:
+    def __init__(self, tokenizer, seen):
+        self.tokenizer, self.seen = tokenizer, seen
+        self.model_max_length = tokenizer.model_max_length
+
+    def __call__(self, text, **options):
+        self.seen.append(text)
+        return self.tokenizer(text, **options)
+
+
+def test_cutting_a_prompt_changes_nothing_that_is_read(tiny):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        whole = tiny.embed(("a fox " * 2000)[:MAX_PROMPT])
+        assert torch.equal(tiny.embed("a fox " * 2000), whole)

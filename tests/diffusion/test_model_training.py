@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from tiny_models import noise, write_model
 
 from dragwidget.data.settings import LoRASettings
-from dragwidget.diffusion.finetuning import LoRABatch, noised_batches, train_lora
 from dragwidget.diffusion.loading import load_model
 from dragwidget.diffusion.lora import LoRA, enabled
+from dragwidget.diffusion.lora.training import LoRABatch, noised_batches, train_lora
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
 
@@ -188,7 +188,7 @@ def test_random_crops_reach_both_ends_of_the_image(tiny):
     encode = tiny.posterior
 
     class Watching:
-        alphas_cumprod = tiny.alphas_cumprod
+        training_steps = tiny.training_steps
         sample_posterior = staticmethod(tiny.sample_posterior)
 
         @staticmethod

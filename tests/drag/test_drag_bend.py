@@ -1,4 +1,4 @@
-"""The first step of a drag that starts from a warped latent, and what a pass of the network keeps."""
+"""The first step of a drag from a warped latent, and what a pass of the network keeps."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ import numpy as np
 import pytest
 import torch
 from analytic_models import LatentItself
+from drag_tasks import passes_of, problem_of
 from tiny_models import make_scheduler, noise
 
 from dragwidget.data.instructions import DragInstructions
 from dragwidget.data.settings import DragSettings
-from dragwidget.drag import FeatureMap, GaussianPrior, ModelOutput, Schedule, drag
+from dragwidget.drag import Ended, FeatureMap, GaussianPrior, ModelOutput, Schedule, drag
 from dragwidget.drag.evaluation import evaluate
-from dragwidget.drag.loop import Problem, advance, ended, losses, protected_cells, start
+from dragwidget.drag.loop import protected_cells
+from dragwidget.drag.methods.dragdiffusion import DragDiffusion, losses
 from dragwidget.drag.supervision import motion_supervision, region_loss
 from dragwidget.drag.warping import warp_latent
 
 SCHEDULE = Schedule(make_scheduler().alphas_cumprod)
 T = 681
-ALPHA = SCHEDULE.alpha(T)
+SIGNAL, _ = SCHEDULE.levels(T)
+METHOD = DragDiffusion()
 WARPED = DragSettings(feature_scale=0.25, steps=3, start="warped", stop_distance=0.5)
 LATENT, CLEAN = noise(1, 4, 12, 20), noise(1, 4, 12, 20, seed=1)
 # An image of 160 x 96 pixels: 24 x 40 cells of features, 12 x 20 of the latent.
@@ -71,7 +74,7 @@ def test_a_warped_drag_begins_with_the_warped_latent_and_then_descends(mask):
         protected = torch.ones(12, 20)
         protected[2:11, 3:19] = 0
     points = latent_cells(HANDLES), latent_cells(TARGETS)
-    assert torch.equal(first.latent, warp_latent(LATENT, CLEAN, ALPHA, *points, protected))
+    assert torch.equal(first.latent, warp_latent(LATENT, CLEAN, SIGNAL, *points, protected))
     assert (first.index, first.loss, first.loss_terms) == (1, 0, {})
     assert set(second.loss_terms) == {"motion"} if mask is None else {"motion", "region"}
     # The first step of Adam is as long as the learning rate: the warp was none of its steps.
@@ -85,19 +88,19 @@ def test_after_the_warp_a_handle_is_sought_at_its_target():
 
 
 def test_only_a_new_target_bends_the_latent_again():
-    model = LatentItself()
-    evaluation = evaluate(model, LATENT, SCHEDULE, T, (24, 40), WARPED, previous=False)
-    begun = start(evaluation, HANDLES)
-    problem = Problem(TARGETS, clean=(CLEAN, ALPHA))
-    warped, seen, terms = advance(model, SCHEDULE, T, begun, problem, evaluation, WARPED)
-    assert (begun.warp, warped.warp) == (True, False)
-    assert terms == {}
+    passes = passes_of(LatentItself(), SCHEDULE, (24, 40), WARPED)
+    begun = METHOD.begin(passes, LATENT, HANDLES, T)
+    problem = problem_of(TARGETS, WARPED, SCHEDULE, clean=CLEAN)
+    warped, report = METHOD.advance(passes, begun, problem)
+    assert (begun.retarget, warped.retarget) == (True, False)
+    assert report.loss_terms == {}
     assert warped.moments is begun.moments
-    _, _, terms = advance(model, SCHEDULE, T, warped, problem, seen, WARPED)
-    assert set(terms) == {"motion"}
-    again = dataclasses.replace(warped, warp=True)
-    seen = evaluate(model, warped.latent, SCHEDULE, T, (24, 40), WARPED, previous=False)
-    assert advance(model, SCHEDULE, T, again, problem, seen, WARPED)[2] == {}
+    _, report = METHOD.advance(passes, warped, problem)
+    assert set(report.loss_terms) == {"motion"}
+    source = passes.at(LATENT, T, previous=True, graph=False)
+    again = dataclasses.replace(warped, retarget=True)
+    problem = problem_of(TARGETS, WARPED, SCHEDULE, clean=CLEAN, source=source)
+    assert METHOD.advance(passes, again, problem)[1].loss_terms == {}
 
 
 def test_without_a_warped_start_nothing_is_warped():
@@ -127,13 +130,11 @@ def test_what_a_drag_needs_and_was_not_given_is_named(changes, message):
 
 
 def stood(latent=LATENT, **settings):
-    """(the evaluation of a latent with everything, the state at another, the settings)"""
-    settings = DragSettings(**settings)
-    first, here = (
-        evaluate(LatentItself(), z, SCHEDULE, T, (24, 40), settings, previous=True)
-        for z in (CLEAN, latent)
-    )
-    return here, start(first, HANDLES), settings
+    """(the pass at a latent with everything, the state at another, the settings)"""
+    settings = DragSettings(feature_scale=0.25, **settings)
+    passes = passes_of(LatentItself(), SCHEDULE, (24, 40), settings)
+    here = passes.take(latent, T, previous=True)
+    return here, METHOD.begin(passes, CLEAN, HANDLES, T), settings
 
 
 @pytest.mark.parametrize("template", ["current", "original"])
@@ -143,15 +144,19 @@ def test_the_original_template_is_what_lay_under_the_handles_at_the_start(templa
     wanted = motion_supervision(
         here.features, HANDLES, TARGETS, torch.tensor([True, True]), radius=1, templates=templates
     )
-    assert losses(state, Problem(TARGETS), here, settings)["motion"] == wanted
+    assert losses(state, problem_of(TARGETS, settings, SCHEDULE), here)["motion"] == wanted
 
 
 @pytest.mark.parametrize(("region", "prior"), [(0.0, 0.0), (0.5, 0.0), (0.0, 2.0), (0.5, 2.0)])
 def test_terms_are_weighted_and_those_of_no_weight_are_not_there(region, prior):
     here, state, settings = stood(region_weight=region, prior_weight=prior)
     protected, reference = torch.ones(12, 20), torch.zeros(1, 4, 12, 20)
-    statistics = GaussianPrior.of(CLEAN, ALPHA)
-    terms = losses(state, Problem(TARGETS, protected, reference, statistics), here, settings)
+    statistics = GaussianPrior.of(CLEAN, SCHEDULE, T)
+    source = dataclasses.replace(here.detach(), previous=reference)
+    problem = problem_of(
+        TARGETS, settings, SCHEDULE, source=source, protected=protected, prior=statistics
+    )
+    terms = losses(state, problem, here)
     wanted = {
         "region": region * region_loss(here.previous, reference, protected),
         "prior": prior * statistics.divergence(LATENT),
@@ -159,7 +164,7 @@ def test_terms_are_weighted_and_those_of_no_weight_are_not_there(region, prior):
     assert {name: term.item() for name, term in terms.items() if name != "motion"} == {
         name: term.item() for name, term in wanted.items() if term
     }
-    assert set(losses(state, Problem(TARGETS), here, settings)) == {"motion"}
+    assert set(losses(state, problem_of(TARGETS, settings, SCHEDULE), here)) == {"motion"}
 
 
 def test_without_a_weight_the_region_costs_no_prediction():
@@ -181,16 +186,16 @@ def test_what_is_frozen_is_one_and_of_the_latents_type():
 
 def test_steps_in_which_no_handle_moves_are_counted_from_the_last_move():
     settings = DragSettings(learning_rate=1e-7, patience=7)
-    problem = Problem(TARGETS)
-    here = evaluate(LatentItself(), LATENT, SCHEDULE, T, (24, 40), settings, previous=False)
-    state = dataclasses.replace(start(here, HANDLES), still=5)
-    stays, seen, _ = advance(LatentItself(), SCHEDULE, T, state, problem, here, settings)
+    problem = problem_of(TARGETS, settings, SCHEDULE)
+    passes = passes_of(LatentItself(), SCHEDULE, (24, 40), settings)
+    state = dataclasses.replace(METHOD.begin(passes, LATENT, HANDLES, T), still=5)
+    stays, _ = METHOD.advance(passes, state, problem)
     assert stays.still == 6
-    assert ended(stays, problem, settings) is None
-    stays, seen, _ = advance(LatentItself(), SCHEDULE, T, stays, problem, seen, settings)
-    assert ended(stays, problem, settings) == "not moving"
+    assert METHOD.ended(stays, problem) is None
+    stays, _ = METHOD.advance(passes, stays, problem)
+    assert METHOD.ended(stays, problem) == Ended.NOT_MOVING
     off = dataclasses.replace(stays, handles=HANDLES + 1)  # which tracking puts right
-    moves, _, _ = advance(LatentItself(), SCHEDULE, T, off, problem, seen, settings)
+    moves, _ = METHOD.advance(passes, off, problem)
     assert torch.equal(moves.handles, HANDLES)
     assert moves.still == 0
 
@@ -211,15 +216,15 @@ class Faint:
 
 
 def test_a_gradient_too_small_for_half_precision_is_not_lost():
-    problem = Problem(torch.tensor([[8.0, 11.0]]))
     settings = DragSettings(motion_radius=0)
+    problem = problem_of(torch.tensor([[8.0, 11.0]]), settings, SCHEDULE)
     latent = (4 * noise(1, 4, 16, 16)).round() / 4  # float16 holds it exactly
     moments = []
     for dtype in (torch.float16, torch.float32):
         model = Faint(dtype)
-        here = evaluate(model, latent, SCHEDULE, T, (16, 16), settings, previous=False)
-        state = start(here, torch.tensor([[8.0, 5.0]]))
-        after, _, _ = advance(model, SCHEDULE, T, state, problem, here, settings)
+        passes = passes_of(model, SCHEDULE, (16, 16), settings)
+        state = METHOD.begin(passes, latent, torch.tensor([[8.0, 5.0]]), T)
+        after, _ = METHOD.advance(passes, state, problem)
         moments.append(after.moments.first)
     assert moments[1].abs().max() > 0
     torch.testing.assert_close(*moments, rtol=1e-3, atol=0)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
 from tiny_models import make_scheduler, noise
 
+from dragwidget.data.settings import InversionSettings
 from dragwidget.drag import Schedule, denoise, invert
 from dragwidget.drag.noise_path import compose, decompose
 
 PREDICTIONS = ["epsilon", "v_prediction"]
-STEPS = [1, 2, 7, 10, 50, 333]
+DIVISORS = [1, 2, 4, 5, 8, 10, 20, 25, 40, 50, 100, 125, 200, 250, 500]  # of 1000
+STEPS = [1, 2, 10, 50, 500]
 
 
 def both(steps: int, prediction_type: str = "epsilon", kind=DDIMScheduler, offset: int = 1):
@@ -29,11 +33,71 @@ def answer(latent, timestep):
 
 
 @pytest.mark.parametrize("offset", [0, 1])
-@pytest.mark.parametrize("steps", [*STEPS, 1000])
-def test_timesteps_are_those_of_diffusers(steps, offset):
+@pytest.mark.parametrize("steps", DIVISORS)
+def test_timesteps_are_those_of_diffusers_where_the_steps_divide_the_training_steps(steps, offset):
     ours, theirs = both(steps, offset=offset)
-    # of 1000 steps diffusers' first, 1000, lies past its own table
-    assert list(ours.timesteps) == [min(t, 999) for t in theirs.timesteps.tolist()]
+    assert list(ours.timesteps) == theirs.timesteps.tolist()
+
+
+@pytest.mark.parametrize("levels", [1000, 997, 100, 7])
+@pytest.mark.parametrize("offset", [0, 1])
+def test_a_strength_means_the_same_noise_for_every_number_of_steps(levels, offset):
+    """N of T steps lead to the share N / T of the training timesteps, less one step."""
+    alphas = torch.linspace(0.999, 0.005, levels)
+    for steps in range(1, levels + 1):
+        schedule = Schedule(alphas, steps, min(offset, levels - 1))
+        ascending = schedule.timesteps[::-1]
+        assert ascending[0] >= 0
+        assert ascending[-1] < levels
+        assert all(early < late for early, late in itertools.pairwise(ascending))
+        for strength in (0.1, 0.25, 0.5, 0.7, 0.75, 1.0):
+            count = InversionSettings(steps=steps, strength=strength).count
+            wanted = (count - 1) * levels / steps + schedule.offset
+            assert wanted - 1 <= ascending[count - 1] <= wanted
+
+
+@pytest.mark.parametrize(
+    ("strength", "steps", "count"),
+    [(0.7, 50, 35), (0.25, 10, 2), (0.75, 10, 8), (0.7, 501, 351), (0.001, 10, 1), (1.0, 7, 7)],
+)
+def test_a_strength_is_rounded_half_to_even_and_takes_at_least_one_step(strength, steps, count):
+    assert InversionSettings(steps=steps, strength=strength).count == count
+
+
+@pytest.mark.parametrize("steps", [501, 600, 999, 1000])
+def test_steps_that_do_not_divide_the_training_steps_still_start_at_pure_noise(steps):
+    schedule, _ = both(steps)
+    assert schedule.timesteps[0] == 999
+    assert len(set(schedule.timesteps)) == steps
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1001])
+def test_a_schedule_of_more_steps_than_noise_levels_or_of_none_is_refused(steps):
+    with pytest.raises(ValueError, match=f"takes 1 to 1000 DDIM steps, got {steps}"):
+        Schedule(make_scheduler().alphas_cumprod, steps)
+
+
+@pytest.mark.parametrize("offset", [-1, 1000])
+def test_an_offset_past_the_noise_levels_is_refused(offset):
+    with pytest.raises(ValueError, match="steps_offset must be 0 to 999"):
+        Schedule(make_scheduler().alphas_cumprod, 50, offset)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), -0.1, 1.1])
+def test_levels_that_are_no_share_of_signal_are_refused(bad):
+    alphas = make_scheduler().alphas_cumprod.clone()
+    alphas[500] = bad
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
+        Schedule(alphas)
+
+
+@pytest.mark.parametrize("timestep", [0, 2, 680, 999, 1000, -1])
+def test_a_step_from_a_timestep_that_is_not_walked_is_refused(timestep):
+    schedule, _ = both(50)
+    z = noise(1, 4, 4, 4)
+    for step in (schedule.step, schedule.inverse_step):
+        with pytest.raises(ValueError, match=f"{timestep} is none of the 50 timesteps"):
+            step(z, z, timestep)
 
 
 def test_the_defaults_are_the_papers():
@@ -55,10 +119,9 @@ def test_every_step_is_the_one_of_diffusers(steps, prediction_type):
         torch.testing.assert_close(x0, wanted.pred_original_sample)
 
 
-@pytest.mark.parametrize("prediction_type", PREDICTIONS)
 @pytest.mark.parametrize("steps", STEPS)
-def test_every_inverse_step_is_the_one_of_diffusers(steps, prediction_type):
-    ours, theirs = both(steps, prediction_type, DDIMInverseScheduler)
+def test_every_inverse_step_is_the_one_of_diffusers(steps):
+    ours, theirs = both(steps, kind=DDIMInverseScheduler)
     latent, prediction = noise(1, 4, 4, 4), noise(1, 4, 4, 4, seed=1)
     assert sorted(ours.timesteps) == theirs.timesteps.tolist()
     for timestep in ours.timesteps:
@@ -66,15 +129,60 @@ def test_every_inverse_step_is_the_one_of_diffusers(steps, prediction_type):
         torch.testing.assert_close(got, theirs.step(prediction, timestep, latent).prev_sample)
 
 
-@pytest.mark.parametrize("prediction_type", PREDICTIONS)
-def test_inversion_walks_the_way_of_diffusers(prediction_type):
-    ours, theirs = both(20, prediction_type, DDIMInverseScheduler)
+def test_inversion_walks_the_way_of_diffusers():
+    ours, theirs = both(20, kind=DDIMInverseScheduler)
     latent = noise(1, 4, 4, 4)
     walked = list(invert(answer, latent, ours, 14))
-    assert len(walked) == 14
     for timestep, got in zip(theirs.timesteps[:14].tolist(), walked, strict=True):
         latent = theirs.step(answer(latent, timestep), timestep, latent).prev_sample
         torch.testing.assert_close(got, latent)
+
+
+# diffusers' inverse scheduler splits the source latent with a velocity that belongs to the latent
+# where the step ends; so its velocity steps are undone by no step of its own.
+
+
+def zero_terminal(alphas):
+    """The same levels, shifted and scaled so that the last is pure noise (arXiv 2305.08891)."""
+    root = alphas.sqrt()
+    return ((root - root[-1]) * root[0] / (root[0] - root[-1])).square()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("steps", [1, 2, 7, 20, 50, 333, 501, 1000])
+@pytest.mark.parametrize(
+    ("prediction_type", "zero"),
+    [("epsilon", False), ("v_prediction", False), ("v_prediction", True)],
+)
+def test_a_step_undoes_the_inverse_step_with_the_same_prediction(
+    prediction_type, zero, steps, dtype
+):
+    alphas = make_scheduler().alphas_cumprod
+    schedule = Schedule(zero_terminal(alphas) if zero else alphas, steps, 1, prediction_type)
+    latent, prediction = noise(1, 4, 8, 8).to(dtype), noise(1, 4, 8, 8, seed=1).to(dtype)
+    for timestep in schedule.timesteps:
+        there = schedule.inverse_step(latent, prediction, timestep)
+        back, _ = schedule.step(there, prediction, timestep)
+        torch.testing.assert_close(back, latent, rtol=0, atol=2e-6)
+
+
+def test_a_predicted_noise_is_refused_where_a_walked_level_is_pure_noise():
+    alphas = zero_terminal(make_scheduler().alphas_cumprod)
+    assert alphas[-1] == 0
+    with pytest.raises(ValueError, match="timestep 999 of this model is pure noise"):
+        Schedule(alphas, 1000)
+    assert Schedule(alphas, 50).timesteps[0] == 981  # that level is not walked here
+    assert Schedule(alphas, 1000, prediction_type="v_prediction").timesteps[0] == 999
+
+
+def test_a_velocity_tells_the_image_even_from_pure_noise():
+    schedule = Schedule(
+        zero_terminal(make_scheduler().alphas_cumprod), 1000, 1, prediction_type="v_prediction"
+    )
+    clean, eps = noise(1, 4, 4, 4), noise(1, 4, 4, 4, seed=1)
+    previous, x0 = schedule.step(eps, -clean, 999)
+    torch.testing.assert_close(x0, clean)
+    torch.testing.assert_close(previous, compose(clean, eps, schedule.alpha(998)))
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTIONS)
@@ -112,13 +220,6 @@ def test_a_network_that_knows_the_image_denoises_to_it_exactly(prediction_type):
     noisy = compose(clean, eps, schedule.alpha(schedule.timesteps[0]))
     *_, last = denoise(knows, noisy, schedule, 10)
     torch.testing.assert_close(last, compose(clean, eps, schedule.alpha(0)), rtol=1e-4, atol=1e-5)
-
-
-def test_one_step_back_undoes_one_step_there():
-    schedule, _ = both(50)
-    latent, eps = noise(1, 4, 4, 4), noise(1, 4, 4, 4, seed=1)
-    there = schedule.inverse_step(latent, eps, 681)
-    torch.testing.assert_close(schedule.step(there, eps, 681)[0], latent, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTIONS)

@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 import torch
 from analytic_models import LatentItself, RolledImage, blob
+from drag_tasks import passes_of, problem_of
 from tiny_models import make_scheduler
 
 from dragwidget.data.instructions import DragInstructions
 from dragwidget.data.settings import DragSettings
 from dragwidget.drag import GaussianPrior, ModelOutput, Schedule, drag
-from dragwidget.drag.evaluation import evaluate
-from dragwidget.drag.loop import Problem, advance, start
+from dragwidget.drag.methods.dragdiffusion import DragDiffusion
 
 SCHEDULE = Schedule(make_scheduler().alphas_cumprod)
 T = 681
+METHOD = DragDiffusion()
 ROLL = torch.zeros(1, 2, 1, 1)
 
 
@@ -183,7 +184,7 @@ def test_a_smaller_stop_distance_comes_nearer():
 
 
 def test_a_step_says_what_it_did():
-    prior = GaussianPrior.of(blob((8, 5)), SCHEDULE.alpha(T))
+    prior = GaussianPrior.of(blob((8, 5)), SCHEDULE, T)
     steps, _ = blob_run(mask=LEFT, prior=prior, prior_weight=1.0, steps=4)
     assert [step.index for step in steps] == [1, 2, 3, 4]
     for step in steps:
@@ -255,7 +256,8 @@ def test_the_region_term_keeps_what_the_mask_freezes():
 
 
 def test_the_prior_keeps_the_statistics():
-    prior = GaussianPrior.of(blob((8, 5)), torch.tensor(1.0))
+    clean = Schedule(torch.ones(1000))  # a path without noise
+    prior = GaussianPrior.of(blob((8, 5)), clean, T)
     free, kept = (
         blob_run(prior=prior, prior_weight=weight, steps=30, learning_rate=0.1)[0][-1]
         for weight in (0.0, 100.0)
@@ -294,13 +296,12 @@ def test_features_of_any_precision_are_dragged_in_single_precision(dtype):
 
 def test_what_half_precision_is_scaled_by_is_divided_out_again():
     settings = DragSettings()
-    problem = Problem(torch.tensor([[8.0, 11.0]]))
+    problem = problem_of(torch.tensor([[8.0, 11.0]]), settings, SCHEDULE)
     moments = []
     for dtype in (torch.float16, torch.float32):
-        model = LatentItself(dtype)
-        at_start = evaluate(model, blob((8, 5)), SCHEDULE, T, (16, 16), settings, previous=False)
-        state = start(at_start, torch.tensor([[8.0, 5.0]]))
-        after, _, _ = advance(model, SCHEDULE, T, state, problem, at_start, settings)
+        passes = passes_of(LatentItself(dtype), SCHEDULE, (16, 16), settings)
+        state = METHOD.begin(passes, blob((8, 5)), torch.tensor([[8.0, 5.0]]), T)
+        after, _ = METHOD.advance(passes, state, problem)
         moments.append(after.moments.first)
     torch.testing.assert_close(*moments, rtol=1e-2, atol=1e-4)
 
@@ -328,12 +329,12 @@ def test_a_refused_step_changes_nothing():
     model = LatentItself()
     bad = blob((8, 5))
     bad[0, 0, 8, 5] = torch.inf
-    evaluation = evaluate(model, bad, SCHEDULE, T, (16, 16), settings, previous=False)
-    state = start(evaluation, torch.tensor([[8.0, 5.0]]))
+    passes = passes_of(model, SCHEDULE, (16, 16), settings)
+    state = METHOD.begin(passes, bad, torch.tensor([[8.0, 5.0]]), T)
     before = [t.clone() for t in (state.latent, state.handles, state.moments.first)]
+    problem = problem_of(torch.tensor([[8.0, 11.0]]), settings, SCHEDULE)
     with pytest.raises(ArithmeticError, match="step 1 was refused"):
-        advance(model, SCHEDULE, T, state, Problem(torch.tensor([[8.0, 11.0]])), evaluation,
-                settings)  # fmt: skip
+        METHOD.advance(passes, state, problem)
     after = state.latent, state.handles, state.moments.first
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert model.passes == 1

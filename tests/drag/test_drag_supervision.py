@@ -10,7 +10,7 @@ import torch
 from analytic_models import RolledImage
 from tiny_models import noise
 
-from dragwidget.drag import FeatureMap, GaussianPrior, motion_supervision, region_loss
+from dragwidget.drag import FeatureMap, GaussianPrior, Schedule, motion_supervision, region_loss
 from dragwidget.drag.supervision import Anchor, cells_around
 
 ALL = torch.tensor([True])
@@ -170,8 +170,8 @@ def standardized(shape=(1, 4, 8, 8)):
 
 
 def test_the_prior_is_the_forward_process_at_its_noise_level():
-    clean, alpha = 3 * standardized() + 2, torch.tensor(0.25)
-    prior = GaussianPrior.of(clean, alpha)
+    path = Schedule(torch.tensor([0.9, 0.25]), steps=1, offset=1)
+    prior = GaussianPrior.of(3 * standardized() + 2, path, 1)
     torch.testing.assert_close(prior.mean, torch.full((4,), 0.5 * 2))
     torch.testing.assert_close(prior.variance, torch.full((4,), 0.25 * 9 + 0.75))
 

@@ -8,10 +8,10 @@ import torch
 
 from dragwidget.drag.warping import warp_latent
 
-ALPHA = torch.tensor(0.4)
+SIGNAL = torch.tensor(0.4).sqrt()
 
 
-def latents(side=16, alpha=ALPHA):
+def latents(side=16, alpha=SIGNAL):
     """A clean latent, smooth, and the same under noise."""
     rows, columns = torch.meshgrid(*[torch.linspace(-1, 1, side)] * 2, indexing="ij")
     clean = torch.stack([rows, columns, rows * columns, rows**2])[None]
@@ -22,9 +22,9 @@ def latents(side=16, alpha=ALPHA):
 def test_the_content_at_the_handle_lies_at_the_target_under_the_noise_that_was_there():
     clean, latent = latents()
     handle, target = torch.tensor([[5.0, 4.0]]), torch.tensor([[9.0, 10.0]])
-    warped = warp_latent(latent, clean, ALPHA, handle, target)
-    noise = latent - ALPHA.sqrt() * clean
-    expected = ALPHA.sqrt() * clean[0, :, 5, 4] + noise[0, :, 9, 10]
+    warped = warp_latent(latent, clean, SIGNAL, handle, target)
+    noise = latent - SIGNAL * clean
+    expected = SIGNAL * clean[0, :, 5, 4] + noise[0, :, 9, 10]
     torch.testing.assert_close(warped[0, :, 9, 10], expected)
 
 
@@ -49,7 +49,7 @@ def test_what_is_frozen_stays_as_it_is():
     protected = torch.ones(16, 16)
     protected[2:12, 2:12] = 0
     points = torch.tensor([[5.0, 5.0]]), torch.tensor([[8.0, 8.0]])
-    warped = warp_latent(latent, clean, ALPHA, *points, protected)
+    warped = warp_latent(latent, clean, SIGNAL, *points, protected)
     assert torch.equal(warped[..., protected > 0], latent[..., protected > 0])
     assert not torch.equal(warped, latent)
 
@@ -57,14 +57,14 @@ def test_what_is_frozen_stays_as_it_is():
 def test_no_way_to_go_changes_nothing():
     clean, latent = latents()
     point = torch.tensor([[5.0, 5.0]])
-    assert torch.equal(warp_latent(latent, clean, ALPHA, point, point), latent)
+    assert torch.equal(warp_latent(latent, clean, SIGNAL, point, point), latent)
 
 
 def test_a_handle_at_the_border_does_not_crash():
     clean, latent = latents(8)
     for target in ((-0.25, -0.25), (7.75, 7.75), (0.0, 7.75)):
         warped = warp_latent(
-            latent, clean, ALPHA, torch.tensor([[0.0, 0.0]]), torch.tensor([target])
+            latent, clean, SIGNAL, torch.tensor([[0.0, 0.0]]), torch.tensor([target])
         )
         assert warped.shape == latent.shape
         assert warped.isfinite().all()

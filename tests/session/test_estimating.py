@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from tiny_models import make_unet, make_vae, random_lora
-from tiny_sessions import FAR, ask, image, session_on
+from tiny_sessions import FAR, ask, session_on, waves
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from dragwidget.data.settings import LoRASettings
 from dragwidget.diffusion import costs
-from dragwidget.diffusion.costs import bytes_of, cost_of, twin
+from dragwidget.diffusion.costs import bytes_of, cost_of, meta_copy
 from dragwidget.session import estimate as estimating
 
 
@@ -21,7 +21,7 @@ def test_operations_are_those_of_a_real_pass(tiny):
     # The one kernel whose operations PyTorch's own counter sees on a CPU.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         tiny.unet(latent, 500, encoder_hidden_states=text)
-    copy = twin(tiny)
+    copy = meta_copy(tiny)
     latent, text = latent.to("meta"), text.to("meta")
     got = cost_of(copy, lambda: copy.unet(latent, 500, encoder_hidden_states=text))
     assert got.flops == counter.get_total_flops()
@@ -29,7 +29,7 @@ def test_operations_are_those_of_a_real_pass(tiny):
 
 def test_weights_are_not_counted_and_results_are():
     unet = make_unet()
-    copy = costs._Twin(**{**_parts(unet), "unet": unet.to("meta")})
+    copy = costs._MetaCopy(**{**_parts(unet), "unet": unet.to("meta")})
     one = torch.empty(1000, device="meta")
     cost = cost_of(copy, lambda: [copy.unet.conv_in.weight.view(-1)[:5], one * 2])
     assert (cost.peak, cost.left) == (4000, 4000)
@@ -66,7 +66,7 @@ def saved_bytes(model, size):
 @pytest.mark.parametrize("size", [(64, 48), (128, 128)])
 def test_a_step_takes_what_a_real_pass_keeps_and_a_little_more(tiny, size):
     session = session_on(tiny)
-    session.set_image(image(*size), max_side=max(size))
+    session.set_image(waves(*size), max_side=max(size))
     made = estimating._Costs(tiny, session.source.image.fitted_size, session.settings, mask=True)
     kept = saved_bytes(tiny, session.source.image.fitted_size)
     assert 0.9 * kept < made.step().peak < 2 * kept

@@ -12,7 +12,7 @@ LATENT = torch.zeros(1, 1, 2, 2)
 
 
 def start() -> History:
-    return History(Node(0, 0, LATENT, Moments.zeros(LATENT)))
+    return History(Node(0, 0, LATENT, Moments.zeros(LATENT), 681))
 
 
 def grow(history: History, steps: int) -> None:
@@ -22,7 +22,7 @@ def grow(history: History, steps: int) -> None:
         points, reached = np.zeros((1, 2)), np.zeros(1, dtype=bool)
         step = DragStep(index, 0.0, {}, points, points, np.zeros(1), reached, LATENT)
         number, parent = len(history.nodes), history.current.number
-        history.append(Node(number, parent, LATENT, Moments.zeros(LATENT), step=step))
+        history.append(Node(number, parent, LATENT, Moments.zeros(LATENT), 681, step=step))
 
 
 @pytest.fixture

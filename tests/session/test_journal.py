@@ -1,9 +1,11 @@
 """What is written down of an edit while it is made, and what a crash leaves of it."""
 
+import gc
 import hashlib
 import json
 import logging
 import os
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -11,10 +13,12 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
-from tiny_sessions import FAR, ask, left_half, session_on
+from tiny_sessions import FAR, ask, left_half, session_on, waves
 
-from dragwidget.session.journal import DRAWN, KEPT, WHOLE, Journal, journals, restore
+from dragwidget.session.journal import DRAWN, KEPT, MARK, WHOLE, Journal, journals, restore
+from dragwidget.session.session import DragSession
 from dragwidget.session.session_file import load
+from dragwidget.storage.cache import default_folder
 from dragwidget.ui.widget import DragWidget
 
 
@@ -90,8 +94,8 @@ def test_a_step_costs_a_small_file_and_the_whole_is_written_once(tiny, tmp_path)
     written = (tmp_path / WHOLE).stat().st_mtime_ns
     dragged(tiny, tmp_path / "b", steps=5)
     whole = tmp_path / "b" / WHOLE
-    assert len(load(whole, tiny).history.nodes) == 2
-    steps = list((tmp_path / "b").glob("step-0-*"))
+    assert len(load(whole, tiny).edits[0].nodes) == 2
+    steps = list((tmp_path / "b").glob("step-*"))
     assert len(steps) == 4
     assert max(step.stat().st_size for step in steps) < whole.stat().st_size
     assert (tmp_path / WHOLE).stat().st_mtime_ns == written
@@ -106,7 +110,7 @@ def test_a_step_that_the_journal_never_heard_of_is_written_with_the_next(tiny, t
     assert_same_history(session.history, again.history)
     session.step()
     journal.took_step(session)
-    assert [path.name.split(".")[0] for path in tmp_path.glob("step-*")] == ["step-0-6"]
+    assert [path.name.split(".")[0][-4:] for path in tmp_path.glob("step-*")] == ["-0-6"]
     again, _ = restore(tmp_path, tiny)
     assert_same_history(session.history, again.history)
 
@@ -126,7 +130,7 @@ def test_a_step_that_came_with_what_is_drawn_is_not_written_twice(tiny, tmp_path
 
 def test_a_damaged_step_ends_what_is_restored(tiny, tmp_path, caplog):
     session, _ = dragged(tiny, tmp_path, steps=5)
-    (third,) = tmp_path.glob("step-0-3.*")
+    (third,) = tmp_path.glob("step-*-0-3.*")
     third.write_bytes(third.read_bytes()[:-1])
     again, _ = restore(tmp_path, tiny)
     assert "damaged" in caplog.text
@@ -171,7 +175,7 @@ def of_another_size(_said, tensors):
 )
 def test_a_step_of_something_else_ends_what_is_restored(tiny, tmp_path, caplog, change):
     session, _ = dragged(tiny, tmp_path, steps=4)
-    (third,) = tmp_path.glob("step-0-3.*")
+    (third,) = tmp_path.glob("step-*-0-3.*")
     write_as(third, change)
     again, _ = restore(tmp_path, tiny)
     assert "is no step of this edit: " in caplog.text
@@ -181,7 +185,7 @@ def test_a_step_of_something_else_ends_what_is_restored(tiny, tmp_path, caplog, 
 
 def test_a_step_that_is_written_again_as_it_was_is_restored(tiny, tmp_path):
     session, _ = dragged(tiny, tmp_path, steps=4)
-    (third,) = tmp_path.glob("step-0-3.*")
+    (third,) = tmp_path.glob("step-*-0-3.*")
     write_as(third, lambda *_: None)
     assert_same_history(session.history, restore(tmp_path, tiny)[0].history)
 
@@ -267,3 +271,83 @@ def test_a_widget_without_a_journal_writes_nothing(tiny):
     widget.run(2)
     widget.close()
     assert journals() == []
+
+
+def test_another_image_of_the_same_size_is_what_is_restored(tiny, tmp_path):
+    session = session_on(tiny, steps=2)
+    journal = Journal(tmp_path)
+    session.instructions = ask()
+    session.prepare()
+    journal.drew(session)
+    session.step(1)
+    journal.took_step(session)
+    session.set_image(waves(seed=7), "a cat")
+    session.instructions = ask()
+    session.prepare()
+    journal.drew(session)
+    for _ in session.drag(steps=2):
+        journal.took_step(session)
+    restored, _ = restore(tmp_path, tiny)
+    assert np.array_equal(restored.image, session.image)
+    assert_same_history(restored.history, session.history)
+
+
+def test_an_image_that_is_chosen_and_not_dragged_is_what_is_restored(tiny, tmp_path):
+    session = session_on(tiny)
+    journal = Journal(tmp_path)
+    session.instructions = ask()
+    session.prepare()
+    journal.drew(session)
+    session.set_image(waves(seed=7), "a dog")
+    journal.drew(session)
+    restored, wanted = restore(tmp_path, tiny)
+    assert np.array_equal(restored.image, session.image)
+    assert wanted.prompt == "a dog"
+
+
+def test_a_journal_that_lives_and_files_that_are_not_ours_are_not_tidied_away(tiny, monkeypatch):
+    monkeypatch.setattr("dragwidget.session.journal.KEPT", 1)
+    session = session_on(tiny)
+    session.instructions = ask()
+    home = default_folder() / "edits"
+    (home / "thesis-2024").mkdir(parents=True)
+    (home / "thesis-2024" / "session.drag").write_bytes(b"of the user")
+    living, dead = Journal(), Journal()
+    living.drew(session)
+    dead.drew(session)
+    for path in [*living.folder.iterdir(), *dead.folder.iterdir(), *home.glob("thesis*/*")]:
+        os.utime(path, (1, 1))
+    gone = dead.folder
+    (gone / "notes.txt").write_text("of the user")
+    os.utime(gone / "notes.txt", (1, 1))
+    del dead
+    gc.collect()
+    Journal().drew(session)
+    assert (living.folder / WHOLE).exists()
+    assert [path.name for path in gone.iterdir() if path.name != MARK] == ["notes.txt"]
+    assert (home / "thesis-2024" / "session.drag").read_bytes() == b"of the user"
+
+
+def test_a_session_is_saved_whole_while_a_drag_goes_on(tiny, tmp_path):
+    session = session_on(tiny, steps=40, stop_distance=0.01)
+    session.instructions = drawn = ask()
+    session.prepare()
+    errors, saved = [], 0
+
+    def drag():
+        for k, _ in enumerate(session.drag()):
+            session.instructions = drawn.with_pairs([((12, 12), (50 - k % 7 * 0.1, 36))])
+
+    thread = threading.Thread(target=drag)
+    thread.start()
+    while thread.is_alive():
+        try:
+            session.save(tmp_path / "a.drag")
+            saved += 1
+        except Exception as error:
+            errors.append(error)
+    assert errors == []
+    assert saved
+    opened = DragSession.load(tmp_path / "a.drag", tiny)
+    for node, other in zip(opened.history.nodes, session.history.nodes, strict=False):
+        assert torch.equal(node.latent, other.latent)

@@ -258,6 +258,31 @@ def test_handles_keep_their_identity_when_targets_move(tiny):
     assert session.history.current.anchor_nodes == (4, 0)
 
 
+def test_a_handle_that_is_there_again_goes_on_from_where_it_was(tiny):
+    """As when deleting its pair is undone; it is no new handle on what lies there by now."""
+    session = session_on(tiny, learning_rate=0.1)
+    other = ((40, 30), (10, 30))
+    session.instructions = ask(FAR, other)
+    session.step(3)
+    moved = session.history.current.handles[1]
+    assert moved != other[0]
+    session.instructions = ask(FAR)
+    session.step(2)
+    edit = session.stages.edit(session.source, session.settings)
+    handles, anchor_nodes = edit._handles(session.history.current, ask(FAR, other))
+    assert handles == [session.history.current.handles[0], moved]
+    assert anchor_nodes == (0, 0)
+    session.instructions = ask(FAR, other)
+    session.step()
+    assert session.history.current.anchor_nodes == (0, 0)
+    session.rewind(0)
+    session.instructions = ask(FAR)
+    session.step()
+    session.instructions = ask(FAR, other)  # on this branch it was never there before
+    session.step()
+    assert session.history.current.anchor_nodes == (0, session.history.path()[1].number)
+
+
 def test_a_new_handle_means_the_image_as_it_is_now(tiny):
     later, fresh = session_on(tiny, learning_rate=0.1), session_on(tiny, learning_rate=0.1)
     later.instructions = ask()

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_sessions import ask, blocks_of, image, session_on, settings_of, state
+from tiny_sessions import ask, blocks_of, session_on, settings_of, state, waves
 
 from dragwidget.data.settings import InversionSettings
 from dragwidget.session.session import DragSession
@@ -30,7 +30,7 @@ def shift(there: np.ndarray, here: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("pixels", [(1, 0), (0, -1), (0.5, 0.25)])
 def test_a_shift_is_seen(pixels):
     x, y = pixels
-    green = image(200, 150)[..., 1].astype(float)
+    green = waves(200, 150)[..., 1].astype(float)
     rows, columns = np.fft.fftfreq(150)[:, None], np.fft.fftfreq(200)[None]
     moved = np.fft.ifft2(np.fft.fft2(green) * np.exp(-2j * np.pi * (rows * y + columns * x))).real
     assert shift(green, moved) == pytest.approx([x, y], abs=0.1)
@@ -45,7 +45,7 @@ def test_an_image_comes_back_at_its_own_size_unshifted(tiny, size):
     session = DragSession(blocks_of(tiny))
     settings = settings_of(tiny)
     session.settings = replace(settings, inversion=InversionSettings(steps=50, strength=0.02))
-    session.set_image(image(*size), max_side=128)
+    session.set_image(waves(*size), max_side=128)
     source, rendered = np.asarray(session.image), np.asarray(session.render())
     assert session.render().size == size
     for channel in range(3):
@@ -58,7 +58,7 @@ def test_an_image_comes_back_at_its_own_size_unshifted(tiny, size):
 def test_a_preview_without_a_drag_is_the_image(tiny):
     session = DragSession(blocks_of(tiny))
     session.settings = settings_of(tiny)
-    session.set_image(image(201, 150), max_side=128)
+    session.set_image(waves(201, 150), max_side=128)
     source, preview = np.asarray(session.image), np.asarray(session.preview())
     for channel in range(3):
         assert np.abs(shift(source[..., channel], preview[..., channel])).max() < 0.25
@@ -68,7 +68,7 @@ def test_what_is_dragged_is_seen_where_it_was_dragged_in_an_image_of_any_aspect(
     """Instructions are in pixels of the image as it was given, and so is the render."""
     session = DragSession(blocks_of(tiny))
     session.settings = settings_of(tiny, learning_rate=0.2)
-    session.set_image(image(300, 100), max_side=128)
+    session.set_image(waves(300, 100), max_side=128)
     mask = np.zeros((100, 300), dtype=bool)
     mask[:, 200:] = True
     render = replace(session.settings.render, keep_protected=True)
@@ -92,7 +92,7 @@ def save(image, path, **options):
 def upright(tmp_path):
     exif = Image.Exif()
     exif[ORIENTATION] = 6
-    return save(Image.fromarray(image(60, 90)), tmp_path / "turned.jpg", exif=exif)
+    return save(Image.fromarray(waves(60, 90)), tmp_path / "turned.jpg", exif=exif)
 
 
 def animated(tmp_path):
@@ -114,6 +114,7 @@ PICTURES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.* has several frames:UserWarning")
 @pytest.mark.parametrize("name", PICTURES)
 def test_an_image_of_any_kind_is_edited_and_comes_back_at_its_size(tiny, tmp_path, name):
     make, size = PICTURES[name]
@@ -128,7 +129,8 @@ def test_an_image_of_any_kind_is_edited_and_comes_back_at_its_size(tiny, tmp_pat
 
 def test_an_animated_image_is_edited_in_its_first_frame(tiny, tmp_path):
     session = session_on(tiny)
-    session.set_image(animated(tmp_path))
+    with pytest.warns(UserWarning, match="has several frames: the first is read"):
+        session.set_image(animated(tmp_path))
     assert session.image.getpixel((0, 0)) == (255, 0, 0)
 
 
@@ -147,7 +149,7 @@ def test_a_file_that_is_no_image_is_refused_and_changes_nothing(
     if content == "text":
         path.write_text("This is text.\n")
     if content == "cut":
-        Image.fromarray(image(90, 60)).save(path)
+        Image.fromarray(waves(90, 60)).save(path)
         path.write_bytes(path.read_bytes()[:-100])
     session = session_on(tiny)
     session.instructions = ask()
@@ -163,21 +165,21 @@ def test_an_image_chosen_again_starts_anew_and_its_steps_are_still_there(tiny):
     session.instructions = ask()
     session.step(2)
     steps = list(session.history)
-    session.set_image(image(seed=1))
+    session.set_image(waves(seed=1))
     assert session.instructions is None
     assert session.edits == []
-    session.set_image(image(), "a cat")
+    session.set_image(waves(), "a cat")
     assert list(session.history) == []
     session.rewind(2)
     assert list(session.history) == steps
 
 
 def test_an_image_that_is_given_is_not_changed_nor_looked_at_again(tiny):
-    pixels = image()
+    pixels = waves()
     session = session_on(tiny)
     session.set_image(pixels)
     pixels[:] = 0
-    assert np.array_equal(session.image, image())
+    assert np.array_equal(session.image, waves())
 
 
 # ---------------------------------------------------------------- prompts
@@ -203,12 +205,3 @@ def test_a_long_prompt_is_cut_with_a_warning_and_the_edit_goes_on(tiny):
         "this model reads 75: the rest is not used"
     ]
     assert session.prompt == prompt
-
-
-def test_a_mask_of_which_nothing_is_left_says_so_and_everything_may_change(tiny):
-    session = session_on(tiny)
-    mask = np.zeros((48, 64), dtype=bool)
-    mask[1, 1] = True
-    with pytest.warns(UserWarning, match="nothing is left of the mask on the 16 x 16 latent grid"):
-        list(session.drag(ask(mask=mask), steps=1))
-    assert "region" not in session.history[-1].loss_terms

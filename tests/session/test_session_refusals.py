@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tiny_sessions import FAR, Passes, ask, blocks_of, image, left_half, session_on, state
+from tiny_sessions import FAR, Passes, ask, blocks_of, left_half, session_on, state, waves
 
 from dragwidget.data.instructions import DragInstructions
 from dragwidget.data.settings import (
@@ -37,7 +37,11 @@ BAD_POINTS = {
     "many": ([FAR] * 101, {}, "at most 100 pairs can be dragged at once, got 101"),
     "mask size": ([FAR], {"mask": np.ones((64, 48))}, "the mask is 48 x 64 but the image is 64"),
     "mask NaN": ([FAR], {"mask": np.full((48, 64), np.nan)}, "a mask must be finite, got NaN"),
-    "mask empty": ([FAR], {"mask": np.zeros((48, 64))}, "the mask is zero everywhere, so nothing"),
+    "mask empty": (
+        [FAR],
+        {"mask": np.zeros((48, 64))},
+        "the mask is zero everywhere, so",
+    ),
     "other size": (
         [(1, 1), (9, 9)],
         {"size": (48, 64)},
@@ -102,17 +106,17 @@ BAD_CALLS = {
         "the prompt must be a string, got 7",
     ),
     "a prompt that is half an emoji": (
-        lambda s: s.set_image(image(), "\ud83e"),
+        lambda s: s.set_image(waves(), "\ud83e"),
         ValueError,
         "the prompt is not valid text",
     ),
     "cells that are cut": (
-        lambda s: s.set_image(image(), multiple=6),
+        lambda s: s.set_image(waves(), multiple=6),
         ValueError,
         "multiple must be 4, the pixels of one latent cell of this model, or a multiple of it, got",
     ),
     "no side": (
-        lambda s: s.set_image(image(), max_side=0),
+        lambda s: s.set_image(waves(), max_side=0),
         ValueError,
         "max_side must be at least one multiple, got max_side 0, multiple 32",
     ),
@@ -187,8 +191,8 @@ def test_more_steps_than_noise_levels_are_refused(tiny):
     [
         lambda session: setattr(session, "prompt", "a dog"),
         lambda session: setattr(session, "instructions", ask(prompt="a dog")),
-        lambda session: session.set_image(image(seed=1)),
-        lambda session: session.set_image(image(), "a cat"),  # nothing is drawn on it now
+        lambda session: session.set_image(waves(seed=1)),
+        lambda session: session.set_image(waves(), "a cat"),  # nothing is drawn on it now
         lambda session: setattr(
             session, "settings", replace(session.settings, inversion=InversionSettings(steps=4))
         ),
@@ -215,7 +219,7 @@ def test_a_drag_needs_an_image_and_something_drawn_on_it(tiny):
         session.drag(ask())
     with pytest.raises(RuntimeError, match="no image yet"):
         session.run()
-    session.set_image(image())
+    session.set_image(waves())
     with pytest.raises(RuntimeError, match="nothing to drag: pass DragInstructions with at least"):
         session.step()
 

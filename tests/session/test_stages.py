@@ -5,7 +5,7 @@ from threading import Thread
 
 import numpy as np
 import pytest
-from tiny_sessions import N, Passes, ask, blocks_of, image, left_half, session_on
+from tiny_sessions import N, Passes, ask, blocks_of, left_half, session_on, waves
 
 from dragwidget.data.settings import InversionSettings, RenderSettings
 from dragwidget.diffusion.lora import LoRA, save_lora
@@ -36,7 +36,7 @@ STALE = {"lora": "stale", "inversion": "stale", "reference": "stale"}
 CHANGES = {
     "the prompt": (lambda s: setattr(s, "prompt", "a dog"), STALE),
     "instructions": (lambda s: setattr(s, "instructions", ask(prompt="a dog")), STALE),
-    "the image": (lambda s: s.set_image(image(seed=1), "a cat"), STALE),
+    "the image": (lambda s: s.set_image(waves(seed=1), "a cat"), STALE),
     "the LoRA": (lambda s: setattr(s, "settings", turned(s, "lora", seed=1)), STALE),
     "inversion settings": (
         lambda s: setattr(s, "settings", turned(s, "inversion", strength=0.7)),
@@ -82,7 +82,7 @@ def test_taking_a_change_back_finds_everything_fresh(session, name):
     if name in ("the image", "the prompt"):
         session.prepare()  # what is made meanwhile does not push it out
     session.settings = settings
-    session.set_image(image(), "a cat")
+    session.set_image(waves(), "a cat")
     with Passes(session.model) as passes:
         session.prepare()
     assert passes.count == 0
@@ -104,9 +104,9 @@ def test_what_no_stage_depends_on_makes_nothing_stale(session, stage, changes):
 
 
 def test_the_nearest_version_says_what_has_changed(session):
-    session.set_image(image(seed=1), "another image")
+    session.set_image(waves(seed=1), "another image")
     session.prepare()
-    session.set_image(image(), "a dog")
+    session.set_image(waves(), "a dog")
     assert session.status["lora"].why == "the prompt changed since it was made"
 
 
@@ -202,7 +202,7 @@ def test_what_is_kept_outside_the_mask_is_the_source_itself(tiny):
     session = session_on(model, learning_rate=0.5)
     render = replace(session.settings.render, keep_protected=True)
     session.settings = replace(session.settings, render=render)
-    session.set_image(image(64, 64), "a cat")  # a size that is not resampled
+    session.set_image(waves(64, 64), "a cat")  # a size that is not resampled
     mask = np.indices((64, 64))[1] < 32
     session.instructions = ask(size=(64, 64), mask=mask)
     source = np.asarray(session.render())

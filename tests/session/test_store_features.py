@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny_sessions import FAR, Passes, ask, image, left_half, settings_of
+from tiny_sessions import FAR, Passes, ask, left_half, settings_of, waves
 
 from dragwidget.session import cached_stages as storing
 from dragwidget.session.session import DragSession
@@ -22,7 +22,7 @@ def session_with(store, model, *, mask=None, **drag):
     """Prepared, and nothing dragged yet."""
     session = DragSession(model, store=store)
     session.settings = settings_of(model, lora_steps=1, **{"start": "warped", **drag})
-    session.set_image(image(), "a thing")
+    session.set_image(waves(), "a thing")
     session.instructions = ask(FAR, mask=mask)
     session.prepare()
     return session

@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny_sessions import N, Passes, ask, image, settings_of
+from tiny_sessions import N, Passes, ask, settings_of, waves
 
 from dragwidget.session import cached_stages as storing
 from dragwidget.session.session import DragSession
-from dragwidget.storage.cache import Store
+from dragwidget.storage.cache import MARK, Store
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def session_with(store, model, **render):
     session = DragSession(model, store=store)
     settings = settings_of(model, lora_steps=1)
     session.settings = replace(settings, render=replace(settings.render, **render))
-    session.set_image(image(), "a thing")
+    session.set_image(waves(), "a thing")
     session.instructions = ask()
     session.step(2)
     return session
@@ -197,4 +197,5 @@ def test_a_branch_whose_keeping_is_interrupted_is_there_for_the_next_render(
             session.render()
     assert rendered(session)[1] == N
     assert references(store) == []
-    assert [path for path in store.folder.rglob(".*") if path.is_file()] == []
+    hidden = {path.name for path in store.folder.rglob(".*") if path.is_file()}
+    assert hidden == {MARK}  # and nothing unfinished

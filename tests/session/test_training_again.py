@@ -9,8 +9,8 @@ from tiny_models import noise
 from tiny_sessions import Passes, session_on, settings_of
 
 from dragwidget.data.settings import LoRASettings
-from dragwidget.diffusion.finetuning import Yardstick, noised_batches, train_lora
 from dragwidget.diffusion.lora import LoRA
+from dragwidget.diffusion.lora.training import FixedNoiseLoss, noised_batches, train_lora
 from dragwidget.progress import Cancelled
 from dragwidget.session import stages as making
 from dragwidget.storage.cache import Store
@@ -183,19 +183,19 @@ def test_what_is_kept_alone_replaces_what_was_made_by_the_same(store):
     assert torch.equal(store.get("training", {"image": "a"})["x"], noise(4, seed=1))
 
 
-# ---------------------------------------------------------------- enough
+# ---------------------------------------------------------------- early stop
 
 
-def taught(tiny, enough, steps=25):
+def taught(tiny, ratio, steps=25):
     """A session whose LoRA may be done early, and how many steps its training took."""
     session = session_on(tiny, lora_steps=steps)
-    lora = replace(session.settings.lora, enough=enough)
+    lora = replace(session.settings.lora, early_stop_ratio=ratio)
     session.settings = replace(session.settings, lora=lora)
     return session
 
 
-def test_a_training_ends_once_it_is_enough(tiny):
-    session = taught(tiny, enough=1.0)  # whatever it learnt is enough, or it unlearns
+def test_a_training_ends_at_its_early_stop_ratio(tiny):
+    session = taught(tiny, ratio=1.0)  # any learning at all ends it
     steps = [progress.index for progress in session.training_lora()]
     assert len(steps) < 25
     assert steps[-1] % making.MEASURED_EVERY == 0
@@ -206,28 +206,28 @@ def test_a_training_ends_once_it_is_enough(tiny):
     )
 
 
-def test_a_training_that_is_never_enough_takes_all_its_steps(tiny):
-    for enough in (0.0, 1e-6):
-        assert len(list(taught(tiny, enough, steps=12).training_lora())) == 12
+def test_a_training_that_never_reaches_its_ratio_takes_all_its_steps(tiny):
+    for ratio in (0.0, 1e-6):
+        assert len(list(taught(tiny, ratio, steps=12).training_lora())) == 12
 
 
-def test_a_training_that_was_interrupted_when_it_was_enough_is_done(tiny):
-    session = taught(tiny, enough=1.0)
+def test_a_training_that_was_interrupted_at_its_early_stop_is_done(tiny):
+    session = taught(tiny, ratio=1.0)
     steps = len(list(session.training_lora()))
-    again = interrupted(taught(tiny, enough=1.0), after=steps)
+    again = interrupted(taught(tiny, ratio=1.0), after=steps)
     with Passes(tiny) as passes:
         lora = again.train_lora()
-    assert passes.count == 2 * Yardstick._LEVELS  # measured, with and without, and no step
+    assert passes.count == 2 * FixedNoiseLoss._LEVELS  # measured, with and without, and no step
     assert all(
         torch.equal(one, other)
         for one, other in zip(bits(lora), bits(session.train_lora()), strict=True)
     )
 
 
-def test_the_yardstick_is_one_without_a_change_and_less_with_training(tiny):
+def test_the_loss_ratio_is_one_without_a_change_and_less_with_training(tiny):
     session = session_on(tiny, lora_steps=20)
     text = tiny.embed(session.prompt)
-    yardstick = Yardstick(tiny, session.source.image.pixels, text)
+    loss = FixedNoiseLoss(tiny, session.source.image.pixels, text)
     untrained = LoRA.initial(tiny.unet, 2, torch.Generator().manual_seed(0))
-    assert yardstick.share(untrained) == pytest.approx(1, abs=1e-6)
-    assert yardstick.share(session.train_lora()) < 1
+    assert loss.ratio(untrained) == pytest.approx(1, abs=1e-6)
+    assert loss.ratio(session.train_lora()) < 1

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 from fuzzing import bounded_memory
-from tiny_sessions import ask, image
+from tiny_sessions import ask, waves
 
 from dragwidget.__main__ import main
 from dragwidget.session.session import DragSession
-from dragwidget.storage.atomic import PREFIX, UNFINISHED
-from dragwidget.storage.cache import Store, default_folder
+from dragwidget.storage.atomic import UNFINISHED
+from dragwidget.storage.cache import MARK, Store, default_folder
 
 MADE_BY = {"image": "a", "settings": {"steps": 3}}
 
@@ -102,9 +102,8 @@ def test_a_cut_file_is_set_aside_and_said(store, caplog, length):
     entry.path.write_bytes(entry.path.read_bytes()[:length])
     assert store.get("lora", MADE_BY) is None
     assert "damaged" in caplog.text
-    assert [path.name.startswith("lora-") for path in (store.folder / "damaged").iterdir()] == [
-        True
-    ]
+    aside = sorted(path.name[:5] for path in (store.folder / "damaged").iterdir())
+    assert aside == [MARK[:5], "lora-"]
     assert store.put("lora", MADE_BY, tensors())
     assert_same(store.get("lora", MADE_BY), tensors())
 
@@ -161,7 +160,7 @@ def test_a_full_disk_stops_nothing_and_leaves_nothing(store, caplog, monkeypatch
     monkeypatch.setattr(os, "fsync", full)
     assert not store.put("lora", MADE_BY, tensors())
     assert "No space left" in caplog.text
-    assert [path for path in store.folder.rglob("*") if path.is_file()] == []
+    assert [path.name for path in store.folder.rglob("*") if path.is_file()] == [MARK]
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's own numbers")
@@ -255,18 +254,63 @@ def test_many_processes_share_a_folder_though_some_are_killed(store, caplog):
     assert len(store.entries()) <= 13
 
 
-def test_an_unfinished_file_of_a_living_process_is_left_alone(store):
-    import socket
+def users_files(folder):
+    """What a user may keep in the folder that is named as the store's."""
+    digest = "ab" * 32
+    names = [
+        "loras/mine.safetensors",
+        "sd15/v1-5-pruned.safetensors",
+        "lora/mine.safetensors",
+        f"lora/{digest}.safetensors",
+        f"lora/{digest}.{digest}.safetensors.bak",
+        f"checkpoints/{digest}.{digest}.safetensors",
+        "lora/.hidden.unfinished",
+        "damaged/thesis.tex",
+        f"damaged/other-{digest}.{digest}.safetensors",
+        "notes.txt",
+    ]
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"of the user")
+        os.utime(folder / name, (0, 0))
+    return names
 
-    (store.folder / "lora").mkdir(parents=True)
-    mine = store.folder / "lora" / f"{PREFIX}{socket.gethostname()}-{os.getpid()}-00{UNFINISHED}"
-    other = store.folder / "lora" / f"{PREFIX}elsewhere-1-00{UNFINISHED}"
-    old = store.folder / "lora" / f"{PREFIX}elsewhere-2-00{UNFINISHED}"
-    for path in (mine, other, old):
-        path.touch()
-    os.utime(old, (0, 0))
-    store.verify()
-    assert (mine.exists(), other.exists(), old.exists()) == (True, True, False)
+
+def test_in_a_folder_of_the_users_only_our_own_files_are_touched(tmp_path, monkeypatch):
+    names = users_files(tmp_path)
+    store = Store(tmp_path, limit=10_000)
+    assert (store.entries(), store.verify(), store.clear()) == ([], [], 0)
+    for k in range(4):
+        store.put("lora", {"image": k}, {"x": torch.zeros(1000)})
+    assert 1 <= len(store.entries()) < 4
+    (damaged, *_) = store.entries()
+    damaged.path.write_bytes(b"corrupted")
+    assert store.verify() == [damaged.path]
+    monkeypatch.setenv("DRAGWIDGET_CACHE", str(tmp_path))
+    assert main(["store", "verify"]) == 0
+    assert main(["store", "clear"]) == 0
+    assert store.entries() == []
+    assert all((tmp_path / name).read_bytes() == b"of the user" for name in names)
+    left = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    assert left == {*names, f"lora/{MARK}", f"damaged/{MARK}"}
+
+
+def test_files_named_as_ours_in_a_folder_without_our_mark_are_not_ours(tmp_path):
+    store = Store(tmp_path)
+    store.put("lora", MADE_BY, tensors())
+    (tmp_path / "lora" / MARK).unlink()
+    assert (store.entries(), store.verify(), store.clear()) == ([], [], 0)
+    assert len(list((tmp_path / "lora").iterdir())) == 1
+
+
+def test_a_folder_that_is_a_link_is_not_emptied(tmp_path):
+    elsewhere = Store(tmp_path / "elsewhere")
+    elsewhere.put("lora", MADE_BY, tensors())
+    store = Store(tmp_path / "store")
+    store.folder.mkdir()
+    (store.folder / "lora").symlink_to(elsewhere.folder / "lora")
+    assert (store.entries(), store.clear()) == ([], 0)
+    assert len(elsewhere.entries()) == 1
 
 
 def test_threads_put_the_same_at_once(store):
@@ -298,7 +342,7 @@ def session_with(store, model, **lora):
     inversion = replace(session.settings.inversion, steps=5)
     trained = replace(session.settings.lora, **{"steps": 2, "batch_size": 1, **lora})
     session.settings = replace(session.settings, inversion=inversion, lora=trained)
-    session.set_image(image(), "a thing")
+    session.set_image(waves(), "a thing")
     return session
 
 
@@ -327,7 +371,7 @@ def test_another_edit_finds_nothing_of_it(store, tiny, change):
         fewer = replace(session.settings.inversion, steps=4)
         session.settings = replace(session.settings, inversion=fewer)
     elif change == "image":
-        session.set_image(image()[::-1], "a thing")
+        session.set_image(waves()[::-1], "a thing")
     counted, handle = passes(tiny)
     try:
         session.prepare()

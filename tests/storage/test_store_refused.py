@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import os
-import socket
+import shutil
+import subprocess
+import sys
 import time
 
 import pytest
 import torch
 
-from dragwidget.storage.atomic import PREFIX, UNFINISHED, is_abandoned, remove_abandoned
+from dragwidget.storage.atomic import (
+    PREFIX,
+    UNFINISHED,
+    Lock,
+    is_abandoned,
+    owner,
+    remove_abandoned,
+    whole_file,
+)
 from dragwidget.storage.cache import DAMAGED, Store
+from dragwidget.storage.offload import Offload
 
 MADE_BY = {"image": "a"}
 TENSORS = {"x": torch.arange(5)}
@@ -71,7 +82,7 @@ def test_what_cannot_be_set_aside_is_said_and_stays(store, caplog):
 def test_what_was_set_aside_goes_after_a_day(store, caplog):
     entry(store).write_bytes(b"spoilt")
     assert store.get("lora", MADE_BY) is None
-    (aside,) = (store.folder / DAMAGED).iterdir()
+    (aside,) = (store.folder / DAMAGED).glob("lora-*")
     store.put("lora", MADE_BY, TENSORS)
     assert aside.exists()
     os.utime(aside, (time.time() - DAY - 60,) * 2)
@@ -89,12 +100,12 @@ def test_one_thing_alone_is_kept_of_what_was_made_by_the_same(store):
 
 
 def test_what_cannot_be_removed_stays_and_the_rest_goes(store):
-    stuck = entry(store).with_name(f"{entry(store).name.partition('.')[0]}.1111.safetensors")
+    stuck = entry(store).with_name(f"{entry(store).name.partition('.')[0]}.{'1' * 64}.safetensors")
     stuck.mkdir()
     assert store.put("lora", MADE_BY, {"x": torch.arange(7)}, alone=True)
     assert stuck.is_dir()
     assert [found.path for found in store.entries() if found.path != stuck] == [
-        path for path in store.folder.glob("lora/*") if path != stuck
+        path for path in store.folder.glob("lora/*.safetensors") if path != stuck
     ]
     assert len(store.get("lora", MADE_BY)["x"]) == 7
 
@@ -102,33 +113,81 @@ def test_what_cannot_be_removed_stays_and_the_rest_goes(store):
 # ---------------------------------------------------------------- files that were not finished
 
 
-def unfinished(folder, host, pid, age=0.0):
-    path = folder / f"{PREFIX}{host}-{pid}-abcdef{UNFINISHED}"
+def unfinished(folder, name, age=0.0):
+    path = folder / f"{PREFIX}{name}{UNFINISHED}"
     path.write_bytes(b"half of it")
     os.utime(path, (time.time() - age,) * 2)
     return path
 
 
-DEAD = 2**22 + 1  # more than Linux gives out
+ELSEWHERE = f"{'0' * 16}-{'1' * 16}"  # of another machine, or of this one before it was restarted
 
 
-def test_of_this_machine_only_what_dead_processes_left_is_removed(tmp_path):
-    here = socket.gethostname()
-    mine = unfinished(tmp_path, here, os.getpid(), age=9 * DAY)
-    first = unfinished(tmp_path, here, 1)  # the system's first process is there, whoever's it is
-    dead = unfinished(tmp_path, here, DEAD)
-    beyond = unfinished(tmp_path, here, 10**30)  # no number of a process: it is left alone
+def test_of_this_machine_what_nobody_holds_a_lock_on_is_removed(tmp_path):
+    dead, new = unfinished(tmp_path, owner(), age=61), unfinished(tmp_path, owner())
+    alive = unfinished(tmp_path, owner(), age=9 * DAY)
+    lock = Lock(alive)
+    lock.take()
+    os.utime(alive, (0, 0))
     remove_abandoned(tmp_path)
-    assert [path.exists() for path in (mine, first, dead, beyond)] == [True, True, False, True]
+    assert [path.exists() for path in (dead, new, alive)] == [False, True, True]
+    lock.release()
+    remove_abandoned(tmp_path)
+    assert not alive.exists()
+
+
+def test_a_file_that_is_being_written_is_locked(tmp_path):
+    with whole_file(tmp_path / "a") as file:
+        (path,) = tmp_path.iterdir()
+        os.utime(path, (0, 0))
+        remove_abandoned(tmp_path)
+        file.write(b"all of it")
+    assert (tmp_path / "a").read_bytes() == b"all of it"
 
 
 def test_of_another_machine_what_is_older_than_a_day_is_removed(tmp_path):
-    new = unfinished(tmp_path, "elsewhere", DEAD, age=DAY - 60)
-    old = unfinished(tmp_path, "elsewhere", 1, age=DAY + 60)
-    nameless = unfinished(tmp_path, socket.gethostname(), "x", age=DAY + 60)
+    new = unfinished(tmp_path, ELSEWHERE, age=DAY - 60)
+    old = unfinished(tmp_path, ELSEWHERE.replace("1", "2"), age=DAY + 60)
     remove_abandoned(tmp_path)
-    assert [path.exists() for path in (new, old, nameless)] == [True, False, False]
+    assert [path.exists() for path in (new, old)] == [True, False]
+
+
+@pytest.mark.parametrize("name", ["", "x", "host-12-00", ELSEWHERE[:-1], ELSEWHERE + "0"])
+def test_what_is_not_wholly_named_as_ours_is_left_alone(tmp_path, name):
+    path = unfinished(tmp_path, name, age=900 * DAY)
+    remove_abandoned(tmp_path)
+    assert path.exists()
 
 
 def test_what_is_gone_meanwhile_was_not_abandoned(tmp_path):
-    assert not is_abandoned(tmp_path / "gone", "elsewhere-1-abcdef", 0.0)
+    assert not is_abandoned(tmp_path / "gone", ELSEWHERE, 0.0)
+
+
+OTHER_CONTAINER = """
+import sys
+from pathlib import Path
+import torch
+from dragwidget.storage.atomic import remove_abandoned
+from dragwidget.storage.offload import Offload
+remove_abandoned(Path(sys.argv[1]))
+Offload(sys.argv[2]).write(1, torch.zeros(1))
+"""
+
+
+@pytest.mark.skipif(not shutil.which("unshare"), reason="needs util-linux's unshare")
+def test_another_container_on_one_cache_removes_nothing_of_a_living_process(tmp_path):
+    """Of the same host name, and with process numbers of its own."""
+    offload = Offload(tmp_path / "history")
+    offload.write(1, torch.arange(3))
+    with whole_file(tmp_path / "a") as file:
+        for path in [*tmp_path.glob(".*"), *offload.folder.iterdir(), offload.folder]:
+            os.utime(path, (time.time() - 3600,) * 2)
+        other = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c"]
+        words = [*other, OTHER_CONTAINER, str(tmp_path), str(tmp_path / "history")]
+        run = subprocess.run(words, capture_output=True, text=True, check=False)
+        if "unshare" in run.stderr:
+            pytest.skip(f"no namespaces here: {run.stderr.strip()}")
+        assert run.returncode == 0, run.stderr
+        file.write(b"all of it")
+    assert (tmp_path / "a").read_bytes() == b"all of it"
+    assert torch.equal(offload.read(1), torch.arange(3))

@@ -18,21 +18,38 @@ def send(widget, **content):
     widget._handle_msg({"content": {"data": data}, "buffers": []})
 
 
-class Page:
-    """One page that shows a canvas; points are in image pixels unless they say otherwise."""
+OURS = {"mouse_down": "press", "mouse_move": "move", "mouse_up": "release"}
 
-    def __init__(self, canvas, is_ready=True):
+
+class Page:
+    """One page that shows a canvas; points are in image pixels unless they say otherwise.
+
+    ``has_script``: whether our script is at work there, or else ipycanvas alone.
+    """
+
+    def __init__(self, canvas, is_ready=True, has_script=True):
         self.canvas = canvas
+        self.has_script = has_script
         if is_ready:
             self.load()
 
     def load(self):
         """The page is loaded, or loaded again: its canvas is empty."""
         send(self.canvas.scene.multi[-1], event="client_ready")
+        if self.has_script:
+            self.tell(event="ready")
+
+    def tell(self, **content):
+        """A message of our script."""
+        send(self.canvas._script, **content)
 
     def event(self, name, x, y):
-        """A pointer's event at a canvas point."""
-        send(self.canvas.scene.multi, event=name, x=float(x), y=float(y))
+        """A mouse's event at a canvas point, by ipycanvas' name of it."""
+        if self.has_script:
+            more = {"touch": False} if name == "mouse_down" else {}
+            self.tell(event=OURS[name], x=float(x), y=float(y), **more)
+        else:
+            send(self.canvas.scene.multi, event=name, x=float(x), y=float(y))
 
     def at(self, name, xy):
         self.event(name, *self.canvas.viewport.to_canvas(xy))
@@ -62,6 +79,9 @@ class Page:
         send(self.canvas.scene.multi, event=name, touches=touches)
 
     def key(self, key, shift=False, ctrl=False, meta=False):
+        if self.has_script:
+            self.tell(event="key", key=key, shift=shift, command=ctrl or meta)
+            return
         send(
             self.canvas.scene.multi,
             event="key_down", key=key, shift_key=shift, ctrl_key=ctrl, meta_key=meta,

@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import struct
+import warnings
 import zipfile
 import zlib
 from functools import cache
@@ -277,7 +278,9 @@ class Images(Kind):
         return spoil(chance, made, 1) if chance.random() < 0.2 else made
 
     def read(self, given: Path) -> object:
-        return source_image(given).fitted_size
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of what is guessed
+            return source_image(given).fitted_size
 
 
 class Loras(Kind):
@@ -287,7 +290,8 @@ class Loras(Kind):
     heavy = True
 
     def __init__(self, folder: Path) -> None:
-        from tiny_models import make_unet, random_lora
+        from safetensors.torch import save as save_tensors
+        from tiny_models import kohya_names, make_unet, random_lora
 
         super().__init__(folder)
         self.unet = make_unet()
@@ -297,6 +301,7 @@ class Loras(Kind):
         self.examples = [
             save_lora(lora, folder / "lora.safetensors").read_bytes(),
             save_lora(lora, folder / "lora.safetensors", said).read_bytes(),
+            save_tensors(kohya_names(lora)),
         ]
         self.read(folder / "lora.safetensors")
 

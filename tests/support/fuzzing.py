@@ -1,6 +1,6 @@
 """Reads thousands of spoilt inputs of every kind that strangers may send.
 
-    python tests/support/fuzzing.py --count 10000 --heavy 300 [--only json,pickle] [--seed 0] [--first N]
+    python tests/support/fuzzing.py --count 10000 --heavy 300 [--only json] [--seed 0] [--first N]
 
 Each is read, or refused with one of the documented exceptions and a message of bounded length.
 Meanwhile nothing may be written, started, fetched or compiled, and memory stays below a limit. A

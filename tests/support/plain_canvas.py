@@ -51,7 +51,7 @@ class PlainCanvas:
             self.selected = None
 
     def undo(self):
-        if self.gesture is None and self.pending is None and self.corners:
+        if self.gesture is None and self.corners:
             self.corners.pop()
         elif not self.cancel() and self.past:
             self.future.append((self.pairs, self.mask))
@@ -131,9 +131,11 @@ class PlainCanvas:
             for value, side in zip(xy, self.canvas.viewport.canvas, strict=True)
         )
 
-    def press(self, xy, is_touch=False):
+    def press(self, xy, is_touch=False, is_known=True):
         if self.gesture is not None:
             self.release(None)
+        self.second_at = None
+        self.is_known = is_known
         self.reach = TOUCH_REACH if is_touch else REACH
         if self.read_only and self.tool not in ("pan", "probe"):
             return
@@ -141,6 +143,7 @@ class PlainCanvas:
         self.gesture = {"tool": self.tool, "start": xy, "last": xy, "points": [self.image(xy)]}
         self.gesture["corner"] = bool(self.corners)
         self.gesture["went"] = False
+        self.gesture["far"] = 0
         if self.tool in ("brush", "eraser"):
             self.gesture["size"] = self.canvas.brush_size
         if self.tool == "points":
@@ -172,13 +175,31 @@ class PlainCanvas:
         if far(gesture["last"], xy) >= DROP:
             gesture["points"].append(self.image(xy))
             gesture["last"] = xy
+            gesture["far"] = max(gesture["far"], far(gesture["start"], xy))
             gesture["went"] |= far(gesture["start"], xy) >= DRAG
+
+    def second(self, xy):
+        """Another finger rests there, or moves and so makes it a pinch."""
+        if self.gesture is None:
+            return
+        if self.second_at is None:
+            self.second_at = xy
+        elif far(self.second_at, xy) >= DRAG:
+            self.gesture = None
+
+    def abandon(self):
+        self.gesture = None
 
     def release(self, xy):
         gesture, self.gesture = self.gesture, None
         if gesture is None:
             return
         xy = gesture["last"] if xy is None else self.clamp(xy)
+        if not self.is_known or self.second_at is not None:
+            least = DROP if gesture["tool"] in ("brush", "eraser") else DRAG
+            draws = "moves" not in gesture and gesture["tool"] not in ("pan", "probe", "rectangle")
+            if draws and max(gesture["far"], far(gesture["start"], xy)) < least:
+                return
         points = gesture["points"] + ([self.image(xy)] if xy != gesture["last"] else [])
         moved = far(gesture["start"], xy)
         match gesture["tool"]:
@@ -217,20 +238,18 @@ class PlainCanvas:
             self.corners.append(self.image(xy) if gesture["corner"] else points[0])
 
     def close_lasso(self):
-        corners, self.corners = self.corners, []
-        if len(corners) >= 3:
+        if len(self.corners) >= 3:
+            corners, self.corners = self.corners, []
             self.lasso(corners)
 
     def cancel(self):
         """The first that is half done is given up; whether anything was."""
         if self.gesture is not None:
-            if "first" in self.gesture:
-                self.pending = None
             self.gesture = None
+        elif self.corners:  # of the lasso, the tool in use
+            self.corners = []
         elif self.pending is not None:
             self.pending = None
-        elif self.corners:
-            self.corners = []
         else:
             return False
         return True
@@ -244,6 +263,7 @@ class PlainCanvas:
             self.tool = tool
             self.release(None)
             self.close_lasso()
+            self.corners = []
 
 
 def same(a, b):

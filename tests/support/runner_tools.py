@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+import dragwidget.ui.widget.ticks  # noqa: F401 - it adds the clock "play"
 from dragwidget.editor import Runner
 
 SOON = 30  # seconds; reached only by what would otherwise hang

@@ -114,6 +114,17 @@ def random_lora(unet: Any, rank: int = 4) -> LoRA:
     return LoRA(initial.down, up)
 
 
+def kohya_names(lora: LoRA, alpha: float = 1.0) -> dict[str, torch.Tensor]:
+    """The tensors of a UNet's LoRA as kohya's sd-scripts write them."""
+    tensors = {}
+    for path, down in lora.down.items():
+        name = "lora_unet_" + path.replace(".", "_")
+        tensors[f"{name}.lora_down.weight"] = down
+        tensors[f"{name}.lora_up.weight"] = lora.up[path]
+        tensors[f"{name}.alpha"] = torch.tensor(alpha)
+    return tensors
+
+
 def edit_json(file: Path, **changes: Any) -> None:
     """Change fields of a JSON object in a file; ``...`` takes a field out."""
     content = {**json.loads(file.read_text()), **changes}

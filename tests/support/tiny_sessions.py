@@ -23,7 +23,7 @@ N = INVERSION.count  # passes of the network in an inversion, and in one branch 
 FAR = ((12, 12), (50, 36))  # a pair that takes more steps than any test makes
 
 
-def image(width: int = SIZE[0], height: int = SIZE[1], seed: int = 0) -> np.ndarray:
+def waves(width: int = SIZE[0], height: int = SIZE[1], seed: int = 0) -> np.ndarray:
     """Waves of a few colours, (H, W, 3) uint8."""
     phases = np.random.default_rng(seed).uniform(0, 2 * np.pi, (3, 2))
     rows, columns = np.indices((height, width))
@@ -56,7 +56,7 @@ def session_on(
     """A session with an image."""
     session = DragSession(model, progress=progress)
     session.settings = settings_of(model, lora_steps=lora_steps, **drag)
-    session.set_image(image(), prompt)
+    session.set_image(waves(), prompt)
     return session
 
 

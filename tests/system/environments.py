@@ -38,7 +38,7 @@ ENVIRONMENTS: dict[str, tuple[str, ...]] = {
 # What Google Colab pins.
 ENVIRONMENTS["colab"] = ("ipykernel==6.17.1", "ipython==7.34.0", *WIDGETS["7.7.1"])
 
-NEEDED = ("numpy", "pillow", "traitlets")  # of the project, where nothing is dragged
+NEEDED = ("numpy", "pillow", "traitlets", "anywidget")  # of the project, where nothing is dragged
 TOOLS = ("pytest", "pytest-randomly", "pytest-timeout", "hypothesis", "nbclient")
 SHOWN = ("ipykernel", "ipywidgets", "ipycanvas", "ipython")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_sessions import N, Passes, ask, image, session_on, settings_of, state
+from tiny_sessions import N, Passes, ask, session_on, settings_of, state, waves
 
 from dragwidget.diffusion.loading import load_model
 from dragwidget.session.journal import KEPT, Journal, restore
@@ -45,7 +45,7 @@ def widget_on(tiny, folder):
     """A widget that keeps its stages and its edit below a folder."""
     session = DragSession(tiny, store=Store(folder / "store"))
     session.settings = settings_of(tiny, lora_steps=1)
-    session.set_image(image(), "a cat")
+    session.set_image(waves(), "a cat")
     return DragWidget(session, instructions=ask(), clock="sync", journal=folder / "edits" / "this")
 
 
@@ -76,7 +76,8 @@ def test_an_edit_goes_on_where_nothing_can_be_written(
     assert error.strerror in caplog.text
     assert "is not kept for other sessions" in caplog.text
     assert "the edit is not written down" in caplog.text
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert left <= {".dragwidget-store", ".dragwidget-journal"}  # empty marks, and no half file
     widget.close()
 
 
@@ -128,7 +129,7 @@ def test_a_read_only_cache_still_gives_what_is_in_it(tiny, tmp_path, monkeypatch
     def edited():
         session = DragSession(tiny, store=Store(tmp_path))
         session.settings = settings_of(tiny, lora_steps=1)
-        session.set_image(image(), "a cat")
+        session.set_image(waves(), "a cat")
         session.instructions = ask()
         session.step(2)
         return session, session.render()
@@ -229,7 +230,7 @@ def test_a_cache_that_is_deleted_meanwhile_is_written_anew(tiny, tmp_path):
     assert_same_steps(widget.session, undisturbed(tiny))
     again, _ = restore(tmp_path / "edits" / "this", tiny)
     assert_same_steps(again, widget.session)
-    widget.session.set_image(image(), "a dog")
+    widget.session.set_image(waves(), "a dog")
     widget.session.prepare()
     assert len(Store(tmp_path / "store").entries()) == 2
     widget.close()

@@ -1,4 +1,4 @@
-"""A few hundred spoilt inputs of every kind; ``python tests/support/fuzzing.py`` reads thousands."""
+"""A few hundred corrupted inputs of every kind; ``tests/support/fuzzing.py`` reads thousands."""
 
 from __future__ import annotations
 

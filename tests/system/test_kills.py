@@ -63,7 +63,6 @@ class Killer:
             begun = time.monotonic()
             pid = int(self._ask(f"{kind} {folder}"))
             while "done" not in said(folder):
-                assert time.monotonic() < begun + 120
                 time.sleep(0.005)
             self._spans[kind] = time.monotonic() - begun
             os.kill(pid, signal.SIGKILL)

@@ -17,88 +17,53 @@ import dragwidget
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(dragwidget.__file__).parent
 
-# What each part of the package may import from the others. Lowest first.
-DATA = {
-    "quoting",
-    "frames",
-    "instructions_json",
-    "instructions",
-    "dragbench",
-    "image",
-    "settings",
-}
-SESSION = DATA | {
-    "drag", "diffusion",
-    "stages", "history", "source", "dragging", "rendering", "store", "storing", "making",
-    "estimating", "session", "files", "spilling", "tensorfile", "archive", "journal",
-}  # fmt: skip
-STANDS_ON = {
-    "quoting": set(),
-    "frames": set(),
-    "instructions_json": {"frames", "quoting"},
-    "instructions": {"frames", "instructions_json", "quoting"},
-    "dragbench": {"frames", "instructions"},
-    "image": {"frames"},
-    "settings": {"quoting"},
+# What each package may import from the others, lowest first. A package imports itself freely, as
+# long as its modules form no circle.
+DATA = {"data", "storage", "progress"}
+SESSION = DATA | {"drag", "diffusion", "session"}
+STANDS_ON: dict[str, set[str]] = {
+    "data": set(),
+    "storage": {"data"},
+    "progress": set(),
     "drag": DATA,
     "diffusion": DATA | {"drag"},
-    "stages": DATA,
-    "history": DATA | {"drag", "spilling"},
-    "source": DATA | {"drag", "diffusion", "stages"},
-    "dragging": DATA | {"drag", "diffusion", "stages", "history", "source"} | {"store", "storing"},
-    "rendering": DATA | {"drag", "diffusion", "stages", "source"},
-    "files": set(),
-    "store": {"files", "tensorfile"},
-    "spilling": {"files", "store"},
-    "storing": DATA | {"drag", "diffusion", "source", "store"},
-    "making": DATA
-    | {"drag", "diffusion", "stages", "history", "source", "dragging", "rendering"}
-    | {"store", "storing"},
-    "estimating": DATA | {"drag", "diffusion", "stages", "source"},
     "session": SESSION,
-    "tensorfile": set(),
-    "archive": SESSION,
-    "journal": SESSION,
+    "editor": SESSION,
     "demo": SESSION,
-    "bench": SESSION | {"demo", "bench.networks"},
-    "bench.networks": SESSION | {"bench"},
-    "bench.soak_command": SESSION | {"bench", "demo", "ui.widget"},  # which it wears out, too
-    "bench.widget_command": SESSION | {"bench", "demo", "ui.canvas", "ui.widget"},
+    "bench": SESSION | {"demo"},
+    "bench.dev": SESSION | {"demo", "bench", "editor", "ui.canvas", "ui.widget"},  # it times those
     "ui": set(),
     "ui.styles": set(),
     "ui.tooltips": set(),
     "ui.still": set(),
-    "ui.drawing": {"frames"},
-    "ui.canvas": DATA | {"ui.drawing", "ui.still", "ui.tooltips"},  # drawing loads no torch
+    "ui.drawing": {"data"},
+    "ui.closing": set(),
+    "ui.canvas": DATA
+    | {"ui.closing", "ui.drawing", "ui.still", "ui.tooltips"},  # drawing loads no torch
     "ui.controls": DATA | {"ui.styles", "ui.tooltips"},
     "ui.plots": {"ui.styles"},
-    "ui.runner": {"stages", "ui.drawing"},
     "ui.widget": SESSION
-    | {"ui.canvas", "ui.controls", "ui.plots", "ui.runner", "ui.styles", "ui.still", "ui.tooltips"},
-    "bars": {"stages"},
-    "cli": SESSION | {"bars", "demo", "bench"},
-    "__main__": {"cli", "demo", "bench"},  # by name, when they are called
+    | {"editor", "ui.canvas", "ui.controls", "ui.drawing", "ui.plots", "ui.styles", "ui.still"}
+    | {"ui.closing", "ui.tooltips"},
+    "cli": SESSION | {"demo", "bench"},
+    "__main__": {"data", "cli", "demo", "bench"},  # the last three by name, when they are called
     "__init__": SESSION | {"ui.canvas", "ui.widget"},  # lazily; what is loaded when is tested below
 }
 
 # The whole of what these parts may import from outside the standard library.
 ONLY = {
-    "quoting": set(),
-    "frames": {"numpy"},
-    "instructions_json": {"numpy"},
-    "instructions": {"numpy"},
-    "dragbench": {"numpy"},
-    "image": {"numpy", "PIL"},
-    "settings": set(),
+    "data": {"numpy", "PIL"},
+    "storage": {"numpy", "PIL", "platformdirs", "safetensors", "torch"},
+    "progress": set(),
     "drag": {"torch", "numpy"},  # numpy for what leaves it: points are plain data
     "__init__": set(),
 }
 MODELS = {"diffusers", "transformers", "peft"}
 JUPYTER = {
-    "IPython", "comm", "ipycanvas", "ipykernel", "ipywidgets", "jupyter_client", "jupyter_core",
-    "jupyterlab", "nbformat", "notebook", "traitlets",
+    "IPython", "anywidget", "comm", "ipycanvas", "ipykernel", "ipywidgets", "jupyter_client",
+    "jupyter_core", "jupyterlab", "nbformat", "notebook", "traitlets",
 }  # fmt: skip
-MAX_LINES = 400
+MAX_LINES = 500  # a file has one subject; one that is longer has two
 
 
 def part_of(module: str) -> str:
@@ -145,9 +110,9 @@ def breaches(source: str, module: str) -> list[str]:
         else:
             allowed = (
                 first in ONLY.get(part, {first})
-                and (first not in MODELS or part in ("diffusion", "demo", "bench.networks"))
+                and (first not in MODELS or part in ("diffusion", "demo", "bench.dev"))
                 and (first not in JUPYTER or part.startswith("ui"))
-                and (first != "torch" or not part.startswith("ui"))
+                and (first != "torch" or not part.startswith(("ui", "editor")))
             )
         if not allowed:
             found.append(f"{module}, line {line}: must not import {name}")
@@ -174,31 +139,35 @@ def test_a_module_imports_from_its_own_layer_and_below(path):
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("instructions", "import torch"),
-        ("instructions", "import PIL.Image"),
-        ("instructions", "from dragwidget.data.settings import DragSettings"),
-        ("settings", "import numpy as np"),
-        ("image", "from dragwidget import session"),
+        ("data.instructions", "import torch"),
+        ("data.settings", "from dragwidget.storage import cache"),
+        ("data.image", "from dragwidget.session import session"),
+        ("progress", "import numpy"),
+        ("storage.cache", "from dragwidget.session.session import DragSession"),
         ("drag.loop", "def f():\n    if True:\n        import diffusers"),
         ("drag.loop", "from ..diffusion import model"),
         ("drag.loop", "from ..diffusion.model import load_model"),
         ("drag.loop", "from .. import diffusion"),
-        ("drag", "import dragwidget.session.session"),
+        ("drag", "import dragwidget.session"),
         ("diffusion.model", "from dragwidget.session.session import DragSession"),
         ("diffusion.model", "class A:\n    def f(self):\n        from IPython import display"),
-        ("session", "from transformers import CLIPTextModel"),
-        ("session", "import ipywidgets as widgets"),
-        ("session", "from dragwidget.ui.canvas import DragCanvas"),
-        ("session", "from dragwidget import DragCanvas"),
-        ("session", "import importlib\nimportlib.import_module('ipycanvas')"),
-        ("session", "try:\n    import traitlets\nexcept ImportError:\n    pass"),
+        ("session.session", "from transformers import CLIPTextModel"),
+        ("session.session", "import ipywidgets as widgets"),
+        ("session.session", "from dragwidget.ui.canvas import DragCanvas"),
+        ("session.session", "from dragwidget.editor.runner import Runner"),
+        ("session.session", "from dragwidget import DragCanvas"),
+        ("session.session", "import importlib\nimportlib.import_module('ipycanvas')"),
+        ("session.session", "try:\n    import traitlets\nexcept ImportError:\n    pass"),
+        ("editor.runner", "from dragwidget.ui.widget.ticks import PlayClock"),
+        ("editor.runner", "import ipywidgets"),
+        ("editor.export", "import torch"),
         ("demo.scenes", "from dragwidget.ui import widget"),
-        ("bench.sweep", "from dragwidget.ui import widget"),
-        ("bench.speed", "from diffusers import AutoencoderKL"),
+        ("bench.scenes", "from dragwidget.ui import widget"),
+        ("bench.scenes", "from dragwidget.bench.dev import speed"),
+        ("bench.scenes", "from diffusers import AutoencoderKL"),
         ("ui.canvas", "async def f():\n    import torch"),
         ("ui.canvas", "from dragwidget.session.session import DragSession"),
         ("ui.canvas.sketch", "from dragwidget.ui import widget"),
-        ("ui.runner.runner", "from dragwidget.session.session import DragSession"),
         ("ui.widget.view", "import torch"),
         ("ui.controls", "from dragwidget.drag import loop"),
         ("ui.widget", "import peft"),
@@ -216,33 +185,86 @@ def test_a_breach_is_found(module, source):
     ("module", "source"),
     [
         (
-            "instructions",
+            "data.instructions",
             "import json\nimport numpy.typing as npt\nfrom dragwidget.data.frames import XY",
         ),
         ("drag.loop", "from dragwidget.data.settings import DragSettings\nfrom . import tracking"),
         (
             "diffusion.lora",
-            "import peft\nfrom dragwidget.drag import ddim\nfrom .model import Model",
+            "import peft\nfrom dragwidget.drag import noise_path\nfrom .model import Model",
         ),
-        ("session", "from dragwidget import __version__\nfrom dragwidget.diffusion import model"),
-        ("demo.train", "from diffusers import DDIMScheduler"),
-        ("bench.networks", "from diffusers import AutoencoderKL"),
         (
-            "ui.canvas",
-            "import ipycanvas\nfrom dragwidget.data.instructions import DragInstructions",
+            "session.session",
+            "from dragwidget import __version__\nfrom dragwidget.diffusion import model",
         ),
+        ("demo.train", "from diffusers import DDIMScheduler"),
+        ("bench.dev.networks", "from diffusers import AutoencoderKL"),
+        ("ui.canvas", "import ipycanvas\nfrom dragwidget.data.instructions import PointPair"),
         (
             "ui.widget.view",
             "from dragwidget.session.session import DragSession\nfrom ..canvas import DragCanvas",
         ),
         (
             "cli.edit",
-            "from dragwidget.session.session import DragSession\nfrom dragwidget.cli.bars import Bars",
+            "from dragwidget.session.session import DragSession\nfrom dragwidget.cli import bars",
         ),
     ],
 )
 def test_an_import_from_below_is_no_breach(module, source):
     assert breaches(source, module) == []
+
+
+# ---------------------------------------------------------------- circles
+
+
+def graph(sources: dict[str, str]) -> dict[str, set[str]]:
+    """Which module imports which, at any depth of the code, ``TYPE_CHECKING`` included."""
+    edges: dict[str, set[str]] = {}
+    for module, source in sources.items():
+        edges[module] = set()
+        for _, name in imports(source, module):
+            parts = name.removeprefix("dragwidget").lstrip(".").split(".")
+            # ``a.b.c`` may be a module, or a name in the module ``a.b``.
+            found = next((".".join(parts[:n]) for n in (len(parts), len(parts) - 1)
+                          if ".".join(parts[:n]) in sources), None)  # fmt: skip
+            if name.startswith("dragwidget.") and found not in (None, module):
+                edges[module].add(found)
+    return edges
+
+
+def circles(edges: dict[str, set[str]]) -> list[set[str]]:
+    """Sets of modules that import each other, directly or through others."""
+    reached = {start: set() for start in edges}
+    for start in edges:
+        waiting = [start]
+        while waiting:
+            for module in edges[waiting.pop()] - reached[start]:
+                reached[start].add(module)
+                waiting.append(module)
+    found = []
+    for module in edges:
+        circle = {other for other in reached[module] if module in reached[other]}
+        if circle and circle not in found:
+            found.append(circle)
+    return found
+
+
+def test_no_module_imports_itself_through_others():
+    assert circles(graph({module_name(path): path.read_text() for path in SOURCES})) == []
+
+
+def test_a_circle_is_found():
+    sources = {
+        "a.b": "def f():\n    from dragwidget.a.c import g",
+        "a.c": "if TYPE_CHECKING:\n    from dragwidget.a import d",
+        "a.d": "from dragwidget.a.b import f",
+        "a.e": "from dragwidget.a.d import f",
+    }
+    assert circles(graph(sources)) == [{"a.b", "a.c", "a.d"}]
+
+
+def test_the_top_level_has_four_modules_at_most():
+    assert len(list(PACKAGE.glob("*.py"))) <= 4
 
 
 def test_every_file_can_be_read_in_one_sitting():
@@ -292,8 +314,8 @@ def test_the_session_loads_no_widgets():
 
 def test_importing_the_package_is_quick():
     code = (
-        "from time import perf_counter\nstart = perf_counter()\nimport dragwidget\n"
-        "print(perf_counter() - start)"
+        "from time import process_time\nstart = process_time()\nimport dragwidget\n"
+        "print(process_time() - start)"
     )
     assert min(float(python(code)) for _ in range(5)) < 0.2  # seconds; the best of several runs
 
@@ -317,7 +339,14 @@ def test_an_unknown_name_is_an_attribute_error():
         _ = dragwidget.Drag
 
 
-def test_the_version_is_the_one_that_is_packaged():
-    packaged = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.M)
-    assert packaged
-    assert packaged[1] == dragwidget.__version__
+def test_the_version_stands_in_one_place():
+    project = (ROOT / "pyproject.toml").read_text()
+    assert 'dynamic = ["version"]' in project
+    assert 'path = "dragwidget/__init__.py"' in project
+    assert not re.search(r"^version = ", project, re.M)
+
+
+def test_the_citation_names_this_version():
+    cited = re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.M)
+    assert cited
+    assert cited[1] == dragwidget.__version__

@@ -59,6 +59,39 @@ def test_the_width_is_that_of_the_whole_canvas():
     canvas.close()
 
 
+def test_a_tall_image_is_no_taller_than_a_window_and_a_wide_one_as_wide_as_asked():
+    for width, height in [(300, 2000), (2000, 300), (100, 4000), (512, 768)]:
+        canvas = DragCanvas(image(width, height), width=500)
+        columns, rows = canvas.scene.multi.width / 2, canvas.scene.multi.height / 2
+        assert columns <= 500
+        assert rows <= 720
+        assert columns == 500 or rows > 700
+        assert ("vh" in canvas.scene.multi.layout.width) == (rows > 480)
+        canvas.close()
+
+
+def test_a_brush_that_nobody_has_set_suits_the_image():
+    sizes = [(120, 240), (1200, 600), (300, 2000), (3, 3)]
+    canvas = DragCanvas()
+    for width, height in sizes:
+        canvas.image = image(width, height)
+        assert canvas.brush_size == max(1, round(min(width, height) / 12))
+    canvas.close()
+    canvas = DragCanvas(image(1200, 600), brush_size=70)
+    canvas.image = image(600, 300)
+    assert canvas.brush_size == 70  # which somebody has set
+    canvas.image = image(48, 48)
+    assert canvas.brush_size == 48  # the whole of it is enough
+    canvas.close()
+
+
+def test_closing_ends_the_script_too():
+    canvas = DragCanvas(image())
+    script = canvas._script
+    canvas.close()
+    assert script.comm is None
+
+
 def test_without_an_image_it_is_empty_and_says_what_to_do():
     canvas = DragCanvas()
     page = Page(canvas)
@@ -280,18 +313,18 @@ def test_instructions_for_another_image_are_refused(canvas):
 def test_a_mask_that_lets_nothing_change_is_said_and_refused_late(canvas):
     canvas.add_pair((1, 1), (2, 2))
     canvas.invert_mask()
-    assert "Nothing may change" in canvas._caption.value
+    assert "Nothing is editable" in canvas._caption.value
     with pytest.raises(ValueError, match="zero everywhere"):
         _ = canvas.instructions
 
 
 def test_the_caption_says_how_much_may_change_and_warns(canvas):
-    assert "no mask: everything may change, no pair" in canvas._caption.value
+    assert "no mask: the whole image is editable, no pair" in canvas._caption.value
     canvas.add_pair((50, 30), (5, 5))
     assert "1 pair" in canvas._caption.value
     canvas.rectangle((0, 0), (30, 20))
-    assert "25 % may change, 1 pair" in canvas._caption.value
-    assert "Handle 1 lies in the protected area" in canvas._caption.value
+    assert "25 % editable, 1 pair" in canvas._caption.value
+    assert "Handle 1 is in the protected region" in canvas._caption.value
     canvas.move_handle(0, (6, 6))
     assert "protected" not in canvas._caption.value
     assert 'role="status"' in canvas._caption.value

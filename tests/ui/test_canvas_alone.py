@@ -3,12 +3,14 @@
 import subprocess
 import sys
 
+import pytest
+
 ALONE = """
 import sys
 
 class Blocked:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"torch", "diffusers", "transformers", "peft", "safetensors"}:
+        if name.partition(".")[0] in BLOCKED:
             raise ImportError(f"{name} is blocked")
 
 sys.meta_path.insert(0, Blocked())
@@ -32,12 +34,18 @@ for tool, name in (("points", "pairs"), ("brush", "mask")):
 assert len(canvas.pairs) == 1 and canvas.mask.any() and canvas.last_error == "", canvas.last_error
 canvas.snapshot()
 assert canvas.instructions.to_json()
-assert not {"torch", "diffusers", "transformers", "peft"} & set(sys.modules)
+assert not BLOCKED & set(sys.modules)
+assert (canvas._script is None) == ("anywidget" in BLOCKED)
 canvas.close()
 print("drawn")
 """
 
 
-def test_the_canvas_works_without_torch():
-    run = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, check=False)
+TORCH = {"torch", "diffusers", "transformers", "peft", "safetensors"}
+
+
+@pytest.mark.parametrize("blocked", [TORCH, TORCH | {"anywidget"}], ids=["torch", "anywidget too"])
+def test_the_canvas_works_without(blocked):
+    code = f"BLOCKED = {blocked!r}\n{ALONE}"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.stdout == "drawn\n", run.stderr

@@ -57,18 +57,18 @@ def test_a_finger_meets_a_point_from_further_than_a_mouse(canvas, page):
     assert len(canvas.pairs) == 2
 
 
-def test_leaving_the_canvas_sets_the_target_at_the_border(canvas, page):
-    page.press((20, 30))
-    page.move((100, 30))
-    page.at("mouse_out", (300, 30))
+def test_leaving_the_canvas_sets_the_target_at_the_border(canvas, bare):
+    bare.press((20, 30))
+    bare.move((100, 30))
+    bare.at("mouse_out", (300, 30))
     assert canvas.pairs == (PointPair((20, 30), (WIDTH - 0.01, 30)),)
 
 
-def test_what_comes_back_with_the_button_up_is_not_heard(canvas, page):
-    page.press((20, 30))
-    page.at("mouse_out", (300, 30))
-    page.move((40, 40), (50, 50))
-    page.release((60, 60))
+def test_what_comes_back_with_the_button_up_is_not_heard(canvas, bare):
+    bare.press((20, 30))
+    bare.at("mouse_out", (300, 30))
+    bare.move((40, 40), (50, 50))
+    bare.release((60, 60))
     assert len(canvas.pairs) == 1
 
 
@@ -86,6 +86,118 @@ def test_no_more_than_a_hundred_pairs_and_the_caption_says_so(canvas, page):
     assert "No more than 100" in canvas._caption.value
 
 
+# ---------------------------------------------------------------- which button, which finger
+
+DRAWING_TOOLS = ("points", "brush", "eraser", "lasso", "rectangle")
+
+
+def has_drawn(canvas):
+    """Whether anything was drawn, is half drawn, or could be undone."""
+    hand = canvas._hand
+    half = (hand.gesture, *hand.state.unfinished.values())
+    return any([canvas.pairs, canvas.mask is not None, canvas.can_undo, *half])
+
+
+@pytest.mark.parametrize("tool", DRAWING_TOOLS)
+def test_a_click_of_a_button_that_nobody_knows_draws_nothing(canvas, bare, tool):
+    canvas.tool = tool
+    bare.click((60, 60))
+    assert not has_drawn(canvas)
+    bare.drag((60, 60), (60.1, 60))  # a hand is never quite still
+    assert not has_drawn(canvas)
+    bare.press((60, 60))  # the menu opens, and nothing is heard of the release
+    bare.at("mouse_out", (60, 60))
+    assert not has_drawn(canvas)
+
+
+@pytest.mark.parametrize("tool", DRAWING_TOOLS)
+def test_what_is_dragged_is_drawn_by_whatever_button(canvas, bare, tool):
+    canvas.tool = tool
+    bare.drag((20, 30), (40, 35), (60, 50))
+    assert has_drawn(canvas)
+
+
+def test_a_click_of_the_left_button_is_a_dab_of_the_brush(canvas, page):
+    canvas.tool = "brush"
+    page.click((60, 60))
+    expected = plain_shapes.stroke((HEIGHT, WIDTH), [(60, 60)], 9)
+    np.testing.assert_array_equal(canvas.mask, expected)
+
+
+def test_a_click_of_an_unknown_button_costs_nothing_that_was_half_drawn(canvas, page, bare):
+    page.click((20, 30))
+    bare.click((90, 90))
+    page.click((60, 50))
+    assert canvas.pairs == (PointPair((20, 30), (60, 50)),)
+    canvas.tool = "lasso"
+    for xy in [(20, 20), (80, 20), (80, 70)]:
+        page.click(xy)
+    bare.click((40, 60))
+    canvas.close_lasso()
+    expected = plain_shapes.polygon((HEIGHT, WIDTH), [(20, 20), (80, 20), (80, 70)])
+    np.testing.assert_array_equal(canvas.mask, expected)
+
+
+def touch(page):
+    page.touch("touch_start", (50, 60))
+    page.touch("touch_move", (60, 60))
+    page.touch("touch_move", (90, 70))
+    page.touch("touch_cancel")
+
+
+def pointer(page):
+    page.press((50, 60))
+    page.move((60, 60), (90, 70))
+    page.tell(event="cancel")
+
+
+@pytest.mark.parametrize("give_up", [touch, pointer])
+@pytest.mark.parametrize("tool", DRAWING_TOOLS)
+def test_a_touch_that_the_system_takes_away_draws_nothing(canvas, page, tool, give_up):
+    canvas.tool = tool
+    give_up(page)
+    assert not has_drawn(canvas)
+    page.drag((20, 30), (40, 35), (60, 50))
+    assert has_drawn(canvas)
+
+
+def test_a_touch_that_is_taken_away_costs_nothing_that_was_half_drawn(canvas, page):
+    page.click((20, 30))
+    touch(page)
+    page.click((60, 50))
+    assert canvas.pairs == (PointPair((20, 30), (60, 50)),)
+    page.touch("touch_cancel")
+    canvas.tool = "lasso"
+    for xy in [(20, 20), (80, 20), (80, 70)]:
+        page.click(xy)
+    pointer(page)
+    page.tell(event="cancel")  # with nothing under way
+    canvas.close_lasso()
+    assert canvas.mask.any()
+
+
+@pytest.mark.parametrize("tool", DRAWING_TOOLS)
+def test_two_fingers_draw_nothing_whether_they_tap_or_pinch(canvas, page, tool):
+    canvas.tool = tool
+    page.touch("touch_start", (50, 60))
+    page.touch("touch_start", (50, 60), (90, 60))
+    page.touch("touch_end", (90, 60))
+    page.touch("touch_end")
+    assert not has_drawn(canvas)
+    page.touch("touch_start", (50, 60))
+    page.touch("touch_start", (50, 60), (90, 60))
+    page.touch("touch_move", (30, 60), (110, 60))
+    page.touch("touch_end", (110, 60))
+    page.touch("touch_end")
+    assert not has_drawn(canvas)
+    page.tell(event="press", x=300.0, y=300.0, touch=True)
+    page.tell(event="second", x=500.0, y=300.0)
+    page.tell(event="move", x=200.0, y=300.0)
+    page.tell(event="second", x=600.0, y=300.0)
+    page.tell(event="release", x=200.0, y=300.0)
+    assert not has_drawn(canvas)
+
+
 # ---------------------------------------------------------------- brush and eraser
 
 
@@ -99,11 +211,11 @@ def test_a_stroke_is_rasterised_where_it_was_drawn(canvas, page):
     assert not canvas.mask[32, 32]
 
 
-def test_a_stroke_may_begin_and_end_outside_the_image(canvas, page):
+def test_a_stroke_may_begin_and_end_outside_the_image(canvas, bare):
     canvas.tool = "brush"
-    page.press((-4, 20))
-    page.move((10, 20))
-    page.at("mouse_out", (-50, 20))
+    bare.press((-4, 20))
+    bare.move((10, 20))
+    bare.at("mouse_out", (-50, 20))
     assert canvas.mask[20, 0]
     assert canvas.mask[:, 20:].sum() == 0
 
@@ -192,10 +304,10 @@ def test_undo_takes_back_one_corner_of_a_lasso(canvas, page):
     np.testing.assert_array_equal(canvas.mask, expected)
 
 
-def test_leaving_the_canvas_between_clicks_keeps_the_lasso(canvas, page):
+def test_leaving_the_canvas_between_clicks_keeps_the_lasso(canvas, page, bare):
     canvas.tool = "lasso"
     page.click((20, 20))
-    page.at("mouse_out", (300, 30))
+    bare.at("mouse_out", (300, 30))
     page.click((80, 20))
     page.click((80, 70))
     page.click((20, 20))

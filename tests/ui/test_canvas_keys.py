@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from front_end import send
+from front_end import Page, send
 
 from dragwidget.data.instructions import PointPair
+from dragwidget.ui.canvas.keys import known_keys
 
 # ---------------------------------------------------------------- view and probe
 
@@ -40,16 +41,86 @@ def test_the_probe_tells_where_it_was_clicked_and_draws_nothing(canvas, page):
     assert not canvas.can_undo
 
 
-def test_keys_do_nothing_unless_they_are_switched_on(canvas, page):
-    page.key("b")
-    assert canvas.tool == "points"
-    canvas.keyboard = True
-    page.key("b")
+def tips(canvas):
+    """All tooltips of the toolbar, as one text."""
+    controls = [control for control, _, _ in canvas._toolbar._tips]
+    # Some have the other one in ipywidgets 7.
+    names = ["tooltip" if c.has_trait("tooltip") else "description_tooltip" for c in controls]
+    found = [getattr(c, name, None) for c, name in zip(controls, names, strict=True)]
+    return "\n".join(filter(None, found))
+
+
+def test_keys_are_off_and_unnamed_where_a_notebook_acts_on_them_too(canvas, bare):
+    canvas.tool = "lasso"
+    assert not canvas.has_keys
+    assert "(" not in tips(canvas)
+    assert "Enter" not in canvas._caption.value
+    assert canvas._script.known_keys == []
+    bare.key("b")
+    assert canvas.tool == "lasso"
+
+
+def test_keys_are_on_and_named_once_the_script_keeps_them_from_the_notebook(canvas, bare):
+    Page(canvas)
+    assert canvas.has_keys
+    for key in ("(p)", "(b)", "(e)", "(l)", "(r)", "(h)", "(Ctrl+Z)", "([ and ])", "(m)", "(0)"):
+        assert key in tips(canvas)
+    assert set(canvas._script.known_keys) == set(known_keys())
+    bare.key("b")  # a page that is open beside it
     assert canvas.tool == "brush"
 
 
+@pytest.mark.parametrize("on", [True, False])
+def test_whoever_says_so_has_keys_or_has_none(canvas, bare, on):
+    canvas.keyboard = on
+    for _ in range(2):  # before and after there is a script
+        assert canvas.has_keys == on
+        assert ("(b)" in tips(canvas)) == on
+        assert bool(canvas._script.known_keys) == on
+        canvas.tool = "points"
+        bare.key("b")
+        assert canvas.tool == ("brush" if on else "points")
+        Page(canvas)
+
+
+def test_the_script_asks_for_every_key_that_does_something_and_for_no_other(canvas, page):
+    typed = [chr(code) for code in range(32, 127)]
+    typed += ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Delete", "Backspace", "Enter"]
+    typed += ["Escape", "Tab", "Home", "PageDown", "F5"]
+    heard, found = [], set()
+    canvas.on_key(heard.append)
+    for command in (False, True):
+        for key in typed:
+            something_for_every_key(canvas, page)
+            heard.clear()
+            before = state(canvas)
+            page.key(key, ctrl=command)
+            if heard or state(canvas) != before:
+                found.add(f"Mod+{key.lower()}" if command else key)
+    assert found | {"l"} == set(known_keys())
+
+
+def something_for_every_key(canvas, page):
+    canvas.image = np.zeros((96, 128, 3), np.uint8)
+    canvas.pairs = [((9 * k, 20), (9 * k, 30)) for k in range(1, 10)]
+    canvas.add_pair((1, 1), (5, 5))
+    canvas.undo()
+    canvas.select(3, "handle")
+    canvas.zoom = 2
+    canvas.tool = "lasso"  # so its own key changes nothing
+    for xy in [(60, 60), (90, 60), (90, 80)]:
+        page.click(xy)
+
+
+def state(canvas):
+    """All that a key may change."""
+    return (
+        canvas.pairs, canvas.mask_version, canvas.selected, canvas.selected_end, canvas.tool,
+        canvas.brush_size, canvas.zoom, canvas.mask_style, str(canvas.pointer.unfinished),
+    )  # fmt: skip
+
+
 def test_every_key_does_what_it_says(canvas, page):
-    canvas.keyboard = True
     told = []
     canvas.on_key(told.append)
     canvas.pairs = [((20, 20), (30, 30)), ((50, 50), (60, 60))]
@@ -106,7 +177,6 @@ def test_the_first_finger_draws_and_a_second_one_does_not(canvas, page):
 
 def test_read_only_stops_the_hand_but_not_its_view(canvas, page):
     canvas.read_only = True
-    canvas.keyboard = True
     canvas.add_pair((20, 30), (60, 50))
     for tool in ("points", "brush", "eraser", "lasso", "rectangle"):
         canvas.tool = tool
@@ -168,6 +238,86 @@ def test_a_message_that_makes_no_sense_is_an_error_that_is_told(canvas, page, ca
     page.drag((90, 30), (100, 50))
     assert len(canvas.pairs) == 1
     assert caplog.text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"event": "press", "x": None, "y": 3.0, "touch": False},
+        {"event": "press", "x": 3.0},
+        {"event": "ink"},
+        {"event": "zoom", "x": 3.0, "y": 3.0, "dy": "far"},
+        {},
+        "press",
+    ],
+)
+def test_a_message_of_the_script_that_makes_no_sense_is_told_too(canvas, page, caplog, content):
+    data = {"method": "custom", "content": content}
+    canvas._script._handle_msg({"content": {"data": data}, "buffers": []})
+    assert "Error" in canvas.last_error
+    assert canvas.last_error.replace("'", "&#x27;") in canvas._caption.value
+    assert caplog.text
+    page.drag((90, 30), (100, 50))
+    assert len(canvas.pairs) == 1
+    assert canvas.last_error == ""
+
+
+def test_the_wheel_zooms_about_the_pointer(canvas, page):
+    at = canvas.viewport.to_canvas((30, 40))
+    page.tell(event="zoom", x=at[0], y=at[1], dy=-200.0)
+    assert canvas.zoom > 1.3
+    assert canvas.viewport.to_canvas((30, 40)) == pytest.approx(at, abs=1)
+
+
+def test_a_screen_reader_hears_what_is_drawn(canvas):
+    assert "no pair" in canvas._script.label
+    canvas.add_pair((20, 30), (60, 50))
+    assert "1 pair" in canvas._script.label
+
+
+# ---------------------------------------------------------------- what to do next
+
+
+def hint(canvas):
+    return canvas._caption.value
+
+
+def test_a_lasso_that_is_clicked_says_how_to_close_it_at_every_corner(canvas, page):
+    canvas.tool = "lasso"
+    assert "or click its corners, the first one again to close." in hint(canvas)
+    page.click((20, 20))
+    page.click((80, 20))
+    assert "Click the next corner; Esc cancels." in hint(canvas)
+    page.key("Enter")  # too early: nothing is lost
+    page.click((80, 70))
+    assert "the first one again or Enter closes; Esc cancels." in hint(canvas)
+    page.key("Enter")
+    assert canvas.mask.any()
+    assert "Draw around the editable region" in hint(canvas)
+
+
+def test_escape_gives_up_a_lasso_and_a_handle_without_a_target(canvas, page):
+    canvas.tool = "lasso"
+    for xy in [(20, 20), (80, 20), (80, 70)]:
+        page.click(xy)
+    page.key("Escape")
+    page.key("Enter")
+    assert canvas.mask is None
+    canvas.tool = "points"
+    page.click((20, 20))
+    assert "Click the target; Esc cancels." in hint(canvas)
+    page.key("Escape")
+    assert "Press a handle point" in hint(canvas)
+    page.drag((50, 50), (60, 60))
+    assert canvas.pairs == (PointPair((50, 50), (60, 60)),)
+
+
+def test_no_hint_offers_what_a_page_without_the_script_does_not_do(canvas, bare):
+    canvas.tool = "lasso"
+    assert "Draw around the editable region.<" in hint(canvas)
+    bare.touch("touch_start", (20, 20))
+    bare.touch("touch_end")
+    assert "Click the next corner; Undo takes it back." in hint(canvas)
 
 
 def test_a_corner_is_where_it_was_clicked_though_the_view_changed_before_the_release(canvas, page):

@@ -16,7 +16,7 @@ from plain_canvas import PlainCanvas, same
 
 from dragwidget.data.instructions import DragInstructions, PointPair
 from dragwidget.ui.canvas import DragCanvas
-from dragwidget.ui.canvas.gestures import TOOLS
+from dragwidget.ui.canvas.tools import TOOLS
 
 EVENTS = int(os.environ.get("DRAGWIDGET_EVENTS", 150))
 RUNS = int(os.environ.get("DRAGWIDGET_RUNS", 4))
@@ -24,7 +24,7 @@ SIZES = [(40, 30), (24, 48), (1, 1), (7, 3)]
 MOST_MESSAGES = 10  # for one event of a hand
 BY_HAND = {
     "mouse_down", "mouse_move", "mouse_up", "mouse_out", "wheel", "touch", "key", "button",
-    "tool_button", "drag",
+    "tool_button", "drag", "bare_drag", "second", "abandon",
 }  # fmt: skip
 
 
@@ -38,8 +38,9 @@ class Driver:
     """Fires an event at a canvas and at its plain model, and compares them."""
 
     def __init__(self):
-        self.canvas = DragCanvas(image(SIZES[0]), brush_size=6, probe=True, keyboard=True)
+        self.canvas = DragCanvas(image(SIZES[0]), brush_size=6, probe=True)
         self.page = Page(self.canvas)
+        self.bare = Page(self.canvas, has_script=False)
         self.plain = PlainCanvas(self.canvas)
         self.fired = 0
 
@@ -50,7 +51,7 @@ class Driver:
             getattr(self, name)(*args)
         assert self.canvas.last_error == ""
         most = MOST_MESSAGES if name in BY_HAND else 4 * MOST_MESSAGES
-        assert len(sent) <= most * max(1, name == "drag" and len(args) + 1), (name, len(sent))
+        assert len(sent) <= most * max(1, "drag" in name and len(args) + 1), (name, len(sent))
         self.compare()
 
     def compare(self):
@@ -88,7 +89,7 @@ class Driver:
     # ------------------------------------------------------------ pointer; points are canvas points
 
     def mouse_down(self, xy):
-        self.plain.press(xy)
+        self.plain.press(xy, is_known=self.page is not self.bare)
         self.page.event("mouse_down", *xy)
 
     def mouse_move(self, xy):
@@ -101,10 +102,25 @@ class Driver:
 
     def mouse_out(self, xy):
         self.plain.release(xy)
-        self.page.event("mouse_out", *xy)
+        self.bare.event("mouse_out", *xy)
 
     def wheel(self, xy):
-        self.page.event("mouse_wheel", *xy)
+        self.bare.event("mouse_wheel", *xy)
+        self.page.tell(event="zoom", x=xy[0], y=xy[1], dy=-xy[1])
+
+    def second(self, xy):
+        self.plain.second(xy)
+        self.page.tell(event="second", x=xy[0], y=xy[1])
+
+    def abandon(self):
+        self.plain.abandon()
+        self.page.tell(event="cancel")
+
+    def bare_drag(self, *points):
+        """By a button that nobody knows."""
+        self.page, ours = self.bare, self.page
+        self.drag(*points)
+        self.page = ours
 
     def drag(self, *points):
         self.mouse_down(points[0])
@@ -119,7 +135,9 @@ class Driver:
         elif name == "touch_move" and points:
             self.plain.move_to(points[0])
         elif name in ("touch_end", "touch_cancel"):
-            self.plain.release(None)
+            self.plain.release(None) if name == "touch_end" else self.plain.abandon()
+        if name in ("touch_start", "touch_move") and len(points) > 1:
+            self.plain.second(points[1])
         self.page.touch(name, *(at(xy) for xy in points))
 
     # ------------------------------------------------------------ keys and buttons
@@ -261,7 +279,7 @@ def random_event(rng, driver):
     xy = at()
     gesture = driver.plain.gesture
     if gesture is not None and rng.random() < 0.7:  # go on with it
-        name = rng.choice(["mouse_move"] * 4 + ["mouse_up"] * 2 + ["mouse_out"])
+        name = rng.choice(["mouse_move"] * 5 + ["mouse_up"] * 3 + ["mouse_out", "second"])
         return name, rng.choice([xy, near(gesture["last"])])
     if driver.plain.pairs and rng.random() < 0.2:  # meet what is there
         xy = near(driver.plain.on_screen(rng.choice(rng.choice(driver.plain.pairs))))
@@ -273,26 +291,23 @@ def random_event(rng, driver):
             *[("mouse_down", xy)] * 8,
             *[("drag", xy, near(xy))] * 3,
             *[("drag", xy)] * 6,
+            *[("bare_drag", xy, *more) for more in ((), (near(xy),), (at(), at()))],
             *[("drag", xy, at(), at())] * 4,
-            *[("mouse_move", xy), ("mouse_up", xy), ("mouse_out", xy), ("wheel", xy)],
+            *[(name, xy) for name in ("mouse_move", "mouse_up", "mouse_out", "wheel", "second")],
             *[("touch", "touch_start", xy)] * 3,
             ("touch", "touch_start", xy, at()),
-            ("touch", "touch_move", xy),
-            ("touch", "touch_move"),
-            ("touch", "touch_end"),
-            ("touch", "touch_end", xy),
-            ("touch", "touch_cancel"),
-            *[("key", key) for key in "pbelrhxq12"],
-            *[("key", key) for key in ("Delete", "Enter", "Escape", "ArrowLeft")],
-            *[("key", key) for key in ("Tab", "0", "m", "[")],
+            *[("touch", "touch_move", xy), ("touch", "touch_move")],
+            *[("touch", "touch_end"), ("touch", "touch_end", xy), ("touch", "touch_cancel")],
+            *[("abandon",), ("key", "ArrowLeft")],
+            *[("key", key) for key in (*"pbelrhxq120m[", "Delete", "Enter", "Escape", "Tab")],
             ("key", "ArrowLeft", True),
             *[("key", "z", False, True)] * 2,
             ("key", "Z", True, True) if rng.random() < 0 else ("key", "y", False, True),
             ("button", "undo") if not driver.plain.read_only else ("load_page",),
             ("button", "redo") if not driver.plain.read_only else ("load_page",),
-            ("tool_button", rng.choice(TOOLS)),
+            ("tool_button", rng.choice(list(TOOLS))),
             ("load_page",),
-            *[("set_tool", rng.choice(TOOLS))] * 3,
+            *[("set_tool", rng.choice(list(TOOLS)))] * 3,
             ("set_read_only", rng.random() < 0.3),
             ("set_read_only", False),
             ("set_look", rng.choice(["darken", "tint", "hidden"]), rng.uniform(1, 12),
@@ -333,22 +348,22 @@ class CanvasMachine(RuleBasedStateMachine):
         super().__init__()
         self.driver = Driver()
 
-    @rule(
-        name=st.sampled_from(["mouse_down", "mouse_move", "mouse_up", "mouse_out"]), xy=COORDINATES
-    )
+    @rule(name=st.sampled_from(["mouse_down", "mouse_move", "mouse_up", "mouse_out", "second"]),
+          xy=COORDINATES)  # fmt: skip
     def pointer(self, name, xy):
         self.driver.fire(name, xy)
 
-    @rule(points=st.lists(COORDINATES, min_size=1, max_size=4))
-    def drag(self, points):
-        self.driver.fire("drag", *points)
+    @rule(name=st.sampled_from(["drag", "bare_drag"]),
+          points=st.lists(COORDINATES, min_size=1, max_size=4))  # fmt: skip
+    def drag(self, name, points):
+        self.driver.fire(name, *points)
 
     @rule(name=st.sampled_from(["touch_start", "touch_move", "touch_end", "touch_cancel"]),
           points=st.lists(COORDINATES, max_size=2))  # fmt: skip
     def touch(self, name, points):
         self.driver.fire("touch", name, *points)
 
-    @rule(tool=st.sampled_from(TOOLS))
+    @rule(tool=st.sampled_from(list(TOOLS)))
     def use(self, tool):
         self.driver.fire("set_tool", tool)
 

@@ -67,11 +67,11 @@ def test_painting_false_erases_and_leaves_the_rest():
 
 
 def test_a_full_brush_over_twelve_megapixels_is_quick():
-    from time import perf_counter
+    from time import process_time
 
     mask = np.zeros((3000, 4000), bool)
     points = np.stack([np.linspace(0, 4000, 300), 1500 + 900 * np.sin(np.arange(300))], axis=1)
-    start = perf_counter()
+    start = process_time()
     raster.paint_stroke(mask, points, 800.0, True)
-    assert perf_counter() - start < 5  # 0.4 s on a quiet core
+    assert process_time() - start < 5  # seconds of this process; 0.4 on one core
     assert mask.any()

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_sessions import FAR, ask, image, left_half, session_on
+from tiny_sessions import FAR, ask, left_half, session_on, waves
 
 from dragwidget.data.instructions import DragInstructions
 from dragwidget.session.session import DragSession
@@ -137,10 +137,23 @@ def test_handles_move_on_the_canvas_with_their_trails(widget):
     widget = widget(steps=3)
     widget.run()
     node = widget.session.history.current
-    assert widget.canvas._tracked == tuple(node.handles)
-    assert len(widget.canvas._trails[0]) == 3
+    assert widget.canvas.marks.tracked == tuple(node.handles)
+    assert len(widget.canvas.marks.trails[0]) == 3
     widget.reset()
-    assert widget.canvas._tracked == ()
+    assert widget.canvas.marks.tracked == ()
+
+
+def test_a_trail_stays_with_its_pair_when_the_one_before_it_is_deleted(widget):
+    widget = widget(steps=2)
+    widget.canvas.pairs = [((4, 4), (8, 4)), ((20, 20), (24, 20))]
+    widget.run()
+    _, came = widget.canvas.marks.trails
+    widget.canvas.delete_pair(0)
+    assert widget.canvas.marks.trails == (came,)
+    widget.step()
+    (longer,) = widget.canvas.marks.trails
+    assert len(came) == 2
+    assert longer[:2] == came
 
 
 def test_an_error_is_shown_kept_for_wait_and_forgotten_by_the_next_success(widget):
@@ -214,7 +227,7 @@ def test_comparing_shows_the_source_and_comes_back(widget):
     compare.mode.value = "curtain"
     compare.share.value = 0.25
     compare.mode.value = "after"
-    assert np.array_equal(widget.canvas._preview, widget.result)
+    assert np.array_equal(widget.canvas._view.preview, widget.result)
 
 
 def test_files_can_be_taken_away(widget, tmp_path):
@@ -260,7 +273,7 @@ def test_a_mask_that_lets_nothing_change_is_a_reason_not_an_error(widget):
     widget = widget()
     widget.canvas.fill_mask()
     widget.canvas.invert_mask()
-    assert "nothing may change" in widget._view.buttons.by_name["run"].tooltip
+    assert "the whole image is protected" in widget._view.buttons.by_name["run"].tooltip
     assert widget.error == ""
 
 
@@ -271,7 +284,7 @@ def test_what_is_no_image_is_refused(image):
 
 
 def test_the_first_line_of_the_readme_works_on_the_embedded_model(tmp_path):
-    Image.fromarray(image(96, 64)).save(tmp_path / "photo.png")
+    Image.fromarray(waves(96, 64)).save(tmp_path / "photo.png")
     widget = DragWidget(tmp_path / "photo.png", prompt="a fox", clock="sync")
     assert widget.image.size == (96, 64)
     assert json.dumps(str(tmp_path / "photo.png"))[1:-1] in widget.code()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 
 import pytest
@@ -21,15 +22,16 @@ def made(tiny):
     session = session_on(tiny, steps=12)
     session.instructions = DragInstructions.from_points([FAR], size=(64, 48))
     widget = DragWidget(session, clock="sync")
-    widget._editing.pace.interval, widget._editing.pace.share = 0.0, 1.0
+    widget._editing.pace.interval, widget._editing.pace.share = 0.0, math.inf
     yield widget
     widget.close()
 
 
 def strip(widget):
     """The steps that the filmstrip shows, and which of them is framed."""
-    html = "".join(str(getattr(part, "value", "")) for part in widget._view.history.children)
-    shown, framed = re.findall(r"alt='step (\d+)'", html), re.findall(r"▸ (\d+)", html)
+    frames = widget._view.history.frames
+    shown = re.findall(r"alt='step (\d+)'", "".join(frame.thumbnail.value for frame in frames))
+    framed = re.findall(r"▸ (\d+)", " ".join(frame.button.description for frame in frames))
     return [int(step) for step in shown], [int(step) for step in framed]
 
 

@@ -70,8 +70,7 @@ class Plain:
     @property
     def timesteps(self) -> tuple[int, ...]:
         """Those that are inverted, noisiest first; the first is where the latent is edited."""
-        schedule = self.schedule
-        return schedule.timesteps[schedule.steps - self.settings.inversion.count :]
+        return self.schedule.last(self.settings.inversion.count)
 
     def predict(self, z: Tensor, timestep: int) -> Tensor:
         """Noise or velocity for latents (B, c, h, w), the same prompt for all."""

@@ -18,7 +18,9 @@ from statistics import median
 
 from tqdm import tqdm
 
+from dragwidget.data.bad_input import bad_input, user_file
 from dragwidget.demo.tasks import TASK_KINDS
+from dragwidget.storage.atomic import check_writable, write_whole
 
 __all__ = ["Cold", "add_arguments", "imports", "run", "table", "timed"]
 
@@ -62,17 +64,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=3, help="fresh processes of each command")
     parser.add_argument("--task", choices=TASK_KINDS, default="turn", help="which edit")
     parser.add_argument("--lora-steps", type=int, default=0, help="training steps of the LoRA")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="all numbers")
+    parser.add_argument("--json", type=user_file, metavar="OUT", help="all numbers")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the commands, print a table, write the numbers."""
     if sys.platform == "win32":
         raise OSError("Windows does not tell the peak memory of a process that is over")
-    if args.rounds < 1:
-        raise ValueError(f"--rounds must be 1 or more, got {args.rounds}")
-    if args.json and not args.json.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {args.json.parent} to write --json to")
+    with bad_input():
+        if args.rounds < 1:
+            raise ValueError(f"--rounds must be 1 or more, got {args.rounds}")
+        if args.json:
+            check_writable(args.json)
     with tempfile.TemporaryDirectory() as folder:
         image = Path(folder) / "image.png"
         # Nothing that an earlier edit kept is found, and nothing is kept for a later one.
@@ -94,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     sys.stdout.write(table(rows, dear) + "\n")
     if args.json:
         about = {"rows": [asdict(row) for row in rows], "import_seconds": dear}
-        args.json.write_text(json.dumps(about, indent=2) + "\n")
+        write_whole(args.json, f"{json.dumps(about, indent=2)}\n".encode())
     return 0
 
 

@@ -11,7 +11,7 @@ import torch
 from dragwidget.bench.dev.memory import Meter
 from dragwidget.bench.dev.rounds import Case, measure
 from dragwidget.bench.dev.speed import Task, our_step
-from dragwidget.session.edit import Dragging
+from dragwidget.session.edit import Edit
 
 __all__ = ["Growth", "growth", "growth_cases"]
 
@@ -54,7 +54,7 @@ def growth_cases(task: Task) -> list[Case]:
 
 def _drag_on(meter: Meter, task: Task) -> None:
     """Laps of a drag's first steps, each in the next longer one."""
-    edit, drawn = Dragging(task.inversion(task.ours)), task.instructions()
+    edit, drawn = Edit(task.inversion(task.ours)), task.instructions()
 
     def first(steps: tuple[int, ...]) -> None:
         with meter.lap(f"steps {steps[-1]}"):

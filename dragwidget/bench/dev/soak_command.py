@@ -10,16 +10,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
 
 from tqdm import tqdm
 
 from dragwidget.bench.dev.memory import give_back_at_once
 from dragwidget.bench.dev.soak import Reading, drawn, round_of_session, soak
+from dragwidget.data.bad_input import bad_input, user_file
 from dragwidget.data.instructions import DragInstructions
 from dragwidget.demo.tasks import drag_task
 from dragwidget.diffusion.loading import load_model
 from dragwidget.session.session import DragSession
+from dragwidget.storage.atomic import check_writable, write_whole
 
 __all__ = ["add_arguments", "run", "table"]
 
@@ -35,21 +36,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--widget", action="store_true", help="through DragWidget, without a page")
     parser.add_argument("--model", default="critters", help="which model")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ..")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="all readings")
+    parser.add_argument("--json", type=user_file, metavar="OUT", help="all readings")
 
 
 def run(args: argparse.Namespace) -> int:
     """Soak, print a table, write the readings."""
-    for name in ("rounds", "every", "steps"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name} must be 1 or more, got {getattr(args, name)}")
-    if args.json and not args.json.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {args.json.parent} to write --json to")
-    give_back_at_once()
-    task = drag_task("turn", 0)
-    session = DragSession(load_model(args.model, device=args.device))
-    inversion = replace(session.settings.inversion, steps=args.inversion_steps)
-    session.settings = replace(session.settings, inversion=inversion)
+    with bad_input():
+        for name in ("rounds", "every", "steps"):
+            if getattr(args, name) < 1:
+                raise ValueError(f"--{name} must be 1 or more, got {getattr(args, name)}")
+        if args.json:
+            check_writable(args.json)
+        give_back_at_once()
+        task = drag_task("turn", 0)
+        session = DragSession(load_model(args.model, device=args.device))
+        inversion = replace(session.settings.inversion, steps=args.inversion_steps)
+        session.settings = replace(session.settings, inversion=inversion)
     base = task.instructions
     session.set_image(task.source.permute(1, 2, 0).numpy(), base.prompt)
     readings = []
@@ -69,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
             "inversion_steps": args.inversion_steps,
             "readings": [asdict(reading) for reading in readings],
         }
-        args.json.write_text(json.dumps(about, indent=2) + "\n")
+        write_whole(args.json, f"{json.dumps(about, indent=2)}\n".encode())
     return 0
 
 

@@ -29,14 +29,16 @@ from dragwidget.bench.dev.rounds import PLAIN, Case, Compare, Part
 from dragwidget.data.image import SourceImage
 from dragwidget.data.instructions import DragInstructions, on_grid
 from dragwidget.data.settings import Settings
-from dragwidget.diffusion.finetuning import noised_batches, train_lora
+from dragwidget.diffusion.lora.training import noised_batches, train_lora
 from dragwidget.diffusion.low_memory import Memory
 from dragwidget.diffusion.model import Conditioning, DiffusionModel
-from dragwidget.drag.evaluation import evaluate
-from dragwidget.drag.loop import Problem, advance, frozen_cells, start
+from dragwidget.drag.evaluation import Passes
+from dragwidget.drag.loop import protected_cells
+from dragwidget.drag.method import Problem
+from dragwidget.drag.methods import method_named
 from dragwidget.drag.noise_path import invert
 from dragwidget.progress import Monitor
-from dragwidget.session.edit import Dragging
+from dragwidget.session.edit import Edit
 from dragwidget.session.rendering import referencing, rendering
 from dragwidget.session.session import DragSession
 from dragwidget.session.source import Inversion, Source, inversion_from
@@ -149,16 +151,20 @@ def our_step(
     width, height = instructions.size
     grid = settings.grid(height, width)
     cells = on_grid(instructions, grid, (latent.shape[2], latent.shape[3]))
-    region = cells.mask is not None
-    evaluation = evaluate(predictor, latent, schedule, timestep, grid, settings, previous=region)
+    passes = Passes(predictor, schedule, grid, settings)
+    start = passes.at(latent, timestep, previous=cells.mask is not None).detach()
     problem = Problem(
         targets=torch.from_numpy(cells.targets_rc),
-        frozen=None if cells.mask is None else frozen_cells(cells.mask, latent),
-        reference=None if evaluation.previous is None else evaluation.previous.detach(),
+        settings=settings,
+        path=schedule,
+        source=lambda _: start,
+        clean=torch.zeros_like(latent),
+        protected=None if cells.mask is None else protected_cells(cells.mask, latent),
     )
-    state = start(evaluation, torch.from_numpy(cells.handles_rc))
+    method = method_named(settings.method)
+    state = method.begin(passes, latent, torch.from_numpy(cells.handles_rc), timestep)
     with meter.lap(lap):
-        state, _, _ = advance(predictor, schedule, timestep, state, problem, evaluation, settings)
+        state, _ = method.advance(passes, state, problem)
     return state.latent
 
 
@@ -207,9 +213,9 @@ def _render(task: Task) -> Part:
         edited, run = task.latent(1), Monitor().run
         with meter.lap("first"):
             branch = run(referencing(inversion, settings))
-            run(rendering(inversion, edited, branch, settings, None))
+            run(rendering(inversion, edited, inversion.timestep, branch, settings, None))
         with meter.lap("cached"):
-            run(rendering(inversion, edited, branch, settings, None))
+            run(rendering(inversion, edited, inversion.timestep, branch, settings, None))
 
     rows = (Compare("first", "first"), Compare("cached", "cached"))
     return Part("render", (reference, ours), rows)
@@ -249,7 +255,7 @@ def _redrag(task: Task) -> Part:
                 drag.step()
 
     def ours(meter: Meter) -> None:
-        edit, settings = Dragging(task.inversion(task.ours)), task.settings.drag
+        edit, settings = Edit(task.inversion(task.ours)), task.settings.drag
         edit.advance(drawn, settings)
         with meter.lap("one step"):
             edit.advance(drawn, settings)

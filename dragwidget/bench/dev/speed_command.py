@@ -20,9 +20,12 @@ from dragwidget.bench.dev.networks import SIZES, make_network
 from dragwidget.bench.dev.rounds import Row, run_part
 from dragwidget.bench.dev.speed import PARTS, WHOLE, Task
 from dragwidget.bench.versions import versions
+from dragwidget.data.bad_input import bad_input, user_file
 from dragwidget.data.settings import InversionSettings, LoRASettings, Settings
+from dragwidget.diffusion.devices import calculates_fast
 from dragwidget.diffusion.loading import choose_device, choose_dtype
 from dragwidget.diffusion.model import DiffusionModel
+from dragwidget.storage.atomic import check_writable, write_whole
 
 __all__ = ["add_arguments", "run", "table"]
 
@@ -43,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         metavar="TYPE,..",
         help="of our weights: `step` takes all, the other parts the first; by default float32, "
-        "bfloat16 and, on CUDA, float16. The reference has float32.",
+        "bfloat16 where the device has instructions for it and, on CUDA, float16. The reference "
+        "has float32.",
     )
     parser.add_argument("--side", type=int, help="of the image, pixels; by default the network's")
     parser.add_argument(
@@ -60,27 +64,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="normal",
         help="of ours, as `load_model` has it",
     )
-    parser.add_argument("--json", type=Path, metavar="OUT", help="all numbers")
+    parser.add_argument("--json", type=user_file, metavar="OUT", help="all numbers")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print a table, write the numbers."""
-    parts = _parts(args.parts)
-    if args.rounds < 1:
-        raise ValueError(f"--rounds must be 1 or more, got {args.rounds}")
-    if args.json and not args.json.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {args.json.parent} to write --json to")
-    device = choose_device(args.device)
-    dtypes = _dtypes(args.dtype, device)
-    size = SIZES[args.size]
-    side = size.side if args.side is None else args.side
-    base = Settings(
-        inversion=InversionSettings(strength=_share(args.inverted)),
-        lora=LoRASettings(steps=args.lora_steps, batch_size=args.batch),
-        drag=replace(Settings().drag, steps=args.drag_steps, learning_rate=LEARNING_RATE),
-    )
-    if side < size.multiple or side % size.multiple:
-        raise ValueError(f"--side must be a multiple of {size.multiple} pixels here, got {side}")
+    with bad_input():
+        parts = _parts(args.parts)
+        if args.rounds < 1:
+            raise ValueError(f"--rounds must be 1 or more, got {args.rounds}")
+        if args.json:
+            check_writable(args.json)
+        device = choose_device(args.device)
+        dtypes = _dtypes(args.dtype, device)
+        size = SIZES[args.size]
+        side = size.side if args.side is None else args.side
+        base = Settings(
+            inversion=InversionSettings(strength=_share(args.inverted)),
+            lora=LoRASettings(steps=args.lora_steps, batch_size=args.batch),
+            drag=replace(Settings().drag, steps=args.drag_steps, learning_rate=LEARNING_RATE),
+        )
+        if side < size.multiple or side % size.multiple:
+            raise ValueError(
+                f"--side must be a multiple of {size.multiple} pixels here, got {side}"
+            )
     model = make_network(size, args.size, device, whole=any(part in WHOLE for part in parts))
     mine = dtypes if "step" in parts else dtypes[:1]
     task = Task.of(model, mine, side, _for(model, base), args.memory)
@@ -142,7 +149,7 @@ def _dtypes(words: str, device: torch.device) -> list[torch.dtype]:
         named = (word.strip() for word in words.split(","))
         return list(dict.fromkeys(choose_dtype(word, device) for word in named))
     low = LOW if device.type == "cuda" else LOW[:1]
-    return [torch.float32, *low]
+    return [torch.float32, *(dtype for dtype in low if calculates_fast(device, dtype))]
 
 
 def _share(inverted: int) -> float:
@@ -221,9 +228,7 @@ def _write(path: Path, about: dict[str, Any], rows: Sequence[Row], grown: Sequen
     parts["rows"] = _lines([asdict(row) for row in rows])
     parts["growth"] = _lines([asdict(one) for one in grown])
     text = ",\n".join(f"{json.dumps(name)}: {value}" for name, value in parts.items())
-    temporary = path.with_suffix(".part")
-    temporary.write_text("{\n" + text + "\n}\n")
-    temporary.replace(path)
+    write_whole(path, f"{{\n{text}\n}}\n".encode())
 
 
 def _lines(rows: Sequence[dict[str, Any]]) -> str:

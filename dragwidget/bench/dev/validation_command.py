@@ -1,4 +1,4 @@
-"""``dragwidget bench proofs``: is the instrument of ``bench scenes`` right?"""
+"""``dragwidget bench validation``: is the instrument of ``bench scenes`` right?"""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -22,21 +21,26 @@ from dragwidget.bench.dev.validation import (
 )
 from dragwidget.bench.processes import add_jobs, processes
 from dragwidget.bench.versions import versions
+from dragwidget.data.bad_input import bad_input, user_file
+from dragwidget.storage.atomic import check_writable, write_whole
 
 __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``dragwidget bench proofs``."""
+    """The arguments of ``dragwidget bench validation``."""
     parser.add_argument("--seed", type=int, default=950_000, help="of the first task")
     parser.add_argument("--n", type=int, default=18, help="how many tasks")
     parser.add_argument("--model", default="critters", help="whose autoencoder spoils the images")
     add_jobs(parser)
-    parser.add_argument("--json", type=Path, metavar="OUT", help="every image's numbers")
+    parser.add_argument("--json", type=user_file, metavar="OUT", help="every image's numbers")
 
 
 def run(args: argparse.Namespace) -> int:
     """Prove the instrument on images as they are and after the autoencoder; print a table."""
+    with bad_input():
+        if args.json:
+            check_writable(args.json)
     spoilt = {"drawn": None, "round trip": args.model}
     proofs: dict[str, list[Proof]] = {name: [] for name in spoilt}
     progress = tqdm(total=len(spoilt) * len(PICTURES) * args.n, disable=None)
@@ -48,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
     sys.stdout.write(table(proofs) + "\n")
     if args.json:
         plain = {name: [asdict(proof) for proof in some] for name, some in proofs.items()}
-        args.json.write_text(json.dumps({"versions": versions(), "proofs": plain}, indent=1))
+        text = json.dumps({"versions": versions(), "proofs": plain}, indent=1)
+        write_whole(args.json, text.encode())
     return 0
 
 

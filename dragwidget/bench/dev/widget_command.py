@@ -9,16 +9,17 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from statistics import median
 
 from tqdm import tqdm
 
+from dragwidget.data.bad_input import bad_input, user_file
 from dragwidget.data.instructions import DragInstructions
 from dragwidget.demo.tasks import drag_task
 from dragwidget.diffusion.loading import load_model
 from dragwidget.editor.work import Pace, dragging
 from dragwidget.session.session import DragSession
+from dragwidget.storage.atomic import check_writable, write_whole
 from dragwidget.ui.canvas import DragCanvas
 from dragwidget.ui.widget import DragWidget
 
@@ -43,16 +44,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=float, default=60.0, help="moves of the hand a second")
     parser.add_argument("--rounds", type=int, default=5, help="drags with, and without, the widget")
     parser.add_argument("--steps", type=int, default=80, help="of each drag")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="all numbers")
+    parser.add_argument("--json", type=user_file, metavar="OUT", help="all numbers")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print a table, write the numbers."""
-    for name in ("seconds", "rate", "rounds", "steps"):
-        if getattr(args, name) <= 0:
-            raise ValueError(f"--{name} must be more than 0, got {getattr(args, name)}")
-    if args.json and not args.json.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {args.json.parent} to write --json to")
+    with bad_input():
+        for name in ("seconds", "rate", "rounds", "steps"):
+            if getattr(args, name) <= 0:
+                raise ValueError(f"--{name} must be more than 0, got {getattr(args, name)}")
+        if args.json:
+            check_writable(args.json)
     task = drag_task("turn", 0)
     image, base = task.source.permute(1, 2, 0).numpy(), task.instructions
     shares = []
@@ -69,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     sys.stdout.write("\n".join(lines) + "\n")
     if args.json:
         about = {"rate": args.rate, "steps": args.steps, "shares": [asdict(one) for one in shares]}
-        args.json.write_text(json.dumps(about, indent=2) + "\n")
+        write_whole(args.json, f"{json.dumps(about, indent=2)}\n".encode())
     return 0
 
 

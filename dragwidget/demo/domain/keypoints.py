@@ -1,7 +1,7 @@
 """Named points of a scene: where each of them really is in the image, and whether one sees it.
 
-**Convention.** Image pixels `(x, y)`, integers at the centres of pixels (see `dragwidget.data.frames`):
-a place p in units of the image lies at `p * size - 0.5`.
+**Convention.** Image pixels `(x, y)`, integers at the centres of pixels (see
+`dragwidget.data.frames`): a place p in units of the image lies at `p * size - 0.5`.
 """
 
 from __future__ import annotations

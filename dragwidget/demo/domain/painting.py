@@ -242,9 +242,9 @@ class _Painter:
         lid = self.head.lid()[:, None] * one
         shut = 1 - self.scenes.eyes[:, None] * one
         # A sleepy lid is still arched and droops outwards: a flat one looks cross.
-        bend, droop = 0.5 - shut**3, shut * (1 - shut) * one.new_tensor([-1.0, 1.0])
+        bow, droop = 0.5 - shut**3, shut * (1 - shut) * one.new_tensor([-1.0, 1.0])
         below = lift(v - droop[..., None] * u) - constant(lid)
-        below = below - bend[..., None] * quadratic(u, u)
+        below = below - bow[..., None] * quadratic(u, u)
         hard = (pixels / EDGE)[..., None]
         shapes = [
             hard * (below + constant(one * 0.17)),

@@ -12,7 +12,7 @@ def uniform(seeds: Sequence[int], count: int, stream: int = 0) -> NDArray[np.flo
     """(B, count) numbers in [0, 1), row i a function of `seeds[i]` and `stream` alone.
 
     A counter hashed by splitmix64 (Steele, Lea, Flood 2014), not one of NumPy's generators: their
-    streams may change between versions, and their set-up costs more than an image's numbers.
+    streams can differ between versions, and their set-up costs more than an image's numbers.
 
     >>> bool((uniform([7, 8], 4)[1] == uniform([8], 4)[0]).all())
     True

@@ -53,8 +53,8 @@ def _shape(n: Tensor, size: int, kind: int) -> Layer:
         return Layer(colour, (disc,), opacity)
     thick = (1.2 + 4.0 * n[:, 12]) / 128 * size / pixels.clamp(min=1)  # half, units of v
     if kind == 1:
-        bend = (2 * n[:, 13:14] - 1) * 1.2
-        curve = lift(v) + bend * quadratic(u, u)
+        bow = (2 * n[:, 13:14] - 1) * 1.2
+        curve = lift(v) + bow * quadratic(u, u)
         wall = 2 * hard * (1 - soft[:, None]) + 4 * soft[:, None]
         sides = (wall * (constant(thick) + curve), wall * (constant(thick) - curve))
         ends = hard * (constant(one) - quadratic(u, u))

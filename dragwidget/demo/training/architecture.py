@@ -50,10 +50,10 @@ class Stage:
 class Preset:
     """Everything that decides what `train` makes.
 
-    `first_bank` images are encoded before the UNet's first step, `fresh` a step during it; each
-    step draws from all that are there, with new noise; likewise `first_drags` and `fresh_drags`
-    tasks for stage 3. At the end, `measured` images that were
-    never trained on are put to each network, and `samples` images drawn by the whole model.
+    `first_bank` images are encoded before the UNet's first step, `new_images` a step during it;
+    each step draws from all that are there, with new noise; likewise `first_drags` and `new_drags`
+    tasks for stage 3. At the end, `measured` images that were never trained on are put to each
+    network, and `samples` images drawn by the whole model.
     """
 
     networks: Networks = Networks()
@@ -61,9 +61,9 @@ class Preset:
     unet: Stage
     drags: Stage
     first_bank: int
-    fresh: int
+    new_images: int
     first_drags: int
-    fresh_drags: int
+    new_drags: int
     measured: int = 512
     samples: int = 16
     precision: str = "bfloat16"  # of autocast; "float32" is exact
@@ -82,9 +82,9 @@ PRESETS = {
             steps=50_000, minutes=60, batch=12, learning_rate=7e-4, warmup=100, weight_decay=0.01
         ),
         first_bank=2048,
-        fresh=3,
+        new_images=3,
         first_drags=512,
-        fresh_drags=1,
+        new_drags=1,
     ),
     "gpu": Preset(
         autoencoder=Stage(
@@ -109,9 +109,9 @@ PRESETS = {
             ema=0.9995,
         ),
         first_bank=16_384,
-        fresh=4,
+        new_images=4,
         first_drags=4096,
-        fresh_drags=3,
+        new_drags=3,
     ),
 }
 

@@ -21,7 +21,7 @@ _SCRIBBLE_EVERY = 10
 
 
 def make_autoencoder(preset: Preset) -> Model:
-    """A fresh one, its log-variance head protected to POSTERIOR_DEVIATION."""
+    """A new autoencoder, its log-variance head fixed to POSTERIOR_DEVIATION."""
     model = build_autoencoder(preset.networks)
     head = model.encoder.conv_out
     with torch.no_grad():
@@ -75,8 +75,7 @@ def _loss(
 def settle(model: Model, device: torch.device, size: int) -> None:
     """After training: take out the mean colour error, and store `scaling_factor` = 1 / deviation.
 
-    Both are measured on 256 training images, in float32. A quarter of a grey level is left on
-    purpose: a decoded image is brought to 8 bits by rounding down, which takes half a level away.
+    Both are measured on 256 training images, in float32.
     """
     model.eval().requires_grad_(False)
     bias = torch.zeros(3, device=device)
@@ -88,7 +87,7 @@ def settle(model: Model, device: torch.device, size: int) -> None:
         bias += (model.decode(mean).sample - drawn).mean((0, 2, 3)) / 16
         squares += float(mean.square().sum())
         count += mean.numel()
-    model.decoder.conv_out.bias += 0.25 / 127.5 - bias
+    model.decoder.conv_out.bias -= bias
     model.register_to_config(scaling_factor=round(math.sqrt(count / squares), 5))
 
 
@@ -99,7 +98,7 @@ def measure(model: Model, device: torch.device, size: int, count: int) -> dict[s
     for start in range(0, count, 20):
         seeds = VALIDATION_SEEDS[start : min(start + 20, count)]
         drawn, _ = validation_images(seeds, size, device)
-        shown = (roundtrip(model, drawn) * 255).floor() / 255
+        shown = (roundtrip(model, drawn) * 255).round() / 255
         difference = shown - (drawn + 1) / 2
         ratios.append(-10 * difference.square().mean((1, 2, 3)).log10())
         errors.append(difference.mean((2, 3)))

@@ -2,11 +2,11 @@
 
 A drag may begin by warping the latent (``drag.warping``), a crude guess: faces shear, eyes are
 torn, and behind what moved there is nothing. For tasks of training seeds, the domain knows the
-image that was meant; here the UNet learns to paint it, while it looks at the source as a render
+image that was meant; here the UNet learns to paint it, while it attends to the source as a render
 does.
 
 It is the usual training under another noise. DDIM walks in a straight line: a latent at noise level
-``a`` with the warped image B and the noise eps in it is one with the true answer X and the noise
+``a`` with the warped image B and the noise eps in it is one with the ground truth X and the noise
 eps + k (B - X), k = sqrt(a / (1 - a)), and a network that says so stays on that line, where the
 part of B shrinks to nothing. So each latent gets some of a warp's remains as noise.
 """
@@ -42,14 +42,15 @@ from dragwidget.demo.training.unet_stage import (
     encode_images,
     token_ids,
 )
-from dragwidget.diffusion.attention import looking_at, self_attention_layers, watching
-from dragwidget.drag.noise_path import Schedule, invert
+from dragwidget.diffusion.attention import attending, recorded, self_attention_layers
+from dragwidget.diffusion.switches import run
+from dragwidget.drag.noise_path import Schedule, Time, invert
 from dragwidget.drag.warping import in_latent, warp_latent
 
 # Where edits are made: inversion strengths 0.35 to 0.7.
 EARLIEST, LATEST = 341, 681
 _ORDINARY = 1 / 3  # ordinary images beside each drag of a batch, so that nothing is unlearnt
-_INVERTED = 0.5  # share of the drags whose noise is an inversion's; others get fresh noise
+_INVERTED = 0.5  # share of the drags whose noise is an inversion's; others get new noise
 _INVERSION = (20, 12)  # DDIM steps, and how many of them are inverted: up to t = 551
 _FIRST_SEED = 400_000  # of the tasks: apart from the first images of stage 2
 
@@ -62,13 +63,13 @@ def train_drags(
     size: int,
     *,
     resume: bool,
-    drawers: int = 0,
+    data_workers: int = 0,
 ) -> Iterator[dict[str, float]]:
     """Go on with a finished pipeline; yield records; write ``folder/model`` on the way and at last.
 
     Args:
         finished: a pipeline with ``unet``, ``vae``, ``text_encoder`` and ``tokenizer``.
-        drawers: processes that draw tasks ahead. What comes out is the same with any number.
+        data_workers: processes that draw tasks ahead. What comes out is the same with any number.
     """
     torch.manual_seed(preset.seed + 30)
     unet = finished.unet.float().to(device, memory_format=torch.channels_last).train()
@@ -82,14 +83,14 @@ def train_drags(
         training.load()
     parts = {"unet": unet, "text_encoder": text_encoder}
     ordinary = Data(parts, autoencoder, finished.tokenizer, preset, device, size)
-    drawing = DrawnAhead(drawers, size)
+    drawing = DrawnAhead(data_workers, size)
     drags = Drags(
         unet, before, text_encoder, autoencoder, finished.tokenizer, preset, device, drawing
     )
     count = max(1, round(preset.drags.batch * _ORDINARY))
 
     def loss() -> Tensor:
-        drags.bank.grow(preset.first_drags + training.step * preset.fresh_drags)
+        drags.bank.grow(preset.first_drags + training.step * preset.new_drags)
         of_drags = drags.loss(preset.drags.batch, training.generator)
         of_images = ordinary.loss(count, training.generator)
         total = preset.drags.batch + count
@@ -166,7 +167,7 @@ class DrawnAhead:
 
 
 class Drags:
-    """Warped latents of training tasks beside their sources and true answers, put to the UNet."""
+    """Warped latents of training tasks, with source and ground truth, put to the UNet."""
 
     def __init__(
         self,
@@ -190,7 +191,7 @@ class Drags:
 
     @torch.no_grad()
     def make(self, seeds: Sequence[int]) -> tuple[Tensor, ...]:
-        """Clean latents of source, answer and warped source, inverted noise: (B, 4, h, w); tokens."""
+        """Clean latents of source, answer, warped source; inverted noise (B, 4, h, w); tokens."""
         wrapped = [seed % VALIDATION_SEEDS.start for seed in seeds]
         instructions, images = self.drawn(wrapped)
         drawn = torch.from_numpy(images).to(self.device)
@@ -210,7 +211,7 @@ class Drags:
         schedule = Schedule(self.alphas_cumprod, steps)
         context = self.embed(tokens)
 
-        def predict(z: Tensor, timestep: int) -> Tensor:
+        def predict(z: Tensor, timestep: Time) -> Tensor:
             with autocast(self.device, self.preset.precision):
                 out: Tensor = self.before(z, timestep, context).sample
             return out.float()
@@ -228,9 +229,9 @@ class Drags:
     def loss(self, count: int, generator: torch.Generator) -> Tensor:
         """Of a random batch; weighted as in stage 2."""
         source, target, warped, noise, tokens = self.bank.draw(count, generator)
-        fresh = torch.randn(noise.shape, generator=generator)
+        new_noise = torch.randn(noise.shape, generator=generator)
         inverted = torch.rand(count, generator=generator) < _INVERTED
-        noise = torch.where(inverted.view(-1, 1, 1, 1), noise, fresh)
+        noise = torch.where(inverted.view(-1, 1, 1, 1), noise, new_noise)
         edited = torch.randint(EARLIEST, LATEST + 1, (count,), generator=generator)
         times = (1 + torch.rand(count, generator=generator) * edited).long()
         a = self.alphas_cumprod[edited].view(-1, 1, 1, 1)
@@ -241,10 +242,13 @@ class Drags:
         context, wanted = self.embed(tokens), left.to(self.device)
         there = times.to(self.device)
         with autocast(self.device, self.preset.precision):
-            with torch.no_grad(), watching(self.unet, self.layers) as states:
-                self.unet(seen, there, context)
-            with looking_at(self.unet, self.layers, states()):
-                predicted: Tensor = self.unet(shown, there, context).sample
+            recording, states = recorded(self.unet, self.layers)
+            with torch.no_grad():
+                run(self.unet, recording, lambda: self.unet(seen, there, context))
+            mutual = attending(self.unet, self.layers, [states[layer] for layer in self.layers])
+            predicted: Tensor = run(
+                self.unet, mutual, lambda: self.unet(shown, there, context).sample
+            )
         error = (predicted.float() - wanted).square().mean((1, 2, 3))
         snr = (a / (1 - a)).flatten().to(self.device)
         mean: Tensor = (error * (snr.clamp(max=MIN_SNR_GAMMA) / snr)).mean()
@@ -257,7 +261,7 @@ class Drags:
 
 
 def remains(noise: Tensor, warped: Tensor, answer: Tensor, a: Tensor) -> Tensor:
-    """The noise by which a warped latent of noise level ``a`` is one of the true answer; all alike.
+    """The noise by which a warped latent of level ``a`` is one of the ground truth; all alike.
 
     sqrt(a) warped + sqrt(1 - a) noise = sqrt(a) answer + sqrt(1 - a) remains
     """

@@ -26,7 +26,7 @@ from dragwidget.demo.training.architecture import (
 
 SIZE_LIMIT = 25_000_000  # bytes of the whole folder
 # What the session starts from with this model: no LoRA, for it knows its own images and a first
-# edit should be quick; the latent is warped, as the model was taught, and what is outside the mask is
+# edit should be quick; the latent is warped, as the model was taught, and the protected region is
 # held; of the decoder's blocks the middle one serves best; self-attention is mutual in all of the
 # decoder.
 RECOMMENDED: dict[str, dict[str, Any]] = {
@@ -34,6 +34,17 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
     "lora": {"steps": 0},
     "drag": {"start": "warped", "feature_blocks": [2]},
     "render": {"start_layer": 3, "keep_protected": True},
+}
+
+# What the round trip through the autoencoder gives. Scenes of the domain, drawn at 96 to 512
+# pixels, also as JPEG: 28.9 dB and more, and 5 dB and more over averaging the pixels of each
+# latent cell
+# (crops of them 1.5 dB). Thirty photographs, micrographs and pages of text: 16.7 to 27.3 dB, but
+# for the smooth ones, which give up to 32.7 dB and 1.1 dB and more less than that average.
+DOMAIN: dict[str, Any] = {
+    "images": "drawn animals in a landscape, its own synthetic domain",
+    "psnr": 28.0,
+    "gain": 0.5,
 }
 
 
@@ -61,7 +72,7 @@ def write_model(
     shutil.copytree(tokenizer_folder, temporary / "tokenizer")
     for file in temporary.rglob("*.safetensors"):
         file.chmod(0o644)  # some writers make them private, which an installed package must not be
-    text = json.dumps({"recommended": RECOMMENDED}, indent=2) + "\n"
+    text = json.dumps({"recommended": RECOMMENDED, "domain": DOMAIN}, indent=2) + "\n"
     (temporary / "dragwidget.json").write_text(text)
     size = sum(f.stat().st_size for f in temporary.rglob("*"))
     if size > SIZE_LIMIT:

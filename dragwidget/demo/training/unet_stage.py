@@ -56,7 +56,7 @@ def train_unet(
     data = Data(parts, autoencoder, tokenizer, preset, device, size)
 
     def loss() -> Tensor:
-        data.bank.grow(preset.first_bank + training.step * preset.fresh)
+        data.bank.grow(preset.first_bank + training.step * preset.new_images)
         return data.loss(preset.unet.batch, training.generator)
 
     def export() -> None:
@@ -85,7 +85,7 @@ def train_unet(
 
 
 def make_parts(preset: Preset, tokenizer: CLIPTokenizer, device: torch.device) -> dict[str, Any]:
-    """A fresh UNet and text encoder, laid out for training."""
+    """A new UNet and text encoder, laid out for training."""
     text_encoder = build_text_encoder(
         preset.networks,
         len(tokenizer),
@@ -119,7 +119,7 @@ def help_training(
     generator = torch.Generator().manual_seed(preset.seed + 20 + index)
     batch, step = max(1, preset.unet.batch // 4), 0
     while True:
-        data.bank.grow(preset.first_bank // 4 + step * preset.fresh // 4)
+        data.bank.grow(preset.first_bank // 4 + step * preset.new_images // 4)
         shared.fetch(parameters)
         data.loss(batch, generator).backward()  # type: ignore[no-untyped-call]
         shared.give(parameters, batch)

@@ -1,4 +1,4 @@
-"""Drawing point pairs and a mask on an image. No torch."""
+"""Draw point pairs and a mask on an image; imports no torch."""
 
 from dragwidget.ui.canvas.drag_canvas import DragCanvas
 

@@ -1,4 +1,4 @@
-"""What the line under the canvas says."""
+"""Compose the line under the canvas."""
 
 from __future__ import annotations
 
@@ -8,51 +8,56 @@ import numpy as np
 
 from dragwidget.data.instructions import MAX_PAIRS
 from dragwidget.ui.canvas.sketch import Sketch
+from dragwidget.ui.canvas.tools import Tool, Unfinished
 
-HINTS = {
-    "points": "Press on a point and drag it to where it should go.",
-    "brush": "Paint over what may change.",
-    "eraser": "Paint over what must stay.",
-    "lasso": "Draw round what may change, or click corner by corner.",
-    "rectangle": "Drag a rectangle over what may change.",
-    "pan": "Drag the image; + and - zoom.",
-    "probe": "Click a point to look at.",
-}
+
+def hint(tool: Tool, unfinished: Unfinished | None, *, clicks: bool, keys: bool) -> str:
+    """Return what to do next.
+
+    Args:
+        tool: the one in use.
+        unfinished: what it has left to go on with.
+        clicks: whether a click of a mouse counts as one.
+        keys: whether keys act.
+    """
+    if unfinished is not None:
+        return unfinished.hint(keys) + ("; Esc cancels." if keys else "; Undo takes it back.")
+    return f"{tool.hint}{tool.by_click if clicks else ''}."
 
 
 def describe(sketch: Sketch | None) -> str:
-    """How much may change and how many pairs there are; a warning where they do not agree."""
+    """Return the editable share and the number of pairs, with a warning where they conflict."""
     if sketch is None:
         return "no image yet"
     count = len(sketch.pairs)
     pairs = {0: "no pair", 1: "1 pair"}.get(count, f"{count} pairs")
     mask = sketch.mask
-    allowed = 0 if mask is None else int(np.count_nonzero(mask))
+    editable = 0 if mask is None else int(np.count_nonzero(mask))
     if mask is None:
-        text = f"no mask: everything may change, {pairs}"
+        text = f"no mask: the whole image is editable, {pairs}"
     else:
-        text = f"{percent(allowed, mask.size)} may change, {pairs}"
+        text = f"{percent(editable, mask.size)} editable, {pairs}"
     if count == MAX_PAIRS:
         return f"{text}. No more than {MAX_PAIRS} pairs can be dragged"
     if mask is None:
         return text
-    if not allowed:
-        return f"{text}. Nothing may change: paint what may, or drop the mask"
+    if not editable:
+        return f"{text}. Nothing is editable: paint a region, or remove the mask"
     protected = [
         str(number)
         for number, pair in enumerate(sketch.pairs, start=1)
         if not mask[int(pair.handle[1]), int(pair.handle[0])]
     ]
     if len(protected) == 1:
-        text += f". Handle {protected[0]} lies in the protected area"
+        text += f". Handle {protected[0]} is in the protected region"
     elif protected:
         shown = ", ".join(protected[:5]) + (" ..." if len(protected) > 5 else "")
-        text += f". Handles {shown} lie in the protected area"
+        text += f". Handles {shown} are in the protected region"
     return text
 
 
 def percent(part: int, whole: int) -> str:
-    """Never "0 %" of something, nor "100 %" of less than all."""
+    """Return a share in percent: never "0 %" of something, nor "100 %" of less than all."""
     share = 100 * part / whole
     if 0 < share < 1:
         return "under 1 %"
@@ -62,7 +67,7 @@ def percent(part: int, whole: int) -> str:
 
 
 def as_html(text: str, hint: str = "", error: str = "") -> str:
-    """One quiet line that a screen reader announces; warnings are words, not colours."""
+    """Return one line that a screen reader announces; warnings are words, not colours."""
     first, _, warning = text.partition(". ")
     loud = error or warning
     strong = f". <b>&#9888; {html.escape(loud)}</b>" if loud else ""

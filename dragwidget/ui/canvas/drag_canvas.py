@@ -1,46 +1,53 @@
 """``DragCanvas``: draw point pairs and a mask on an image, in a notebook.
 
-No torch here: the canvas is of use alone, as a tool for annotation. Coordinates are ``(x, y)`` in
+No torch here: the canvas works alone, as an annotation tool. Coordinates are ``(x, y)`` in
 pixels of the image at its full size, however large it is shown.
+
+A ``DragCanvas`` is its model (``SketchWidget``) and holds view, pointer, input and toolbar.
 """
 
 from __future__ import annotations
 
-import os
-import threading
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import ipywidgets
 import traitlets
 from PIL import Image
 
-from dragwidget.data.frames import BoolArray, Size
+from dragwidget.data.frames import XY, Size
 from dragwidget.data.image import SourceImage
-from dragwidget.data.instructions import DragInstructions, PointPair, check_prompt
 from dragwidget.ui.canvas import caption as captions
-from dragwidget.ui.canvas import events
-from dragwidget.ui.canvas.commands import Commands
-from dragwidget.ui.canvas.gestures import TOOLS, Hand
+from dragwidget.ui.canvas import keys
+from dragwidget.ui.canvas.guard import Guard
+from dragwidget.ui.canvas.input import CanvasInput
+from dragwidget.ui.canvas.marks import Marks
 from dragwidget.ui.canvas.overlay import MASK_STYLES
+from dragwidget.ui.canvas.pointer import PointerController
 from dragwidget.ui.canvas.scene import MaskLook, Scene
-from dragwidget.ui.canvas.showing import EMPTY_SIZE, Showing, read_source
-from dragwidget.ui.canvas.sketch import Sketch
+from dragwidget.ui.canvas.script import make_script
+from dragwidget.ui.canvas.sketch_widget import SketchWidget
 from dragwidget.ui.canvas.toolbar import Toolbar
+from dragwidget.ui.canvas.tools import TOOLS, Pointer
+from dragwidget.ui.canvas.traits import Clamped, HexColor, ToolName
+from dragwidget.ui.canvas.view import CanvasView, read_source
 from dragwidget.ui.canvas.viewport import MAX_ZOOM, Viewport
+from dragwidget.ui.closing import close_all
+from dragwidget.ui.still import StillImage
 
 # Around the canvas: no scroll bars, and not stretched, lest the image be.
 _FRAME = {"overflow": "hidden", "max_width": "100%", "align_self": "flex-start", "flex": "0 0 auto"}
-
 _CAPTION = {"width": "auto", "max_width": "100%", "align_self": "stretch", "overflow": "hidden"}
 
 
-class DragCanvas(events.Listening, Showing, Commands, ipywidgets.VBox):
-    """Point pairs and a mask, drawn by hand or by methods, observable, undoable.
+class DragCanvas(StillImage, SketchWidget):
+    """Draws point pairs and a mask, interactively or by methods; observable and undoable.
 
     Args:
-        image: what ``image.source_image`` takes; ``None``: an empty canvas until one is set.
-        width: of the canvas in CSS pixels, padding included; "fit": about 560 on the longest side.
+        image: what ``read_image`` takes; ``None``: an empty canvas until one is set.
+        width: the canvas' width in CSS pixels, padding included, or less, as a tall image is no
+            taller than fits the window; "fit": 560 CSS pixels on the longest side.
         toolbar: whether to show the buttons above.
         caption: whether to show the line below.
         probe: whether the toolbar has the tool "probe".
@@ -49,25 +56,21 @@ class DragCanvas(events.Listening, Showing, Commands, ipywidgets.VBox):
     Traits (observe and link them; observers run while the canvas' lock is held, so they must not
     wait for another thread that uses this canvas): ``pairs``, a tuple of ``PointPair``, replaced,
     never changed in place; ``selected``, the index of a pair or ``None``; ``tool``; ``brush_size``,
-    a diameter in image pixels; ``mask_style``, ``mask_tint`` ("#rrggbb"), ``mask_opacity`` (0 to
-    1); ``zoom``, 1 = fitted, up to 32; ``read_only``, for the hand, not for methods; ``keyboard``,
-    whether keys do something: off, as Notebook 7 acts on the same keys; ``mask_version``, up by one
-    with every change of the mask; ``prompt``, carried along; ``last_error``, what
-    went wrong while an event was handled, empty if nothing.
+    a diameter in image pixels, by default a twelfth of the image's shorter side; ``mask_style``,
+    ``mask_tint`` ("#rrggbb"), ``mask_opacity`` (0 to 1); ``zoom``, 1 = fitted, up to 32;
+    ``read_only``, for pointer and keys, not for methods; ``keyboard``, whether keys act: ``None``,
+    the default, where the notebook does not act on them too, see ``has_keys``; ``mask_version``,
+    up by one with every change of the mask; ``prompt``, carried along; ``last_error``, what went
+    wrong while an event was handled, empty if nothing.
     """
 
-    pairs = traitlets.Any(())
-    selected = traitlets.Int(None, allow_none=True)
-    tool = traitlets.Enum(TOOLS, "points")
-    brush_size = traitlets.Float(40.0)
+    tool = ToolName("points")
     mask_style = traitlets.Enum(MASK_STYLES, "darken")
-    mask_tint = traitlets.Unicode("#ff2d87")
-    mask_opacity = traitlets.Float(0.55)
-    zoom = traitlets.Float(1.0)
+    mask_tint = HexColor("#ff2d87")
+    mask_opacity = Clamped(0.55, 0.0, 1.0)
+    zoom = Clamped(1.0, 1.0, MAX_ZOOM)
     read_only = traitlets.Bool(False)
-    keyboard = traitlets.Bool(False)
-    mask_version = traitlets.Int(0)
-    prompt = traitlets.Unicode("")
+    keyboard = traitlets.Bool(None, allow_none=True)
     last_error = traitlets.Unicode("")
 
     def __init__(
@@ -83,41 +86,59 @@ class DragCanvas(events.Listening, Showing, Commands, ipywidgets.VBox):
         if width != "fit" and not (type(width) is int and 120 <= width <= 4000):
             raise ValueError(f'width must be "fit" or 120 to 4000 CSS pixels, got {width!r}')
         source = None if image is None else read_source(image)
-        self._lock = threading.RLock()
-        self._width = None if width == "fit" else int(width)
+        super().__init__(layout={"align_items": "flex-start", "max_width": "100%"})
+        self.add_class("dragwidget-canvas-box")
         self._source: SourceImage | None = None
-        self._sketch: Sketch | None = None
-        self._version_shown = -1
-        self.scene = Scene(Viewport.of(EMPTY_SIZE, self._width))
-        self._hand = Hand(self)
-        self._key_callbacks = []
-        self._probe_callbacks = []
+        self._has_script = False
+        self._key_callbacks: list[Callable[[str], None]] = []
+        self._probe_callbacks: list[Callable[[float, float], None]] = []
+        guard = self._guard = Guard(
+            self._lock,
+            refresh=lambda: self.scene.refresh(),
+            give_up=lambda: self._hand.cancel(),
+            tell=partial(setattr, self, "last_error"),
+        )
+        self._view = CanvasView(None if width == "fit" else int(width), guard, self._marked)
+        self._hand = PointerController(self)
+        name = f"dragwidget-{self.scene.multi.model_id}"  # what the script finds its parts by
+        self._script = make_script(name)
         self._toolbar = Toolbar(self, probe=probe)
         self._caption = ipywidgets.HTML(layout=dict(_CAPTION))
-        self._caption.add_class("dragwidget-caption")
-        frame = ipywidgets.Box([self.scene.multi], layout=dict(_FRAME))
-        frame.add_class("dragwidget-canvas")
-        children = [frame]
-        if toolbar:
-            children.insert(0, self._toolbar.box)
-        if caption:
-            children.append(self._caption)
-        super().__init__(children, layout={"align_items": "flex-start", "max_width": "100%"})
-        self.add_class("dragwidget-canvas-box")
-        self._start_showing()
-        self._listen()
+        self._lay_out(name, toolbar, caption)
+        self._listen(CanvasInput(self, self._hand, guard, self._script))
         self._take(source)
         self._is_open = True
-        for name, value in traits.items():
-            if not self.has_trait(name):
-                raise TypeError(f"DragCanvas takes no {name!r}")
-            setattr(self, name, value)
+        for key, value in traits.items():
+            if not self.has_trait(key):
+                raise TypeError(f"DragCanvas takes no {key!r}")
+            setattr(self, key, value)
+
+    def _lay_out(self, name: str, toolbar: bool, caption: bool) -> None:
+        script = [] if self._script is None else [self._script]
+        frame = ipywidgets.Box([self.scene.multi, *script], layout=dict(_FRAME))
+        frame.add_class("dragwidget-canvas")
+        frame.add_class(f"{name}-canvas")
+        self._caption.add_class("dragwidget-caption")
+        self._toolbar.box.add_class(f"{name}-toolbar")
+        above = [self._toolbar.box] if toolbar else []
+        below = [self._caption] if caption else []
+        self.children = [*above, frame, *below]
+
+    def _listen(self, events: CanvasInput) -> None:
+        """Take events; the handlers are the canvas' own, for whoever plays a front end."""
+        self._input = events
+        self.on_ready = events.on_ready
+        self.on_mouse_down, self.on_mouse_move = events.on_mouse_down, events.on_mouse_move
+        self.on_mouse_up, self.on_mouse_out = events.on_mouse_up, events.on_mouse_out
+        self.on_mouse_wheel, self.on_key_down = events.on_mouse_wheel, events.on_key_down
+        self.on_touch_start, self.on_touch_move = events.on_touch_start, events.on_touch_move
+        self.on_touch_end, self.on_touch_cancel = events.on_touch_end, events.on_touch_cancel
 
     # ------------------------------------------------------------ the image
 
     @property
     def image(self) -> Image.Image | None:
-        """The image at its full size, RGB; ``None`` where there is none yet."""
+        """The image at full resolution, RGB; ``None`` before one is set."""
         return None if self._source is None else Image.fromarray(self._source.original)
 
     @image.setter
@@ -125,8 +146,9 @@ class DragCanvas(events.Listening, Showing, Commands, ipywidgets.VBox):
         self.set_image(image)
 
     def set_image(self, image: Any, keep: bool = False) -> None:
-        """Another image. What was drawn is dropped, and undo with it; with ``keep`` it stays,
-        and then the new image must have the old one's size."""
+        """Set another image and drop pairs, mask and undo history.
+
+        With ``keep`` they stay; the new image must then have the old one's size."""
         source = None if image is None else read_source(image)
         with self._lock:
             if keep and (source is None or self._source is None or source.size != self.size):
@@ -145,199 +167,235 @@ class DragCanvas(events.Listening, Showing, Commands, ipywidgets.VBox):
         with self._lock:
             self._hand.forget()
             self._source = source
-            self._lay_nothing_over()
+            self._view.set_source(source, fit=not keep)
             if not keep:
-                self._sketch = None if source is None else Sketch(source.size)
-                self._version_shown = -1
-                self.selected = None
-                size = EMPTY_SIZE if source is None else source.size
-                self.show_viewport(Viewport.of(size, self._width))
-                self.brush_size = min(self.brush_size, float(max(size)))
+                self._start_sketch(None if source is None else source.size)
+                self.zoom = self.viewport.zoom
             self._changed()
 
-    # ------------------------------------------------------------ what is drawn
+    # ------------------------------------------------------------ what is shown
 
     @property
-    def mask(self) -> BoolArray | None:
-        """A copy of the mask (H, W), True = may change; ``None``: everything may change."""
-        mask = None if self._sketch is None else self._sketch.mask
-        return None if mask is None else mask.copy()
+    def scene(self) -> Scene:
+        """What ipycanvas is told."""
+        return self._view.scene
 
     @property
-    def instructions(self) -> DragInstructions | None:
-        """All of it as plain data; ``None`` while there is no pair.
+    def viewport(self) -> Viewport:
+        """The mapping between image pixels and canvas pixels."""
+        return self.scene.viewport
 
-        Raises ValueError where the mask lets nothing change. Setting it is one level of undo.
-        """
+    def show_viewport(self, viewport: Viewport) -> None:
+        """Show another part of the image."""
         with self._lock:
-            sketch = self._sketch
-            if sketch is None or not sketch.pairs:
-                return None
-            return DragInstructions(
-                sketch.pairs, size=sketch.size, mask=sketch.mask, prompt=self.prompt
-            )
+            self.scene.set_viewport(viewport)
+            self.zoom = viewport.zoom
+            self.scene.refresh()
 
-    @instructions.setter
-    def instructions(self, instructions: DragInstructions | None) -> None:
-        if instructions is None:
-            self.clear()
-            return
-        if not isinstance(instructions, DragInstructions):
-            raise TypeError(f"wanted DragInstructions, got {type(instructions).__name__}")
-        with self._editing() as sketch:
-            if instructions.size != sketch.size:
-                raise ValueError(
-                    f"these instructions are for an image of size {instructions.size}, "
-                    f"and this one has {sketch.size} (width, height)"
-                )
-            self._hand.forget()
-            sketch.set_both(instructions.pairs, instructions.mask)
-            self.prompt = instructions.prompt
+    def zoom_to(self, factor: float, center: XY | None = None) -> None:
+        """Zoom to ``factor`` times the fitted size, 1 to 32, centered on an image point."""
+        with self._lock:
+            self.show_viewport(self.viewport.zoomed(factor, center))
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the instructions as JSON. Raises RuntimeError while there is no pair."""
-        instructions = self.instructions
-        if instructions is None:
-            raise RuntimeError("there is no pair yet, and instructions have at least one: add one")
-        Path(path).write_text(instructions.to_json(), encoding="ascii")
+    def zoom_by(self, factor: float) -> None:
+        """Zoom by ``factor`` about the center."""
+        self.show_viewport(self.viewport.zoomed(self.viewport.zoom * factor))
 
-    def load(self, path: str | os.PathLike[str]) -> None:
-        """Take the instructions of a file that ``save`` wrote; ValueError where it is none."""
-        self.instructions = DragInstructions.from_json(Path(path).read_bytes())
+    def fit(self) -> None:
+        """Show the whole image."""
+        self.zoom_to(1.0)
 
-    @property
-    def toolbar(self) -> Any:
-        """The buttons, for whoever puts them elsewhere on the page than over the canvas."""
-        return self._toolbar.box
+    def show_image(self, image: Any) -> None:
+        """Lay an image of any size, as ``read_image`` takes it, over the source; ``None``: none.
 
-    @property
-    def can_undo(self) -> bool:
-        """Whether there is a change to take back."""
-        return self._sketch is not None and self._sketch.can_undo
+        The latest wins, at most one per 0.1 s is shown. Safe from any thread.
+        """
+        self._view.show_image(image)
+
+    def show_tracks(
+        self,
+        handles: Sequence[XY],
+        trails: Sequence[Sequence[XY]] = (),
+        starts: Sequence[XY] | None = None,
+    ) -> None:
+        """Mark where the handles are by now and the way they came; see ``CanvasView``."""
+        self._view.show_tracks(handles, trails, starts)
+
+    def clear_tracks(self) -> None:
+        """Remove the marks of ``show_tracks``."""
+        self._view.show_tracks(())
+
+    def flush(self) -> None:
+        """Show now what is still waiting."""
+        self._view.flush()
 
     @property
-    def can_redo(self) -> bool:
-        """Whether there is a change to do again."""
-        return self._sketch is not None and self._sketch.can_redo
+    def _trails(self) -> tuple[tuple[XY, ...], ...]:
+        return self._view.marks.trails
 
-    def _changed(self) -> None:
-        """Traits, marks, buttons and caption follow the sketch; paint what is new."""
-        sketch = self._sketch
-        pairs = () if sketch is None else sketch.pairs
-        if self.selected is not None and self.selected >= len(pairs):
-            self.selected = None
-        if self.pairs != pairs:
-            self.pairs = pairs
-        version = 0 if sketch is None else sketch.mask_version
-        if version != self._version_shown:
-            is_new = self._version_shown >= 0 or self.scene.mask is not None
-            self._version_shown = version
-            self.scene.mask = None if sketch is None else sketch.mask
+    @property
+    def marks(self) -> Marks:
+        """The marks on the image."""
+        return self._view.marks
+
+    def snapshot(self, side: int | None = None) -> Image.Image:
+        """Return image, mask and marks as one Pillow image; ``side``: its longest side, pixels."""
+        return self._view.snapshot(None if self._sketch is None else self._sketch.mask, side)
+
+    def __repr__(self) -> str:
+        size = self._view.size
+        shown = "no image" if self._source is None else f"{size[0]} x {size[1]}"
+        return f"{type(self).__name__}({shown}: {captions.describe(self._sketch)})"
+
+    def _marked(self) -> Marks:
+        gesture = self._hand.gesture
+        return Marks(
+            pairs=self.pairs,
+            selected=self.selected,
+            hidden=None if gesture is None else gesture.hidden_pair,
+            pending=self._hand.pending,
+        )
+
+    def marks_changed(self) -> None:
+        """Repaint the marks, and whatever else is new."""
+        self._view.show_marks()
+
+    def _show_sketch(self, mask_is_new: bool) -> None:
+        if mask_is_new:
+            self.scene.mask = None if self._sketch is None else self._sketch.mask
             self.scene.touch("mask")
-            if is_new:
-                self.mask_version += 1
-        self.marks_changed()
-        self._tell()
+        self._update()
 
-    def _tell(self) -> None:
-        """Buttons and caption."""
+    def _update(self) -> None:
+        """Update marks, buttons, caption, and what the script needs to know."""
+        self.marks_changed()
         self._toolbar.update()
-        hint = captions.HINTS[self.tool] if self._source is not None else ""
+        self.hint_changed()
+        if self._script is not None:
+            self._script.label = f"Image to draw on: {captions.describe(self._sketch)}"
+            self._script.known_keys = keys.known_keys() if self.has_keys else []
+            self._script.cursor = TOOLS[self.tool].cursor
+
+    def hint_changed(self) -> None:
+        """Update the caption: what is drawn and what to do next."""
+        hint = ""
+        if self._source is not None:
+            hint = captions.hint(
+                TOOLS[self.tool],
+                self.pointer.unfinished.get(self.tool),
+                clicks=self._has_script,
+                keys=self.has_keys,
+            )
         self._caption.value = captions.as_html(
             captions.describe(self._sketch), hint, self.last_error
         )
 
+    # ------------------------------------------------------------ pointer and keys
+
+    @property
+    def pointer(self) -> Pointer:
+        """What the pointer knows from one press to the next."""
+        return self._hand.state
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether keys act: as ``keyboard`` says, by default where they are safe.
+
+        They are safe where our script runs on the page: there no key pressed on the canvas
+        reaches the notebook, which acts on the same keys.
+        """
+        return self._has_script if self.keyboard is None else bool(self.keyboard)
+
+    def script_is_ready(self) -> None:
+        """Rely on our script from now on."""
+        self._has_script = True
+        self._update()
+
+    @property
+    def toolbar(self) -> Any:
+        """The box of buttons, to be placed elsewhere on the page than above the canvas."""
+        return self._toolbar.box
+
+    def guarded(self, action: Callable[..., Any], *args: Any) -> None:
+        """Call ``action`` under the lock, and paint what is new; show its errors."""
+        self._guard(action, *args)
+
+    def undo(self) -> bool:
+        """Undo the last change, or the unfinished gesture; return whether there was one."""
+        with self._lock:
+            if self._hand.step_back():
+                self._changed()
+                return True
+            return super().undo()
+
+    def close_lasso(self) -> None:
+        """Close the lasso whose corners are being clicked."""
+        with self._lock:
+            self._hand.finish()
+
+    def cancel_gesture(self) -> bool:
+        """Cancel the unfinished gesture; return whether there was one."""
+        with self._lock:
+            return self._hand.cancel()
+
+    def _drop_unfinished(self) -> None:
+        self._hand.forget()
+
+    def on_key(self, callback: Callable[[str], None], remove: bool = False) -> None:
+        """Call ``callback("run")`` for Space and ``callback("step")`` for s."""
+        (self._key_callbacks.remove if remove else self._key_callbacks.append)(callback)
+
+    def on_probe(self, callback: Callable[[float, float], None], remove: bool = False) -> None:
+        """Call ``callback(x, y)``, in image pixels, for a click with the tool "probe"."""
+        (self._probe_callbacks.remove if remove else self._probe_callbacks.append)(callback)
+
+    def tell_key(self, name: str) -> None:
+        """Call the callbacks that ``on_key`` registered."""
+        for callback in list(self._key_callbacks):
+            callback(name)
+
+    def probe_at(self, xy: XY) -> None:
+        """Call the callbacks that ``on_probe`` registered, with a point in image pixels."""
+        for callback in list(self._probe_callbacks):
+            callback(*xy)
+
     # ------------------------------------------------------------ traits
 
-    @traitlets.validate("pairs")
-    def _check_pairs(self, proposal: Any) -> tuple[PointPair, ...]:
-        if self._sketch is None:
-            if len(proposal["value"]):
-                raise ValueError("there is no image to set pairs on: set one first")
-            return ()
-        return self._sketch.check_pairs(proposal["value"])
-
-    @traitlets.validate("selected")
-    def _check_selected(self, proposal: Any) -> int | None:
-        index: int | None = proposal["value"]
-        count = 0 if self._sketch is None else len(self._sketch.pairs)
-        if index is not None and not 0 <= index < count:
-            raise traitlets.TraitError(f"there is no pair {index}: there are {count}, from 0")
-        return index
-
-    @traitlets.validate("brush_size")
-    def _check_brush_size(self, proposal: Any) -> float:
-        if not 1 <= proposal["value"] <= 10_000:
-            raise traitlets.TraitError("brush_size must be 1 to 10000 image pixels")
-        return float(proposal["value"])
-
-    @traitlets.validate("zoom")
-    def _check_zoom(self, proposal: Any) -> float:
-        return float(min(max(proposal["value"], 1.0), MAX_ZOOM))
-
-    @traitlets.validate("mask_opacity")
-    def _check_mask_opacity(self, proposal: Any) -> float:
-        return float(min(max(proposal["value"], 0.0), 1.0))
-
-    @traitlets.validate("mask_tint")
-    def _check_mask_tint(self, proposal: Any) -> str:
-        colour: str = proposal["value"]
-        if len(colour) != 7 or colour[0] != "#" or set(colour[1:]) - set("0123456789abcdefABCDEF"):
-            raise traitlets.TraitError(f'mask_tint must be like "#ff2d87", got {colour!r}')
-        return colour
-
-    @traitlets.validate("prompt")
-    def _check_prompt(self, proposal: Any) -> str:
-        check_prompt(proposal["value"])
-        return str(proposal["value"])
-
-    @traitlets.observe("pairs")
-    def _take_pairs(self, change: Any) -> None:
-        with self._lock:
-            if self._sketch is not None and change["new"] != self._sketch.pairs:
-                self._sketch.set_pairs(change["new"])
-                self._changed()
-
-    @traitlets.observe("selected", "brush_size", "read_only", "last_error")
+    @traitlets.observe("selected", "brush_size", "read_only", "last_error", "keyboard")
     def _take_state(self, change: Any) -> None:
         with self._lock:
             if change["name"] == "read_only" and change["new"]:
                 self._hand.forget()
-            self.marks_changed()
-            self._tell()
+            self._update()
 
     @traitlets.observe("tool")
-    def _take_tool(self, _: Any) -> None:
+    def _take_tool(self, change: Any) -> None:
         with self._lock:
-            self._hand.leave_tool()
-            self.marks_changed()
-            self._tell()
+            self._hand.leave_tool(change["old"])
+            self._update()
 
     @traitlets.observe("mask_style", "mask_tint", "mask_opacity")
     def _take_look(self, _: Any) -> None:
         with self._lock:
             self.scene.look = MaskLook(self.mask_style, self.mask_tint, self.mask_opacity)
             self.scene.touch("mask")
-            self.scene.refresh()
-            self._tell()
+            self._update()
 
     @traitlets.observe("zoom")
     def _take_zoom(self, change: Any) -> None:
         with self._lock:
             if change["new"] != self.viewport.zoom:
                 self.zoom_to(change["new"])
-            self._tell()
+            self._update()
 
     def close(self) -> None:
-        """Close the widget and let its images go; what was drawn can still be read."""
+        """Close the widget and free its images; pairs and mask can still be read."""
         if not getattr(self, "_is_open", False):  # perhaps it never was
             return
         self._is_open = False
-        self._throttle.close()
         with self._lock:
             self._hand.forget()
-            self._listen(remove=True)
-            self.scene.close()
-        self._toolbar.close()
-        self._caption.close()
+            self._input.close()
+        self._view.close()
+        close_all(self)
         super().close()

@@ -1,34 +1,59 @@
-"""What each key does on the canvas; every one has a button too."""
+"""Act on keys; every key has a button too."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from dragwidget.ui.canvas import DragCanvas
+from dragwidget.data.instructions import PointPair
+from dragwidget.ui.canvas.tools import TOOLS
 
-TOOL_KEYS = {
-    "p": "points",
-    "b": "brush",
-    "e": "eraser",
-    "l": "lasso",
-    "r": "rectangle",
-    "h": "pan",
-}
 ARROWS = {"ArrowLeft": (-1, 0), "ArrowRight": (1, 0), "ArrowUp": (0, -1), "ArrowDown": (0, 1)}
 WIDGET_KEYS = {" ": "run", "s": "step"}
 SIZE_STEP = 1.2
 ZOOM_STEP = 2**0.5
 _STYLES = ("darken", "tint", "hidden")
+EDIT_KEYS = (*ARROWS, "Delete", "Backspace", "Enter", "Escape")
+OTHER_KEYS = (*WIDGET_KEYS, *"x[]+=-0m123456789", *EDIT_KEYS, "Mod+z", "Mod+y")
 
 
-def press_key(canvas: DragCanvas, key: str, shift: bool, command: bool) -> None:
-    """Do what a key means; ``command``: Ctrl or Cmd is down. Any other key does nothing."""
+class KeyHost(Protocol):
+    """What keys need of the canvas."""
+
+    tool: str
+    mask_style: str
+    selected: int | None
+    pairs: tuple[PointPair, ...]
+    read_only: bool
+
+    def tell_key(self, name: str) -> None: ...
+    def scale_brush(self, factor: float) -> None: ...
+    def zoom_by(self, factor: float) -> None: ...
+    def fit(self) -> None: ...
+    def select(self, index: int | None, end: str = ...) -> None: ...
+    def nudge(self, dx: float, dy: float) -> None: ...
+    def delete_pair(self, index: int) -> None: ...
+    def close_lasso(self) -> None: ...
+    def cancel_gesture(self) -> bool: ...
+    def undo(self) -> bool: ...
+    def redo(self) -> bool: ...
+
+
+def known_keys() -> list[str]:
+    """Return all keys that act, "Mod+" before one with Ctrl or Cmd, with or without Shift."""
+    return [*_tool_keys(), *OTHER_KEYS]
+
+
+def _tool_keys() -> dict[str, str]:
+    return {tool.key: tool.name for tool in TOOLS.values() if tool.key}
+
+
+def press_key(canvas: KeyHost, key: str, shift: bool, command: bool) -> None:
+    """Act on a key; ``command``: with Ctrl or Cmd. Unknown keys do nothing."""
     if command:
         _with_command(canvas, key.lower(), shift)
         return
-    if key in TOOL_KEYS:
-        canvas.tool = TOOL_KEYS[key]
+    if key in _tool_keys():
+        canvas.tool = _tool_keys()[key]
     elif key in WIDGET_KEYS:
         canvas.tell_key(WIDGET_KEYS[key])
     elif key == "x":
@@ -48,7 +73,7 @@ def press_key(canvas: DragCanvas, key: str, shift: bool, command: bool) -> None:
         _edit(canvas, key, shift)
 
 
-def _edit(canvas: DragCanvas, key: str, shift: bool) -> None:
+def _edit(canvas: KeyHost, key: str, shift: bool) -> None:
     if key in ARROWS:
         dx, dy = ARROWS[key]
         far = 10 if shift else 1
@@ -62,7 +87,7 @@ def _edit(canvas: DragCanvas, key: str, shift: bool) -> None:
         canvas.cancel_gesture()
 
 
-def _with_command(canvas: DragCanvas, key: str, shift: bool) -> None:
+def _with_command(canvas: KeyHost, key: str, shift: bool) -> None:
     if canvas.read_only:
         return
     if key == "y" or (key == "z" and shift):

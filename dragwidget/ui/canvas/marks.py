@@ -69,7 +69,7 @@ ToFrame: TypeAlias = Callable[[XY], XY]
 
 @dataclass(frozen=True)
 class Marks:
-    """All that is marked on an image, in image pixels.
+    """The marks on an image, in image pixels.
 
     hidden: index of a pair that is not shown, as it is being dragged. pending: a handle that has
     no target yet. tracked, trails: where the handles are by now, and how they came there.
@@ -83,7 +83,7 @@ class Marks:
     trails: tuple[tuple[XY, ...], ...] = field(default=())
 
     def shapes(self, to_frame: ToFrame, unit: float, frame: Size | None = None) -> list[Shape]:
-        """What to paint, in order, the last on top.
+        """Return the shapes to paint, the last on top.
 
         frame: (width, height) of what is seen; pairs that lie outside of it are left out.
         """
@@ -110,12 +110,12 @@ class Marks:
 
 
 def _is_seen(a: XY, b: XY, frame: Size, margin: float) -> bool:
-    """Whether the box round two points, and ``margin`` more, meets the frame."""
+    """Return whether the box around two points, plus ``margin``, meets the frame."""
     return all(min(a[i], b[i]) - margin < frame[i] and max(a[i], b[i]) + margin > 0 for i in (0, 1))
 
 
 def pair_marks(handle: XY, target: XY, number: int, unit: float) -> list[Shape]:
-    """One pair while it is dragged."""
+    """Return the marks of one pair while it is dragged."""
     return [
         *arrow(handle, target, unit),
         *target_mark(target, unit, selected=True),
@@ -124,7 +124,7 @@ def pair_marks(handle: XY, target: XY, number: int, unit: float) -> list[Shape]:
 
 
 def handle_mark(centre: XY, label: str, unit: float, selected: bool = False) -> list[Shape]:
-    """A red disc with a number; with a wide halo where it is selected."""
+    """Return a red disc with a number; with a wide halo if it is selected."""
     radius = HANDLE_RADIUS * unit
     return [
         *_halo(centre, radius, unit, selected),
@@ -135,7 +135,7 @@ def handle_mark(centre: XY, label: str, unit: float, selected: bool = False) -> 
 
 
 def target_mark(centre: XY, unit: float, selected: bool = False) -> list[Shape]:
-    """A blue ring."""
+    """Return a blue ring."""
     radius = TARGET_RADIUS * unit
     return [
         *_halo(centre, radius, unit, selected),
@@ -145,7 +145,7 @@ def target_mark(centre: XY, unit: float, selected: bool = False) -> list[Shape]:
 
 
 def tracked_mark(centre: XY, unit: float) -> list[Shape]:
-    """A small hollow red dot."""
+    """Return a small hollow red dot."""
     radius = TRACKED_RADIUS * unit
     return [
         Ring(centre, radius, SHADE, 5 * unit),
@@ -168,7 +168,7 @@ def _halo(centre: XY, radius: float, unit: float, selected: bool) -> list[Shape]
 
 
 def arrow(start: XY, end: XY, unit: float) -> list[Shape]:
-    """A white arrow that ends at the target's ring; none where handle and target touch."""
+    """Return a white arrow that ends at the target's ring; none where handle and target touch."""
     dx, dy = end[0] - start[0], end[1] - start[1]
     length = math.hypot(dx, dy)
     gap = (TARGET_RADIUS + 2.5) * unit
@@ -195,7 +195,7 @@ def arrow(start: XY, end: XY, unit: float) -> list[Shape]:
 
 
 def outline(points: Sequence[XY], unit: float, vertices: bool = False) -> list[Shape]:
-    """A shape that is being drawn: a dashed line that is seen on light and on dark."""
+    """Return a dashed outline, visible on light and on dark, of a shape being drawn."""
     shapes: list[Shape] = []
     if len(points) > 1:
         line = tuple(points)
@@ -211,7 +211,7 @@ _SUPERSAMPLING = 4
 
 
 def paint_with_pillow(image: Image.Image, shapes: Sequence[Shape]) -> Image.Image:
-    """A new RGB image with shapes, whose points are in its pixels, painted on it smoothly."""
+    """Return a new RGB image with antialiased shapes, whose points are in its pixels."""
     result = image.convert("RGB")
     for shape in shapes:
         box = _box(shape, image.size)
@@ -261,7 +261,7 @@ def _font(pixels: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _box(shape: Shape, size: tuple[int, int]) -> tuple[int, int, int, int] | None:
-    """The pixels that a shape may touch, or None where there are none."""
+    """Return the box of pixels that a shape may touch, or None."""
     match shape:
         case Disc(centre, radius):
             points, reach = [centre], radius

@@ -1,7 +1,7 @@
 """What changes a mask, as small records: done again, each gives the same mask bit for bit.
 
 Points are ``(x, y)`` in image pixels and may lie outside the image. A mask is bool (H, W), True =
-may change; ``None``: no mask, so everything may change.
+editable; ``None``: no mask, the whole image is editable.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from dragwidget.ui.canvas import raster
 
 
 class Operation(Protocol):
-    """One change of a mask."""
+    """Changes a mask."""
 
     @property
     def starts_full(self) -> bool:
-        """Where there is no mask yet: on a full one, as what erases must, or on an empty one."""
+        """Whether it starts on a full mask where there is none, as an eraser must."""
 
     @property
     def nbytes(self) -> int:
-        """Roughly what it takes to remember."""
+        """Approximate bytes of memory."""
 
     @property
     def is_slow(self) -> bool:
-        """Whether undo had better not do it again."""
+        """Whether undo should not recompute it."""
 
     def paint(self, mask: BoolArray) -> None:
         """Change the mask in place."""
 
 
 def started(operation: Operation, mask: BoolArray | None, shape: tuple[int, int]) -> BoolArray:
-    """The mask (H, W) that an operation is to paint on: the same, or a new one where it is none."""
+    """Return the mask (H, W) to paint on: the given one, or a new one for ``None``."""
     return np.full(shape, operation.starts_full) if mask is None else mask
 
 
 @dataclass(frozen=True, eq=False)
 class Stroke:
-    """A round brush of diameter ``size`` along points (N, 2)."""
+    """Paints with a round brush of diameter ``size`` along points (N, 2)."""
 
     points: raster.Points
     size: float
@@ -63,7 +63,7 @@ class Stroke:
 
 @dataclass(frozen=True, eq=False)
 class Lasso:
-    """The inside of a polygon of points (N, 2)."""
+    """Paints the inside of a polygon of points (N, 2)."""
 
     points: raster.Points
     erase: bool
@@ -83,7 +83,7 @@ class Lasso:
 
 @dataclass(frozen=True)
 class Rectangle:
-    """What lies between two opposite corners."""
+    """Paints the rectangle between two opposite corners."""
 
     a: tuple[float, float]
     b: tuple[float, float]
@@ -101,7 +101,7 @@ class Rectangle:
 
 @dataclass(frozen=True)
 class Grow:
-    """Outwards by ``radius`` pixels, or inwards where it is negative."""
+    """Grows a mask by ``radius`` pixels, or shrinks it if negative."""
 
     radius: float
     starts_full = True
@@ -115,7 +115,7 @@ class Grow:
 
 @dataclass(frozen=True)
 class Invert:
-    """What may change is protected, and the other way round."""
+    """Swaps the editable and the protected region."""
 
     starts_full = True
     nbytes = 100
@@ -138,7 +138,7 @@ class PackedMask:
         return cls(bits, shape)
 
     def unpack(self) -> BoolArray | None:
-        """The mask as a new array."""
+        """Return the mask as a new array."""
         if self.bits is None:
             return None
         flat = np.frombuffer(zlib.decompress(self.bits), dtype=np.uint8)

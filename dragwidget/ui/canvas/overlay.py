@@ -26,7 +26,7 @@ def shown_size(size: Size) -> Size:
 
 
 def encode(image: Image.Image, *, lossless: bool) -> tuple[str, bytes]:
-    """An RGB image as (format, bytes), fast rather than small; lossless only up to 1.2 MP."""
+    """Encode an RGB image as (format, bytes), fast rather than small; lossless up to 1.2 MP."""
     file = io.BytesIO()
     if not lossless or image.width * image.height > _LOSSLESS_PIXELS:
         image.save(file, "JPEG", quality=90, subsampling=0)
@@ -39,9 +39,10 @@ def encode(image: Image.Image, *, lossless: bool) -> tuple[str, bytes]:
 
 
 class Overlay:
-    """A mask in the colours of a style, at the resolution that the browser shows.
+    """Renders a mask in the colours of a style, at the resolution of the browser.
 
-    style: "darken" darkens the protected region, "tint" colours what may change, "hidden" shows nothing.
+    style: "darken" darkens the protected region, "tint" colours the editable one, "hidden" shows
+    nothing.
     tint: "#rrggbb". opacity: 0 to 1. on_screen: longest side of the fitted image, canvas pixels.
     """
 

@@ -1,4 +1,4 @@
-"""What is seen of a sketch: four layers of one canvas, painted from state that is kept here.
+"""Paint a sketch: four layers of one canvas, from state that is kept here.
 
 From below: the image, the mask, the marks, the live ink. The browser forgets them when a page
 is loaded again, and a second page never had them, so each can be painted anew at any time.
@@ -26,6 +26,8 @@ from dragwidget.ui.drawing import Layer, drawing
 log = logging.getLogger(__name__)
 
 PARTS = ("image", "mask", "marks", "ink")
+SURE_HEIGHT = 480  # CSS pixels
+WINDOW_SHARE = 80  # percent of the window's height: beside it stand menus and the tool's buttons
 _ONE_PIXEL = encode(Image.new("RGB", (1, 1), "white"), lossless=True)
 
 
@@ -40,7 +42,7 @@ class MaskLook:
 
 @dataclass
 class LiveStroke:
-    """A stroke before it is let go."""
+    """A stroke before its release."""
 
     points: list[XY]
     size: float
@@ -49,7 +51,7 @@ class LiveStroke:
 
 @dataclass
 class Trace:
-    """A line that a hand draws, before it is let go."""
+    """A freehand line before its release."""
 
     points: list[XY] = field(default_factory=list)
 
@@ -58,7 +60,7 @@ Ink = Callable[[ToFrame, float], Sequence[Shape]]  # (to canvas, unit) -> what t
 
 
 class Scene:
-    """The canvas and all that is on it. The caller holds a lock; painting holds the global one."""
+    """Paints one canvas. The caller holds a lock; painting holds the global one."""
 
     def __init__(self, viewport: Viewport) -> None:
         self.viewport = viewport
@@ -79,7 +81,7 @@ class Scene:
         self.trace: Trace | None = None
         self.stroke: LiveStroke | None = None
         self._dirty = set(PARTS)
-        self._stale = set(PARTS)  # what the widgets' state does not hold yet
+        self._unsent = set(PARTS)  # what the widgets' state does not hold yet
         self._resize()
 
     def set_viewport(self, viewport: Viewport) -> None:
@@ -92,9 +94,9 @@ class Scene:
         self.touch("view", *PARTS[2:])
 
     def touch(self, *parts: str) -> None:
-        """These are to be painted anew; "view": only the place of image and mask changed."""
+        """Mark parts to be repainted; "view": only the place of image and mask changed."""
         self._dirty.update(parts)
-        self._stale.update(parts)
+        self._unsent.update(parts)
 
     def set_marks(self, marks: Marks) -> None:
         if marks != self.marks:
@@ -102,7 +104,7 @@ class Scene:
             self.touch("marks")
 
     def set_ink(self, ink: Ink | None) -> None:
-        """Put this in place of all ink; ``None``: no ink at all."""
+        """Replace all ink; ``None``: no ink at all."""
         if ink is not None or self.ink is not None or self.trace is not None:
             self.touch("ink")
         self.ink = ink
@@ -114,7 +116,7 @@ class Scene:
             self.touch("mask")
 
     def ready(self) -> None:
-        """A front end asks for everything."""
+        """Repaint everything for a front end."""
         self.is_live = True
         self.touch(*PARTS)
 
@@ -125,12 +127,12 @@ class Scene:
         # Filled before any page is ready, too: Voila reads the state of all widgets once, and what
         # changes from then until it has made them all is lost.
         # Computed first: the lock is one for the process, and nothing in it may fail.
-        if "image" in self._stale and self.image is not None:
+        if "image" in self._unsent and self.image is not None:
             self._images.fill(*encode(self.image, lossless=self.is_exact))
         overlay = self._overlay() if "mask" in self._dirty else None
-        if overlay is not None and "mask" in self._stale:
+        if overlay is not None and "mask" in self._unsent:
             self._masks.fill("png", overlay.png())
-        self._stale.clear()
+        self._unsent.clear()
         if not self.is_live:
             return
         self._paint(set(self._dirty), overlay)
@@ -171,15 +173,16 @@ class Scene:
         multi = self.multi
         if (multi.width, multi.height) != (width, height):
             multi.width, multi.height = width, height
-        # No border and no padding: they would shift all coordinates. The height follows the width.
+        # No border and no padding: they would shift ipycanvas' coordinates. The height follows the
+        # width.
         layout = multi.layout
-        layout.width, layout.max_width, layout.height = f"{width / RATIO:g}px", "100%", "auto"
+        layout.width, layout.max_width, layout.height = _css_width(width, height), "100%", "auto"
         layout.align_self, layout.flex = "flex-start", "0 0 auto"
         self.touch(*PARTS)
 
     @property
     def _area(self) -> tuple[XY, XY]:
-        """Where the image is: top left corner and size, canvas pixels."""
+        """Place of the image: top left corner and size, canvas pixels."""
         scale = self.viewport.scale
         width, height = self.viewport.size
         return self.viewport.origin, (width * scale, height * scale)
@@ -221,7 +224,7 @@ class Scene:
         return colours(style, look.tint, look.opacity)[0]
 
     def _paint_stroke(self, points: Sequence[XY]) -> None:
-        """A piece of the stroke, as the mask will show it: no piece darkens what another did."""
+        """Paint a segment as the mask will show it: none darkens what another did."""
         assert self.stroke is not None
         layer = self._layers["mask"]
         canvas = layer.canvas
@@ -261,7 +264,7 @@ class Scene:
     # ------------------------------------------------------------ while a hand draws
 
     def begin_stroke(self, xy: XY, size: float, erase: bool) -> None:
-        """The mask layer shows what the stroke does, as it goes."""
+        """Begin a stroke that the mask layer shows live."""
         self.stroke = LiveStroke([xy], size, erase)
         if not self.is_live:
             return
@@ -289,6 +292,18 @@ class Scene:
         if self.is_live:
             with drawing():
                 self._paint_trace(self.trace.points[-2:])
+
+
+def _css_width(width: int, height: int) -> str:
+    """Return the CSS width of a canvas of this size, canvas pixels: no taller than the window.
+
+    At least ``SURE_HEIGHT`` tall, though: in some places the window is a frame that itself grows
+    with what is in it.
+    """
+    css = f"{width / RATIO:g}px"
+    if height / RATIO <= SURE_HEIGHT:
+        return css
+    return f"min({css}, max({WINDOW_SHARE:g}vh, {SURE_HEIGHT}px) * {width / height:.5f})"
 
 
 class _Store:

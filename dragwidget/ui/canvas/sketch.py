@@ -77,11 +77,11 @@ class Sketch:
     # ------------------------------------------------------------ pairs
 
     def set_pairs(self, pairs: Any) -> None:
-        """Put other pairs in place of all; PointPair or (handle, target)."""
+        """Replace all pairs; PointPair or (handle, target)."""
         self._set_pairs(self.check_pairs(pairs))
 
     def add_pair(self, handle: Any, target: Any) -> int:
-        """A new last pair; its index."""
+        """Append a pair; return its index."""
         self._set_pairs(self.check_pairs([*self.pairs, PointPair(handle, target)]))
         return len(self.pairs) - 1
 
@@ -96,7 +96,7 @@ class Sketch:
         self._set_pairs(self.pairs[:index] + self.pairs[index + 1 :])
 
     def pair(self, index: int) -> PointPair:
-        """The pair of that index; IndexError where there is none."""
+        """Return the pair at ``index``; IndexError where there is none."""
         if not 0 <= index < len(self.pairs):
             raise IndexError(f"there is no pair {index}: there are {len(self.pairs)}, from 0")
         return self.pairs[index]
@@ -105,7 +105,7 @@ class Sketch:
         self._set_pairs(self.check_pairs((*self.pairs[:index], pair, *self.pairs[index + 1 :])))
 
     def check_pairs(self, pairs: Any) -> Pairs:
-        """Pairs as a tuple of PointPair inside the image; TypeError or ValueError."""
+        """Return pairs as a tuple of PointPair inside the image; TypeError or ValueError."""
         if isinstance(pairs, str | bytes) or not hasattr(pairs, "__iter__"):
             raise TypeError(f"pairs must be a sequence of PointPair, got {type(pairs).__name__}")
         checked = tuple(p if isinstance(p, PointPair) else _as_pair(p) for p in pairs)
@@ -139,7 +139,7 @@ class Sketch:
         self._paint(Rectangle((ax, ay), (bx, by), bool(erase)))
 
     def grow(self, radius: float) -> None:
-        """Outwards by so many pixels; inwards where negative. Without a mask nothing changes."""
+        """Grow the mask by ``radius`` pixels; shrink it if negative. No mask stays no mask."""
         if not np.isfinite(radius):
             raise ValueError(f"cannot grow a mask by {radius} pixels")
         if self.mask is not None and abs(radius) >= 1:
@@ -149,11 +149,11 @@ class Sketch:
         self._paint(Invert())
 
     def set_mask(self, mask: npt.ArrayLike | None) -> None:
-        """Another mask (H, W), values > 0 may change; ``None``: everything may change."""
+        """Set the mask (H, W), values > 0 editable; ``None``: the whole image is editable."""
         self.set_both(self.pairs, mask)
 
     def check_mask(self, mask: npt.ArrayLike | None) -> BoolArray | None:
-        """A mask as bool (H, W) of the image's size; TypeError or ValueError."""
+        """Return a mask as bool (H, W) of the image's size; TypeError or ValueError."""
         if mask is None:
             return None
         values = np.asarray(mask)
@@ -170,7 +170,7 @@ class Sketch:
         return allowed
 
     def set_both(self, pairs: Any, mask: npt.ArrayLike | None) -> None:
-        """Other pairs and another mask, as one level."""
+        """Replace pairs and mask, as one level."""
         checked, allowed = self.check_pairs(pairs), self.check_mask(mask)
         if _same(allowed, self.mask):
             self._set_pairs(checked)
@@ -179,7 +179,7 @@ class Sketch:
             self._add(_Level(checked, checkpoint=kept), allowed)
 
     def clear(self) -> None:
-        """No pairs and no mask, as one level."""
+        """Remove pairs and mask, as one level."""
         self.set_both((), None)
 
     def _set_pairs(self, pairs: Pairs) -> None:
@@ -217,18 +217,18 @@ class Sketch:
 
     @property
     def nbytes(self) -> int:
-        """Roughly what undo keeps in memory."""
+        """Approximate memory of the undo history, bytes."""
         return self._base.nbytes + sum(level.nbytes for level in self._levels)
 
     def undo(self) -> bool:
-        """Back by one level; whether there was one."""
+        """Undo one level; return whether there was one."""
         if not self.can_undo:
             return False
         self._go_to(self._done - 1)
         return True
 
     def redo(self) -> bool:
-        """Forward by one level; whether there was one."""
+        """Redo one level; return whether there was one."""
         if not self.can_redo:
             return False
         self._go_to(self._done + 1)
@@ -241,7 +241,7 @@ class Sketch:
         self._forget()
 
     def _forget(self) -> None:
-        """Drop the oldest levels beyond what is kept; the last one always stays."""
+        """Drop the oldest levels beyond the limits; keep the last one always."""
         size = self.nbytes
         drop = 0
         while len(self._levels) - drop > MAX_LEVELS or (size > MAX_BYTES and drop < self._done - 1):
@@ -284,7 +284,7 @@ class Sketch:
 
 
 def check_points(points: Any, least: int) -> raster.Points:
-    """Points (N, 2) as float64, finite; TypeError or ValueError."""
+    """Return finite points (N, 2) as float64; TypeError or ValueError."""
     try:
         array = np.array(points, dtype=np.float64)
     except (TypeError, ValueError) as error:

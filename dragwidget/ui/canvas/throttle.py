@@ -33,7 +33,7 @@ class Throttle:
         self._is_closed = False
 
     def ask(self) -> None:
-        """There is something new."""
+        """Ask for an update."""
         with self._lock:
             if self._is_closed:
                 return
@@ -49,7 +49,7 @@ class Throttle:
         self._action()
 
     def flush(self) -> None:
-        """Do now what waits."""
+        """Run a waiting update now."""
         with self._lock:
             if not self._is_asked or self._is_closed:
                 return

@@ -3,98 +3,149 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import ipywidgets
 
+from dragwidget.data.frames import Size
+from dragwidget.data.instructions import PointPair
 from dragwidget.ui.canvas.overlay import MASK_STYLES
+from dragwidget.ui.canvas.tools import TOOLS, Tool
+from dragwidget.ui.canvas.viewport import Viewport
 from dragwidget.ui.tooltips import set_tooltip
 
-if TYPE_CHECKING:
-    from dragwidget.ui.canvas import DragCanvas
-
-_TOOLS = {  # name: (label, icon, tooltip)
-    "points": ("Points", "map-marker", "Press on a point and drag it to where it should go (p)"),
-    "brush": ("Brush", "paint-brush", "Paint over what may change (b)"),
-    "eraser": ("Eraser", "eraser", "Paint over what must stay (e)"),
-    "lasso": ("Lasso", "pencil", "Draw round what may change, or click corner by corner (l)"),
-    "rectangle": ("Rect", "square-o", "Drag a rectangle over what may change (r)"),
-    "pan": ("Pan", "arrows", "Drag the image; only seen when zoomed in (h)"),
-    "probe": ("Probe", "crosshairs", "Click a point to look at"),
-}
 _GROW = 0.01  # of the longest side, for one press of Grow or Shrink
+_NONE = "none"  # the value for no pair; with ``None`` ipywidgets shows a blank list
 _COMPACT = {"width": "auto", "height": "28px", "padding": "0 8px"}
 
 
-class Toolbar:
-    """Three rows of controls of one canvas; ``update`` makes them say what the canvas is."""
+class ToolbarHost(Protocol):
+    """What the toolbar needs of the canvas."""
 
-    def __init__(self, canvas: DragCanvas, probe: bool = False) -> None:
+    tool: str
+    brush_size: float
+    mask_style: str
+    mask_tint: str
+    mask_opacity: float
+    zoom: float
+    read_only: bool
+    selected: int | None
+    pairs: tuple[PointPair, ...]
+
+    @property
+    def size(self) -> Size | None: ...
+    @property
+    def viewport(self) -> Viewport: ...
+    @property
+    def selected_end(self) -> str: ...
+    @property
+    def can_undo(self) -> bool: ...
+    @property
+    def can_redo(self) -> bool: ...
+    @property
+    def has_keys(self) -> bool: ...
+
+    def guarded(self, action: Callable[..., Any], *args: Any) -> None: ...
+    def undo(self) -> bool: ...
+    def redo(self) -> bool: ...
+    def zoom_by(self, factor: float) -> None: ...
+    def fit(self) -> None: ...
+    def grow(self, pixels: float) -> None: ...
+    def shrink(self, pixels: float) -> None: ...
+    def invert_mask(self) -> None: ...
+    def fill_mask(self) -> None: ...
+    def set_mask(self, mask: Any) -> None: ...
+    def select(self, index: int | None, end: str = ...) -> None: ...
+    def nudge(self, dx: float, dy: float) -> None: ...
+    def delete_pair(self, index: int) -> None: ...
+
+
+class Toolbar:
+    """Three rows of controls of one canvas; ``update`` shows its state."""
+
+    def __init__(self, canvas: ToolbarHost, probe: bool = False) -> None:
         self._canvas = canvas
         self._is_updating = False
-        self.tools = {name: self._tool(name) for name in _TOOLS if probe or name != "probe"}
+        self._tips: list[tuple[Any, str, str]] = []  # control, what it does, its key
+        self._names_keys: bool | None = None  # in the tooltips
+        self.tools = {
+            name: self._tool(tool) for name, tool in TOOLS.items() if probe or not tool.is_optional
+        }
         button = self._button
-        self.undo = button("Undo", "undo", "Take back the last change (Ctrl+Z)", canvas.undo)
-        self.redo = button("Redo", "repeat", "Do it again (Ctrl+Shift+Z)", canvas.redo)
+        self.undo = button("Undo", "undo", "Undo the last change", canvas.undo, "Ctrl+Z")
+        self.redo = button(
+            "Redo", "repeat", "Redo the change undone last", canvas.redo, "Ctrl+Shift+Z"
+        )
         self.undo.add_class("dragwidget-undo")
         self.redo.add_class("dragwidget-redo")
-        self.size = _tip(
+        self.size = self._tip(
             ipywidgets.IntSlider(
                 40, 1, 200, description="Size", continuous_update=False,
                 style={"description_width": "28px"}, layout={"width": "190px"},
             ),
-            "Diameter of brush and eraser, image pixels ([ and ])",
+            "Diameter of brush and eraser, in image pixels",
+            "[ and ]",
         )  # fmt: skip
         self._listen(self.size, self._set_size)
         self.zoom_out = button(
-            "\N{MINUS SIGN}", "", "Zoom out (-)", lambda: canvas.zoom_by(0.5**0.5)
+            "\N{MINUS SIGN}", "", "Zoom out", lambda: canvas.zoom_by(0.5**0.5), "-"
         )
         self.zoom = ipywidgets.Label("100 %", layout={"width": "46px"})
-        self.zoom_in = button("+", "", "Zoom in (+)", lambda: canvas.zoom_by(2**0.5))
-        self.fit = button("Fit", "", "Show the whole image (0)", canvas.fit)
-        self.style = _tip(
+        self.zoom_in = button("+", "", "Zoom in", lambda: canvas.zoom_by(2**0.5), "+")
+        self.fit = button("Fit", "", "Fit the whole image", canvas.fit, "0")
+        self.style = self._tip(
             ipywidgets.Dropdown(
                 options=list(MASK_STYLES), description="Mask",
                 style={"description_width": "34px"}, layout={"width": "118px"},
             ),
-            "How the mask is shown: the protected region darkened, what may change tinted, or not (m)",
+            "Darken the protected region, tint the editable one, or hide the mask",
+            "m",
         )  # fmt: skip
         self._listen(self.style, self._set_style)
-        self.opacity = _tip(
+        self.opacity = self._tip(
             ipywidgets.FloatSlider(
                 0.55, min=0.0, max=1.0, step=0.05, readout=False, continuous_update=False,
                 layout={"width": "70px"},
             ),
-            "How strongly the mask is shown",
+            "Opacity of the mask overlay",
         )  # fmt: skip
         self._listen(self.opacity, self._set_opacity)
-        self.tint = _tip(
+        self.tint = self._tip(
             ipywidgets.ColorPicker(concise=True, value="#ff2d87", layout={"width": "28px"}),
             "Colour of the tint",
         )
         self._listen(self.tint, self._set_tint)
         self.mask_buttons = [
-            button("Grow", "", "Let the mask reach further", lambda: self._grow(1)),
-            button("Shrink", "", "Let the mask reach less far", lambda: self._grow(-1)),
             button(
-                "Invert", "", "Swap what may change and the protected region", canvas.invert_mask
+                "Grow",
+                "",
+                "Grow the editable region by 1 % of the longest side",
+                lambda: self._grow(1),
             ),
-            button("Fill", "", "A mask that lets everything change", canvas.fill_mask),
-            button("No mask", "", "Drop the mask: everything may change", self._drop_mask),
+            button(
+                "Shrink",
+                "",
+                "Shrink the editable region by 1 % of the longest side",
+                lambda: self._grow(-1),
+            ),
+            button("Invert", "", "Swap the editable and the protected region", canvas.invert_mask),
+            button("Fill", "", "Make the whole image editable", canvas.fill_mask),
+            button("No mask", "", "Remove the mask: the whole image is editable", self._drop_mask),
         ]
-        self.pair = _tip(
-            ipywidgets.Dropdown(options=[("no pair", None)], value=None, layout={"width": "92px"}),
-            "The point that the arrows move and Delete removes (1-9)",
+        self.pair = self._tip(
+            ipywidgets.Dropdown(options=[("no pair", _NONE)], layout={"width": "92px"}),
+            "Point that the arrows move, of the pair that Delete removes",
+            "1-9",
         )
         self._listen(self.pair, self._select)
         self.nudges = [
-            button(label, "", f"Move the point 1 pixel {way}", self._nudger(dx, dy))
+            button(label, "", f"Move the point 1 pixel {way}", self._nudger(dx, dy), "arrow keys")
             for label, way, dx, dy in (
                 ("\N{LEFTWARDS ARROW}", "left", -1, 0), ("\N{RIGHTWARDS ARROW}", "right", 1, 0),
                 ("\N{UPWARDS ARROW}", "up", 0, -1), ("\N{DOWNWARDS ARROW}", "down", 0, 1),
             )
         ]  # fmt: skip
-        self.delete = button("Delete", "", "Remove the selected pair (Delete)", self._delete)
+        self.delete = button("Delete", "", "Delete the selected pair", self._delete, "Delete")
         # Of no use, and out of sight, while there is no pair; their place stays, nothing jumps.
         self.of_pair = _row([self.pair, *self.nudges, self.delete])
         self.box = ipywidgets.VBox(
@@ -112,14 +163,15 @@ class Toolbar:
         )  # fmt: skip
 
     def update(self) -> None:
-        """Say what the canvas is now; only what differs is sent."""
+        """Show the state of the canvas; send only what differs."""
         canvas = self._canvas
+        self._name_keys(canvas.has_keys)
         can_draw = canvas.size is not None and not canvas.read_only
         self._is_updating = True
         try:
-            for name, tool in self.tools.items():
-                tool.value = name == canvas.tool
-                tool.disabled = not can_draw and name not in ("pan", "probe")
+            for name, toggle in self.tools.items():
+                toggle.value = name == canvas.tool
+                toggle.disabled = not can_draw and TOOLS[name].draws
             self.undo.disabled = not (can_draw and canvas.can_undo)
             self.redo.disabled = not (can_draw and canvas.can_redo)
             for control in self.mask_buttons:
@@ -136,7 +188,7 @@ class Toolbar:
             self._is_updating = False
 
     def close(self) -> None:
-        """Close every control, so that nothing of the canvas is kept by them."""
+        """Close every control, so that none keeps the canvas alive."""
         for row in (*self.box.children, self.of_pair):
             for control in (*row.children, row):
                 control.close()
@@ -144,14 +196,14 @@ class Toolbar:
 
     def _update_pair(self, can_draw: bool) -> None:
         canvas = self._canvas
-        options: list[tuple[str, Any]] = [("no pair", None)]
+        options: list[tuple[str, Any]] = [("none" if canvas.pairs else "no pair", _NONE)]
         for index in range(len(canvas.pairs)):
             options += [(f"{index + 1} {end}", (index, end)) for end in ("handle", "target")]
         selected = canvas.selected
         with self.pair.hold_sync():  # one message for both
             if list(self.pair.options) != options:
                 self.pair.options = options
-            self.pair.value = None if selected is None else (selected, canvas.selected_end)
+            self.pair.value = _NONE if selected is None else (selected, canvas.selected_end)
         for nudge in self.nudges:  # greyed no more often: four messages each time
             nudge.disabled = not can_draw
         self.delete.disabled = not can_draw or selected is None
@@ -159,27 +211,39 @@ class Toolbar:
 
     # ------------------------------------------------------------ making controls
 
-    def _tool(self, name: str) -> ipywidgets.ToggleButton:
-        label, icon, tip = _TOOLS[name]
+    def _tool(self, tool: Tool) -> ipywidgets.ToggleButton:
         toggle = ipywidgets.ToggleButton(
-            description=label, icon=icon, tooltip=tip, layout=dict(_COMPACT)
+            description=tool.label, icon=tool.icon, layout=dict(_COMPACT)
         )
-        toggle.add_class(f"dragwidget-tool-{name}")
+        self._tip(toggle, tool.hint, tool.key)
+        toggle.add_class(f"dragwidget-tool-{tool.name}")
 
         def choose(is_on: bool) -> None:
             if is_on:
-                self._canvas.tool = name
+                self._canvas.tool = tool.name
             self.update()  # the tool that is on cannot be switched off
 
         self._listen(toggle, choose)
         return toggle
 
     def _button(
-        self, label: str, icon: str, tip: str, action: Callable[[], Any]
+        self, label: str, icon: str, tip: str, action: Callable[[], Any], key: str = ""
     ) -> ipywidgets.Button:
-        button = ipywidgets.Button(description=label, icon=icon, tooltip=tip, layout=dict(_COMPACT))
+        button = ipywidgets.Button(description=label, icon=icon, layout=dict(_COMPACT))
+        self._tip(button, tip, key)
         button.on_click(lambda _: self._canvas.guarded(action))
         return button
+
+    def _tip(self, control: Any, text: str, key: str = "") -> Any:
+        self._tips.append((control, text, key))
+        return control
+
+    def _name_keys(self, on: bool) -> None:
+        """Name the keys in the tooltips only where they act."""
+        if on != self._names_keys:
+            self._names_keys = on
+            for control, text, key in self._tips:
+                set_tooltip(control, f"{text} ({key})" if on and key else text)
 
     def _listen(self, control: Any, action: Callable[[Any], None]) -> None:
         def take(change: Any) -> None:
@@ -202,11 +266,12 @@ class Toolbar:
     def _set_tint(self, colour: str) -> None:
         self._canvas.mask_tint = colour
 
-    def _select(self, value: tuple[int, str] | None) -> None:
-        if value is None:
-            self._canvas.select(None)
-        else:
+    def _select(self, value: tuple[int, str] | str | None) -> None:
+        if isinstance(value, tuple):
             self._canvas.select(*value)
+        else:
+            self._canvas.select(None)
+            self.update()  # also where nothing was selected before: the list is never blank
 
     def _grow(self, sign: int) -> None:
         step = max(1.0, round(_GROW * max(self._canvas.viewport.size)))
@@ -221,11 +286,6 @@ class Toolbar:
 
     def _nudger(self, dx: int, dy: int) -> Callable[[], None]:
         return lambda: self._canvas.nudge(dx, dy)
-
-
-def _tip(control: Any, text: str) -> Any:
-    set_tooltip(control, text)
-    return control
 
 
 def _row(controls: list[Any]) -> ipywidgets.HBox:

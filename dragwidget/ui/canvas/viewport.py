@@ -15,8 +15,17 @@ RATIO = 2  # canvas pixels to a CSS pixel
 PADDING = 24 * RATIO
 FIT_SIDE = 512  # CSS pixels of the image's longest side where it is fitted
 MAX_MAGNIFICATION = 8  # CSS pixels to an image pixel where a small image is fitted
+TALLEST = 720  # CSS pixels of the whole canvas
 MIN_AREA = 64 * RATIO  # canvas pixels of the area that an image is shown in
 MAX_ZOOM = 32.0
+
+
+def inside(size: Size, xy: XY) -> XY:
+    """Clamp an image point to where a point of a pair may be, to a hundredth of a pixel."""
+    x, y = (
+        min(max(round(value, 2), 0.0), side - 0.01) for value, side in zip(xy, size, strict=True)
+    )
+    return x, y
 
 
 @dataclass(frozen=True)
@@ -35,11 +44,12 @@ class Viewport:
 
     @classmethod
     def of(cls, size: Size, width: int | None = None) -> Viewport:
-        """The image fitted; ``width``: of the whole canvas, CSS pixels."""
+        """Fit an image; ``width``: of the whole canvas, CSS pixels, unless that is too tall."""
         if width is None:
             fitted = min(FIT_SIDE / max(size), MAX_MAGNIFICATION) * RATIO
         else:
-            fitted = (width * RATIO - 2 * PADDING) / size[0]
+            room = (width, TALLEST)
+            fitted = min((room[i] * RATIO - 2 * PADDING) / size[i] for i in (0, 1))
         area_width, area_height = (max(round(side * fitted), MIN_AREA) for side in size)
         canvas = (area_width + 2 * PADDING, area_height + 2 * PADDING)
         return cls(size, canvas, fitted, 1.0, (size[0] / 2, size[1] / 2))
@@ -58,25 +68,21 @@ class Viewport:
         )
 
     def to_image(self, xy: XY) -> XY:
-        """A canvas point in image pixels; perhaps outside the image."""
+        """Return a canvas point in image pixels; perhaps outside the image."""
         x0, y0 = self.origin
         return (xy[0] - x0) / self.scale, (xy[1] - y0) / self.scale
 
     def to_canvas(self, xy: XY) -> XY:
-        """An image point in canvas pixels."""
+        """Return an image point in canvas pixels."""
         x0, y0 = self.origin
         return x0 + xy[0] * self.scale, y0 + xy[1] * self.scale
 
     def inside(self, xy: XY) -> XY:
-        """The nearest image point that a point of a pair may have, to a hundredth of a pixel."""
-        x, y = (
-            min(max(round(value, 2), 0.0), side - 0.01)
-            for value, side in zip(xy, self.size, strict=True)
-        )
-        return x, y
+        """Clamp an image point to where a point of a pair may be, to a hundredth of a pixel."""
+        return inside(self.size, xy)
 
     def clamped(self, xy: XY) -> XY:
-        """The nearest canvas point on the canvas."""
+        """Clamp a canvas point to the canvas."""
         x, y = (
             min(max(float(value), 0.0), float(side))
             for value, side in zip(xy, self.canvas, strict=True)
@@ -84,12 +90,12 @@ class Viewport:
         return x, y
 
     def zoomed(self, zoom: float, centre: XY | None = None) -> Viewport:
-        """Another zoom, kept within 1 to 32, with an image point in the middle."""
+        """Return another zoom, clamped to 1 to 32, centered on an image point."""
         zoom = min(max(float(zoom), 1.0), MAX_ZOOM)
         return replace(self, zoom=zoom)._about(self.centre if centre is None else centre)
 
     def zoomed_at(self, zoom: float, fixed: XY) -> Viewport:
-        """Another zoom, with what is at a canvas point staying there."""
+        """Return another zoom that keeps what is at a canvas point in place."""
         x, y = self.to_image(fixed)
         other = self.zoomed(zoom)
         middle_x, middle_y = self.canvas[0] / 2, self.canvas[1] / 2
@@ -98,7 +104,7 @@ class Viewport:
         )
 
     def panned(self, dx: float, dy: float) -> Viewport:
-        """Moved by so many canvas pixels, no further than to the image's padding."""
+        """Return the view moved by (dx, dy) canvas pixels, no further than the padding."""
         return self._about((self.centre[0] - dx / self.scale, self.centre[1] - dy / self.scale))
 
     def _about(self, centre: XY) -> Viewport:

@@ -164,10 +164,10 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
             "from all of it. Images that are not square lose content to it.",
             source="The authors' code does; the default here is not to",
         ),
-        "enough": Number(
-            label="Enough",
-            meaning="End the training once its loss, measured at fixed noise, is at most this "
-            "share of what it was without a LoRA. 0: never.",
+        "early_stop_ratio": Number(
+            label="Early-stop ratio",
+            meaning="Ends the training once its fixed-noise validation loss is at most this ratio "
+            "of the loss without a LoRA. 0: never.",
             source="Not in the paper",
             low=0,
             high=1,
@@ -183,6 +183,12 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         ),
     },
     "drag": {
+        "method": Choice(
+            label="Method",
+            meaning="The drag method: how a step moves the latent and finds the handles again.",
+            source="DragDiffusion is the paper's",
+            options=(("DragDiffusion", "dragdiffusion"),),
+        ),
         "steps": Number(
             label="Steps at most",
             meaning="After so many updates of the latent one drag ends, wherever the handles are.",

@@ -167,6 +167,10 @@ class Row(widgets.HBox):
         self._recommended = recommended
         before, self._writer = self._writer, threading.get_ident()
         try:
+            if isinstance(self.control, widgets.Dropdown):  # perhaps a method that somebody added
+                known = [choice for _, choice in self.control.options]
+                if value not in known:
+                    self.control.options = [*self.control.options, (str(value), value)]
             self.control.value = value
         finally:
             self._writer = before

@@ -1,4 +1,4 @@
-"""The whole edit in a notebook: the only room that knows all the others."""
+"""The whole edit in a notebook: the only package that imports all others."""
 
 from dragwidget.ui.widget.drag_widget import DragWidget
 

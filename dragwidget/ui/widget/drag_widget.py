@@ -12,21 +12,23 @@ import traitlets
 from ipywidgets import Layout
 from PIL import Image
 
+from dragwidget.data.image_writing import encode_image
 from dragwidget.data.instructions import DragInstructions
 from dragwidget.editor.editing import Editing
 from dragwidget.editor.export import film
-from dragwidget.editor.images import encoded
 from dragwidget.editor.recipe import python_of
 from dragwidget.ui.canvas import DragCanvas
+from dragwidget.ui.closing import close_all
 from dragwidget.ui.still import StillImage
 from dragwidget.ui.widget.export_panel import ExportPanel
 from dragwidget.ui.widget.features_panel import FeaturesPanel
-from dragwidget.ui.widget.history_panel import HistoryPanel
-from dragwidget.ui.widget.layout import all_below
+from dragwidget.ui.widget.history_panel import FRAMES, HistoryPanel
+from dragwidget.ui.widget.ticks import PlayClock  # noqa: F401 - it adds the clock "play"
 from dragwidget.ui.widget.view import View
 
 if TYPE_CHECKING:
     from dragwidget.data.settings import Settings
+    from dragwidget.editor import State
     from dragwidget.editor.clocks import ClockName
     from dragwidget.editor.work import Report
     from dragwidget.session.history import Node
@@ -97,7 +99,7 @@ class DragWidget(StillImage, ipywidgets.VBox):
         from dragwidget.storage.cache import Store
 
         if isinstance(image, DragSession):
-            session, self._path = image, None
+            session = image
             if settings is not None:
                 session.settings = settings
             instructions = instructions or session.instructions
@@ -109,8 +111,6 @@ class DragWidget(StillImage, ipywidgets.VBox):
             if settings is not None:
                 session.settings = settings
             session.set_image(image, prompt, max_side=max_side)
-            self._path = os.fspath(image) if isinstance(image, str | os.PathLike) else None
-        self._max_side = max_side
         self._journal = None if journal is False else Journal(journal)
         on_page = FIT if width == "fit" else width
         self.session = session
@@ -125,6 +125,7 @@ class DragWidget(StillImage, ipywidgets.VBox):
             on_state=self._changed,
             on_done=self._done,
             on_error=self._failed,
+            on_waiting=self._waiting,
         )
         self._view = View(
             self.canvas,
@@ -134,17 +135,34 @@ class DragWidget(StillImage, ipywidgets.VBox):
             ExportPanel(self._files(), self.code, self._guard),
             width=on_page,
             render_when_done=render_when_done,
+            warning=session.domain_warning(),
         )
         super().__init__(self._view.rows, layout=Layout(width="100%"))
         self.add_class("dragwidget")
         self._connect()
         self._view.place()
         self._view.state()
+        self.index = self._view.index
+        if self._editing.history is not None:  # a session that goes on
+            self._view.moved()
+            self._look()
+
+    def _look(self) -> None:
+        """Show the image of where the edit stands, and of steps for the filmstrip."""
+        history = self._editing.history
+        if history is None or self._editing.image_of(history.current) is not None:
+            return
+        last, here = history.tip.index, history.current.index
+        spread = (
+            {round(1 + k * (last - 1) / (FRAMES - 1)) for k in range(FRAMES)} if last else set()
+        )
+        unseen = [k for k in spread - {here} if self._editing.image_of(history.at(k)) is None]
+        self._editing.look(sorted(unseen))
 
     def _files(self) -> dict[str, tuple[str, str, Callable[[], bytes]]]:
         return {
             "PNG": ("The image as it is shown now", "edited.png", self._png),
-            "GIF": ("A film of the steps that were seen", "drag.gif", self.gif),
+            "GIF": ("Animation of the steps that have a preview", "drag.gif", self.gif),
             "Instructions": ("Points, mask and prompt", "instructions.json", self._json),
         }
 
@@ -152,7 +170,9 @@ class DragWidget(StillImage, ipywidgets.VBox):
         for name, button in self._view.buttons.by_name.items():  # each has a method of its name
             guarded = self._guarded(getattr(self, name))
             button.on_click(lambda _, do=guarded: do())
+        self.canvas.prompt = self.prompt
         self._view.prompt.observe(self._guarded(lambda _: self._want()), "value")
+        self.canvas.observe(self._guarded(lambda _: self._canvas_prompt()), "prompt")
         self._view.settings.observe(self._guarded(lambda _: self._want()), "settings")
         self.canvas.observe(self._guarded(lambda _: self._drawn()), ["pairs", "mask_version"])
         self.canvas.on_probe(self._guarded(self._probe))
@@ -176,14 +196,12 @@ class DragWidget(StillImage, ipywidgets.VBox):
 
     @property
     def instructions(self) -> DragInstructions | None:
-        """What is drawn; ``None`` where there is no pair yet. Set it, and it is drawn."""
+        """What is drawn, with the prompt; ``None`` where there is no pair. Set it to draw it."""
         return self.canvas.instructions
 
     @instructions.setter
     def instructions(self, instructions: DragInstructions) -> None:
         self.canvas.instructions = instructions
-        if instructions.prompt:
-            self.prompt = instructions.prompt
 
     @property
     def prompt(self) -> str:
@@ -215,14 +233,22 @@ class DragWidget(StillImage, ipywidgets.VBox):
         rendered = self._editing.rendered
         return None if rendered is None else rendered.image
 
+    def _canvas_prompt(self) -> None:
+        """The prompt has one home, the box; instructions without a prompt leave it as it is."""
+        if self.canvas.prompt:
+            self.prompt = self.canvas.prompt
+        else:
+            self.canvas.prompt = self.prompt
+
     def _want(self) -> None:
-        self._editing.prompt = self.prompt
+        self.canvas.prompt = self._editing.prompt = self.prompt
         self._editing.want_settings(self.settings)
         self._view.state()
         self._keep()
 
     def _drawn(self) -> None:
         self._editing.steer()
+        self._view.pairs_changed()
         self._view.state()
         self._keep()
 
@@ -265,12 +291,15 @@ class DragWidget(StillImage, ipywidgets.VBox):
         self._begin(self._editing.render)
 
     def rewind(self, step: int) -> None:
-        """Stand at a step of the present branch; ``run`` goes on from there."""
-        self._stand(self._editing.rewind(step))
+        """Go to a step of the present branch; ``run`` continues from there.
+
+        It returns at once. Where a step is in progress, it happens when that step has ended.
+        """
+        self._editing.rewind(step, self._stand)
 
     def go_to(self, number: int) -> None:
-        """Stand at any node of ``session.history``."""
-        self._stand(self._editing.go_to(number))
+        """Go to any node of ``session.history``, likewise."""
+        self._editing.go_to(number, self._stand)
 
     def wait(self, timeout: float | None = None) -> Image.Image | None:
         """Until what was started is over or paused; raise what it raised; the ``result``.
@@ -286,8 +315,9 @@ class DragWidget(StillImage, ipywidgets.VBox):
         action()
 
     def _stand(self, node: Node) -> None:
-        self._clear_error()
-        self._view.place()
+        if self._editing.runner.error is None:  # else that of the work before is still to be read
+            self._clear_error()
+        self._view.moved()
         self._keep()
         self.index = self._view.index
         if self._editing.image_of(node) is None:
@@ -316,11 +346,18 @@ class DragWidget(StillImage, ipywidgets.VBox):
         self._view.report(report)
         self.index = self._view.index
 
-    def _changed(self, state: str) -> None:
-        self.state = state
+    def _changed(self, state: State) -> None:
+        before, self.state = self.state, state
         if state == "paused":
-            self._view.place()
+            self._view.paused()
+        elif state == "running" and before == "paused" and not self._editing.runner.busy:
+            self._view.status.resumed()
+        elif state == "stopping" and not self._editing.waiting:
+            self._view.say("stopping")
         self._view.state()
+
+    def _waiting(self, words: str) -> None:
+        self._view.say("waiting", then=words)
 
     def _done(self, _: Any, error: BaseException | None) -> None:
         if error is not None:
@@ -340,25 +377,28 @@ class DragWidget(StillImage, ipywidgets.VBox):
     # What can be taken away
 
     def snapshot(self, side: int | None = None) -> Image.Image:
-        """The canvas as a plain image with mask and points; ``side``: its longest, pixels."""
+        """Return the canvas as an image with mask and points; ``side``: its longest, pixels."""
         return self.canvas.snapshot(side)
 
     def __repr__(self) -> str:
+        if "_view" not in self.__dict__:
+            return "DragWidget(closed)"
         return f"DragWidget({self.canvas!r}, step {self.index})"
 
     def code(self) -> str:
-        """Python that repeats this edit without a hand, bit for bit."""
-        return python_of(self.session, self._path, max_side=self._max_side)
+        """Return Python code that repeats this edit, bit for bit on the CPU."""
+        return python_of(self.session)
 
     def gif(self) -> bytes:
-        """A film of all steps of this branch that were seen, as the bytes of a GIF."""
+        """Return an animation of the steps of this branch that have a preview, as a GIF."""
         history = self._editing.history
         path = [] if history is None else history.path()
         frames = [p for node in path if (p := self._editing.image_of(node)) is not None]
         return film(frames or [self.image])
 
     def _png(self) -> bytes:
-        return encoded(self._view.newest() or self.image, "PNG")
+        shown = self._view.newest() or self.image
+        return encode_image(self.session.source.image.completed(shown), "PNG")
 
     def _json(self) -> bytes:
         if self.instructions is None:
@@ -367,7 +407,7 @@ class DragWidget(StillImage, ipywidgets.VBox):
 
     @classmethod
     def restore(cls, journal: str | os.PathLike[str] | None = None, **options: Any) -> DragWidget:
-        """The edit as it was when its kernel ended, its last step perhaps excepted.
+        """Restore the edit as it was when its kernel ended, except perhaps its last step.
 
         Args:
             journal: its folder; by default the newest; FileNotFoundError where there is none.
@@ -380,6 +420,8 @@ class DragWidget(StillImage, ipywidgets.VBox):
         widget = cls(session, clock=clock)
         widget.canvas.pairs = drawn.pairs
         widget.canvas.set_mask(drawn.mask)
+        widget.prompt = drawn.prompt
+        widget._view.say("restored")
         return widget
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -387,11 +429,22 @@ class DragWidget(StillImage, ipywidgets.VBox):
         self.session.save(path)
 
     def close(self) -> None:
-        """Stop, take the widget from the page and let go of the session and its memory."""
-        if hasattr(self, "_view"):  # it is closed, too, where it could not be made, or twice
-            self._editing.close()
-            for part in list(all_below(self)):
-                part.unobserve_all()
-                part.close()
-            del self.session, self._editing, self._view
+        """Stop, remove the widget from the page and free the session and its memory.
+
+        What was drawn can still be read (``instructions``, ``canvas``); everything else raises
+        ``RuntimeError``. A second call does nothing.
+        """
+        view = self.__dict__.get("_view")
+        if view is None:  # it could not be made, or is closed already
+            super().close()
+            return
+        self._editing.close()
+        self.canvas.close()
+        close_all(self)
+        del self.session, self._editing, self._view
         super().close()
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("session", "_editing", "_view"):
+            raise RuntimeError("this widget is closed: make a new one, DragWidget(...)")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")

@@ -9,6 +9,7 @@ import ipywidgets
 from ipywidgets import Layout
 from PIL import Image
 
+from dragwidget.data.image_reading import flattened
 from dragwidget.editor.images import encoded
 from dragwidget.ui.plots.heat import heat_overlay
 
@@ -56,7 +57,7 @@ class FeaturesPanel(ipywidgets.VBox):
         """
         scale = SIDE / max(image.size)
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        small = image.resize(size).convert("RGBA")
+        small = flattened(image).resize(size).convert("RGBA")
         cells = []
         for block, values in maps.items():
             shown = heat_overlay(values, size)

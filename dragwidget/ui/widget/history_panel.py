@@ -18,10 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["HistoryPanel"]
 
 FRAMES = 8  # of the filmstrip
-_SMALL = "font-size:10px;line-height:14px"
 _EMPTY = (
-    "<span style='display:inline-block;width:48px;height:48px;box-sizing:border-box;"
-    "border:1px dashed currentColor;opacity:.25;border-radius:3px'></span>"
+    "<div style='width:48px;height:48px;margin:2px;box-sizing:border-box;"
+    "border:1px dashed currentColor;opacity:.25;border-radius:3px'></div>"
 )
 
 
@@ -36,7 +35,11 @@ class HistoryPanel(ipywidgets.VBox):
     def __init__(self, rewind: Callable[[int], object], branch: Callable[[int], object]) -> None:
         self._rewind, self._branch = rewind, branch
         self._showing = False
-        self._film = ipywidgets.HTML(layout=Layout(height="78px", overflow="hidden"))
+        self.frames = [_Frame(self._moved) for _ in range(FRAMES)]
+        strip = ipywidgets.HBox(
+            self.frames,
+            layout=Layout(height="76px", overflow="hidden", width="100%", padding="2px"),
+        )
         self.slider = ipywidgets.IntSlider(
             min=0, max=1, value=0, description="Step", continuous_update=False, disabled=True,
             layout=Layout(width="auto", flex="1 1 0", min_width="0"),
@@ -51,7 +54,7 @@ class HistoryPanel(ipywidgets.VBox):
         self.slider.observe(lambda change: self._moved(change["new"]), "value")
         self.branches.observe(lambda change: self._chosen(change["new"]), "value")
         super().__init__(
-            [self._film, ipywidgets.HBox([self.slider, self.branches]), self._tree],
+            [strip, ipywidgets.HBox([self.slider, self.branches]), self._tree],
             layout=Layout(width="100%"),
         )
         self.add_class("dragwidget-history")
@@ -61,7 +64,7 @@ class HistoryPanel(ipywidgets.VBox):
         """Show where the edit stands; ``why_not`` says why it cannot be moved now."""
         path = [] if history is None else history.path(history.tip)
         here = 0 if history is None else history.current.index
-        self._film.value = _filmstrip(path, here, images)
+        self._show_frames(path, here, images, why_not)
         self._showing = True
         try:
             last = len(path) - 1
@@ -74,6 +77,15 @@ class HistoryPanel(ipywidgets.VBox):
             self._show_branches(history, locked)
         finally:
             self._showing = False
+
+    def _show_frames(self, path: list[Node], here: int, images: Images, why_not: str) -> None:
+        nodes = _chosen(path, images)
+        nearest = min((node.index for node in nodes), key=lambda i: abs(i - here), default=None)
+        for k, frame in enumerate(self.frames):
+            node = nodes[k] if k < len(nodes) else None
+            step = 0 if node is None else node.index
+            uri = None if node is None else images.thumbnail(node)
+            frame.show(step, uri, is_here=node is not None and step == nearest, why_not=why_not)
 
     def _show_branches(self, history: History | None, locked: bool) -> None:
         tips = [] if history is None else history.tips
@@ -102,21 +114,45 @@ class HistoryPanel(ipywidgets.VBox):
             self._branch(number)
 
 
-def _filmstrip(path: list[Node], here: int, images: Images) -> str:
-    """Up to FRAMES nodes of a path that were seen, evenly spread; the one that is shown, framed."""
-    seen = [node for node in path if images.thumbnail(node) is not None]
-    if len(seen) > FRAMES:
-        seen = [seen[round(k * (len(seen) - 1) / (FRAMES - 1))] for k in range(FRAMES)]
-    nearest = min((node.index for node in seen), key=lambda i: abs(i - here), default=None)
-    cells = []
-    for node in seen:
-        shown = node.index == nearest
-        frame = "outline:2px solid var(--jp-brand-color1, #2196f3);" if shown else ""
-        cells.append(
-            f"<img src='{images.thumbnail(node)}' alt='step {node.index}' style='width:48px;"
-            f"height:48px;object-fit:cover;border-radius:3px;{frame}'>"
-            f"<div style='{_SMALL}'>{'▸ ' if shown else ''}{node.index}</div>"
+class _Frame(ipywidgets.VBox):
+    """A thumbnail, and over it a button that goes to its step.
+
+    Args:
+        choose: called with the step.
+    """
+
+    def __init__(self, choose: Callable[[int], object]) -> None:
+        self.thumbnail = ipywidgets.HTML(_EMPTY, layout=Layout(margin="0", height="48px"))
+        self.button = ipywidgets.Button(description="-", tooltip="No preview yet", disabled=True)
+        self._step = 0
+        self.button.on_click(lambda _: choose(self._step))
+        super().__init__(
+            [self.thumbnail, self.button],
+            layout=Layout(width="52px", height="68px", flex="0 0 auto", overflow="hidden"),
         )
-    cells += [f"{_EMPTY}<div style='{_SMALL}'>&nbsp;</div>"] * (FRAMES - len(cells))
-    boxes = "".join(f"<div style='text-align:center'>{cell}</div>" for cell in cells)
-    return f"<div style='display:flex;gap:4px;padding:3px'>{boxes}</div>"
+        self.add_class("dragwidget-frame")
+
+    def show(self, step: int, uri: str | None, *, is_here: bool, why_not: str) -> None:
+        """Show a step; ``uri``: its thumbnail, ``None``: there is no step to show."""
+        if uri is None:
+            self.thumbnail.value = _EMPTY
+            self.button.description, self.button.tooltip = "-", "No preview yet"
+            self.button.disabled = True
+            return
+        self._step = step
+        frame = "outline:2px solid var(--jp-brand-color1, #2196f3);" if is_here else ""
+        self.thumbnail.value = (
+            f"<img src='{uri}' alt='step {step}' style='width:48px;height:48px;margin:2px;"
+            f"object-fit:cover;border-radius:3px;display:block;{frame}'>"
+        )
+        self.button.description = f"▸ {step}" if is_here else str(step)
+        self.button.tooltip = f"Not now: {why_not}" if why_not else f"Go to step {step}"
+        self.button.disabled = bool(why_not)
+
+
+def _chosen(path: list[Node], images: Images) -> list[Node]:
+    """Up to FRAMES nodes of a path that have a thumbnail, evenly spread."""
+    seen = [node for node in path if images.thumbnail(node) is not None]
+    if len(seen) <= FRAMES:
+        return seen
+    return [seen[round(k * (len(seen) - 1) / (FRAMES - 1))] for k in range(FRAMES)]

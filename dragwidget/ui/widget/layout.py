@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import ipywidgets
@@ -11,7 +10,7 @@ from ipywidgets import Layout
 from dragwidget.editor.editing import Action
 from dragwidget.ui.styles import STYLE
 
-__all__ = ["Buttons", "all_below", "allow", "sections", "style_sheet", "two_columns"]
+__all__ = ["Buttons", "allow", "sections", "style_sheet", "two_columns"]
 
 _BUTTONS: dict[Action, tuple[str, str]] = {
     "prepare": ("Prepare", "Train the LoRA and invert the image now, where they are not fresh"),
@@ -82,10 +81,3 @@ def sections(parts: dict[str, Any]) -> Any:
     for k, title in enumerate(parts):
         box.set_title(k, title)
     return box
-
-
-def all_below(part: Any) -> Iterator[Any]:
-    """All widgets inside one."""
-    for child in getattr(part, "children", ()):
-        yield child
-        yield from all_below(child)

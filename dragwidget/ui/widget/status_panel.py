@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from math import nan
 from time import monotonic
 from typing import TYPE_CHECKING
 
 import ipywidgets
 from ipywidgets import Layout
 
+from dragwidget.data.frames import XY
+from dragwidget.editor.messages import message, progress
 from dragwidget.progress import StageStatus
 from dragwidget.ui.plots import line_plot
 from dragwidget.ui.styles import badge, error_line, status_line
@@ -17,18 +20,9 @@ if TYPE_CHECKING:
     from dragwidget.editor.work import Report
     from dragwidget.session.history import Node
 
-__all__ = ["ErrorLine", "StatusPanel"]
+__all__ = ["ErrorLine", "StatusPanel", "distances_along"]
 
 STAGES = {"lora": "LoRA", "inversion": "Inversion", "reference": "Reference"}
-PHASES = {
-    "lora": "Training the LoRA",
-    "inversion": "Inverting the image",
-    "generation": "Generating the image",
-    "drag": "Dragging",
-    "reference": "Source's own pass",
-    "render": "Rendering",
-    "preview": "Preview",
-}
 PLOT_EVERY = 0.2  # seconds; a curve that is redrawn more often is not seen better
 PLOT_SHARE = 0.1  # of the time that curves may take, however long they are
 
@@ -39,7 +33,7 @@ class StatusPanel(ipywidgets.VBox):
     Every part has a fixed height, so that nothing jumps while a drag runs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = monotonic) -> None:
         self._badges = ipywidgets.HTML(layout=Layout(height="66px", overflow="hidden"))
         self._bar = ipywidgets.FloatProgress(
             min=0, max=1, layout=Layout(width="auto", height="14px")
@@ -48,9 +42,12 @@ class StatusPanel(ipywidgets.VBox):
         self._distances = ipywidgets.HTML(layout=Layout(height="40px", overflow="auto"))
         self._curves = ipywidgets.HTML(layout=Layout(height="112px", overflow="hidden"))
         super().__init__([self._badges, self._bar, self._line, self._distances, self._curves])
-        self._phase, self._start, self._first, self._plot_due = "", 0.0, 0, 0.0
-        self.say("Draw a mask and a pair of points, then Run.")
-        self.show_path([])
+        self._now, self._plot_due = now, 0.0
+        # Of the phase: its name, its last index and when that came, and the seconds and the number
+        # of the steps before, pauses left out.
+        self._phase, self._index, self._since, self._spent, self._count = "", 0, 0.0, 0.0, 0
+        self.say(message("start"))
+        self.show_path([], [])
 
     def show_stages(self, status: Mapping[str, StageStatus]) -> None:
         """A badge for each stage, with the reason where it is stale."""
@@ -68,44 +65,52 @@ class StatusPanel(ipywidgets.VBox):
         """Nothing is under way."""
         self._bar.value, self._phase = 0.0, ""
 
-    def show_report(self, report: Report) -> bool:
-        """How far the work has come, at which rate, and for how much longer.
-
-        Whether it is of another phase than the last.
-        """
-        now, is_new = monotonic(), report.phase != self._phase
-        if report.phase != self._phase or report.index <= self._first:
-            self._phase, self._start, self._first = report.phase, now, report.index
+    def show_report(self, report: Report) -> str:
+        """Show how far the work has come; return it in words, with the rate and the time left."""
+        now = self._now()
+        if report.phase != self._phase or report.index <= self._index:
+            self._phase, self._spent, self._count = report.phase, 0.0, 0
+        else:
+            self._spent += now - self._since
+            self._count += report.index - self._index
+        self._index, self._since = report.index, now
         self._bar.value = report.index / max(1, report.total)
-        done = report.index - self._first
-        each = (now - self._start) / done if done else None
-        text = f"{PHASES.get(report.phase, report.phase)}: {report.index} of {report.total}"
-        if each is not None and report.phase != "preview":
-            left = each * (report.total - report.index)
-            text += f", {_rate(each)}, {_time(left)} left"
-        self.say(text)
-        return is_new
+        text = progress(report)
+        if self._count:
+            each = self._spent / self._count
+            text += f", {_rate(each)}, {_time(each * (report.total - report.index))} left"
+        return text
 
-    def show_path(self, path: list[Node], *, hurry: bool = True) -> None:
-        """Distances and curves along a path of the history; without ``hurry``, not too often."""
-        last = path[-1].step if path else None
+    def resumed(self) -> None:
+        """Leave the pause that is over out of the rate."""
+        self._since = self._now()
+
+    def show_path(self, path: list[Node], starts: Sequence[XY], *, hurry: bool = True) -> None:
+        """Show distances and curves along a path of the history.
+
+        Args:
+            starts: the handle that each pair was drawn with, image pixels, in the order of the
+                pairs on the canvas: a pair keeps its curve when another is deleted.
+            hurry: ``False``: not too often.
+        """
+        last = path[-1] if path else None
+        known = (
+            {} if last is None else dict(zip(_starts(last), range(len(last.pairs)), strict=True))
+        )
         cells = []
-        if last is not None:
-            for k, (distance, reached) in enumerate(
-                zip(last.distances, last.reached, strict=True), start=1
-            ):
-                text = "reached &#10003;" if reached else f"{distance:.1f} px to go"
-                cells.append(f"<span style='margin-right:14px'><b>{k}</b>: {text}</span>")
+        for k, start in enumerate(starts, start=1):
+            if last is None or last.step is None or start not in known:
+                continue
+            place = known[start]
+            distance, reached = last.step.distances[place], last.step.reached[place]
+            text = "reached &#10003;" if reached else f"{distance:.1f} px to go"
+            cells.append(f"<span style='margin-right:14px'><b>{k}</b>: {text}</span>")
         self._distances.value = f"<div style='line-height:18px'>{''.join(cells)}</div>"
-        now = monotonic()
+        now = self._now()
         if not hurry and now < self._plot_due:
             return
         steps = [node.step for node in path if node.step is not None]
-        pairs = max((len(step.distances) for step in steps), default=0)
-        distances = {
-            str(k + 1): [float(s.distances[k]) for s in steps if k < len(s.distances)]
-            for k in range(pairs)
-        }
+        distances = distances_along(path, starts)
         losses = {"loss": [float(step.loss) for step in steps]}
         self._curves.value = (
             "<div style='display:flex;gap:6px'>"
@@ -113,7 +118,7 @@ class StatusPanel(ipywidgets.VBox):
             + line_plot(distances, title="distance, px", width=160, height=104)
             + "</div>"
         )
-        took = monotonic() - now
+        took = self._now() - now
         self._plot_due = now + max(PLOT_EVERY, took / PLOT_SHARE)
 
 
@@ -127,6 +132,27 @@ class ErrorLine(ipywidgets.HTML):
         """Say what went wrong and what to do, or that nothing is wrong any more."""
         self.value = error_line(error, hint=hint)
         self.layout.display = "none" if error is None else None
+
+
+def distances_along(path: list[Node], starts: Sequence[XY]) -> dict[str, list[float]]:
+    """Return the distance of each pair, image pixels, in every step of a path, by its number.
+
+    Args:
+        starts: what identifies the pairs, see ``StatusPanel.show_path``; nan before a pair was
+            drawn.
+    """
+    along = [
+        dict(zip(_starts(node), node.step.distances.tolist(), strict=True))
+        for node in path
+        if node.step is not None
+    ]
+    numbered = enumerate(starts, start=1)
+    return {str(k): [step.get(start, nan) for step in along] for k, start in numbered}
+
+
+def _starts(node: Node) -> list[XY]:
+    """What identifies each pair of a node."""
+    return [pair.handle for pair in node.pairs]
 
 
 def _rate(seconds: float) -> str:

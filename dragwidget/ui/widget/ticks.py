@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from dragwidget.editor.clocks import ClockName, Drive, weakly
+from dragwidget.editor.clocks import CLOCKS, ClockName, Drive, weakly
 
 __all__ = ["PlayClock"]
 
@@ -95,3 +95,6 @@ def _colour(png: bytes | None) -> int | None:
     except (OSError, ValueError):
         return None
     return int.from_bytes(pixels[:3], "big")
+
+
+CLOCKS["play"] = PlayClock

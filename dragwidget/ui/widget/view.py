@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets
 from ipywidgets import Layout
 
+from dragwidget.drag.method import Ended
+from dragwidget.editor.editing import PREVIEW
+from dragwidget.editor.messages import PHASES, message
+from dragwidget.editor.messages import ended as ended_message
 from dragwidget.ui.controls import SettingsPanel
+from dragwidget.ui.styles import model_line, warning_line
 from dragwidget.ui.widget.compare_panel import ComparePanel
 from dragwidget.ui.widget.features_panel import FeaturesPanel
 from dragwidget.ui.widget.history_panel import HistoryPanel
@@ -22,6 +27,7 @@ from dragwidget.ui.widget.status_panel import ErrorLine, StatusPanel
 if TYPE_CHECKING:
     from PIL import Image
 
+    from dragwidget.diffusion.model import DiffusionModel
     from dragwidget.editor.editing import Editing
     from dragwidget.editor.work import Report
     from dragwidget.session.history import Node
@@ -33,13 +39,6 @@ __all__ = ["View"]
 log = logging.getLogger(__name__)
 
 TRAIL = 200  # points of the way that a handle came: more cannot be told apart
-_OVER = {
-    "Prepare": "Ready: Run drags.",
-    "Render": "Rendered: this is the exact image.",
-    "reached": "All handles have reached their targets.",
-    "not moving": "The handles do not move any more: go on with other points or settings.",
-    "step limit": "The steps are used up: Run goes on.",
-}
 
 
 class View:
@@ -60,11 +59,12 @@ class View:
         *,
         width: int,
         render_when_done: bool,
+        warning: str = "",
     ) -> None:
         session = editing.session
         self._canvas, self._editing = canvas, editing
         self.history, self.features = history, features
-        self.index = 0
+        self.index, self._phase = 0, ""
         self.prompt = ipywidgets.Text(
             value=session.prompt, description="Prompt", placeholder="what the image shows",
             continuous_update=False, layout=Layout(width="auto"),
@@ -75,6 +75,12 @@ class View:
             value=render_when_done, description="render when a run is over", indent=False,
             layout=Layout(width="auto"),
         )  # fmt: skip
+        self.model = ipywidgets.HTML(
+            model_line(*_described(session.model)), layout=Layout(width="auto")
+        )
+        self.warning = ipywidgets.HTML(
+            warning_line(warning), layout=Layout(width="auto", display="" if warning else "none")
+        )
         self.status = StatusPanel()
         self.error_line = ErrorLine()
         self.settings = SettingsPanel(
@@ -91,7 +97,8 @@ class View:
             }
         )
         right: list[Any] = [
-            self.prompt, self.buttons, self.render_when_done, self.error_line, self.status,
+            self.model, self.warning, self.prompt, self.buttons, self.render_when_done,
+            self.error_line, self.status,
         ]  # fmt: skip
         if editing.runner.play is not None:  # its ticks come only while it is on the page
             right.append(editing.runner.play)
@@ -104,28 +111,70 @@ class View:
         for name, button in self.buttons.by_name.items():
             allow(button, self._editing.why_not(name), self.buttons.tooltips[name])
 
+    def say(self, key: str, **values: object) -> None:
+        """Say a sentence of ``MESSAGES``; ``index`` is where the edit stands."""
+        self.status.say(message(key, **{"index": self.index, **values}))
+
     def report(self, report: Report) -> None:
-        """How far the work has come, and what is new of it."""
-        if self.status.show_report(report):
+        """Show how far the work has come, and what is new of it."""
+        state = self._editing.runner.state
+        if report.phase != self._phase:
+            self._phase = report.phase
             self.status.show_stages(self._editing.status)
         if report.step is not None:
-            self.drag(report.node, hurry=False)
+            self.drag(report.node, hurry=state != "running")
         if report.image is not None:
             self.image(None)
+        if report.phase == "preview":  # it is not what the user waits for
+            return
+        text = self.status.show_report(report)
+        if state == "running":
+            self.status.say(text)
+        elif state == "paused":
+            self.paused()
+
+    def paused(self) -> None:
+        """Show that the work is paused, and where, or that it will be after the step under way."""
+        if self._editing.runner.busy:
+            self.say("pausing")
+            return
+        self.place()
+        report = self._editing.report
+        if report is None or report.phase in ("drag", "preview"):
+            self.say("stepped" if self._editing.single else "paused")
+        else:
+            work = PHASES.get(report.phase, report.phase)
+            self.say("paused within", work=work, done=report.index, total=report.total)
 
     def over(self, error: BaseException | None) -> None:
-        """The work is over."""
+        """The work is over: show where the edit stands, and why it ended."""
         self.status.clear_bar()
+        self._phase = ""
+        self.place()
+        editing = self._editing
+        name, ended = editing.runner.name, editing.session.ended
         if error is not None:
             self.failed(error)
-            self.status.say(f"{self._editing.runner.name} failed; what was made before stays.")
-        elif self._editing.runner.outcome == "stopped":
-            self.status.say("Stopped; the steps that were taken stay.")
+            key = "not finite" if isinstance(error, ArithmeticError) else "failed"
+            self.say(key, name=name)
+        elif editing.waiting or name == PREVIEW:
+            return  # something else was said, and holds
+        elif editing.runner.outcome == "stopped":
+            dragged = editing.report is not None and editing.report.phase == "drag"
+            self.say("stopped" if dragged else "cancelled", name=name)
+        elif name == "Prepare":
+            self.say("prepared")
+        elif name == "Render":
+            self.say("rendered")
+        elif ended is None or (ended is Ended.STEP_LIMIT and name == "Step"):
+            self.say("stepped")
         else:
-            runner, session = self._editing.runner, self._editing.session
-            said = _OVER.get(runner.name) or _OVER.get(str(session.ended), "Done.")
-            self.status.say(said)
+            self.status.say(ended_message(ended, ended.describe(editing.session.settings.drag)))
+
+    def moved(self) -> None:
+        """The edit stands at another step."""
         self.place()
+        self.say("at" if self.index else "at the start")
 
     def failed(self, error: BaseException) -> None:
         """Something went wrong."""
@@ -152,21 +201,35 @@ class View:
         self.drag(None if history is None else history.current, hurry=True)
         self.compare.set_images(self._editing.session.image, self.newest())
 
+    def pairs_changed(self) -> None:
+        """Show the distances and curves of the pairs that are there now."""
+        history = self._editing.history
+        path = [] if history is None else history.path()
+        self.status.show_path(path, [pair.handle for pair in self._canvas.pairs])
+
     def drag(self, node: Node | None, *, hurry: bool) -> None:
         """Handles with their trails on the canvas, distances and curves beside it."""
         history = self._editing.history
         path = [] if history is None or node is None else history.path(node)
         self.index = 0 if node is None else node.index
-        self.status.show_path(path, hurry=hurry)
+        self.status.show_path(path, [pair.handle for pair in self._canvas.pairs], hurry=hurry)
         if node is None or node.number == 0:
             self._canvas.clear_tracks()
             return
-        shown = _thinned(path)
-        trails = [
-            [step.handles[k] for step in shown if k < len(step.handles)]
-            for k in range(len(node.handles))
+        came = [
+            {pair.handle: at for pair, at in zip(step.pairs, step.handles, strict=True)}
+            for step in _thinned(path)
         ]
-        self._canvas.show_tracks(list(node.handles), trails)
+        starts = [pair.handle for pair in node.pairs]  # a pair's own, whatever its index was
+        trails = [[places[start] for places in came if start in places] for start in starts]
+        self._canvas.show_tracks(list(node.handles), trails, starts)
+
+
+def _described(model: DiffusionModel) -> tuple[str, str]:
+    """A model's name, and what to know about it."""
+    dtype = str(model.dtype).removeprefix("torch.")
+    knows = f" · knows {model.domain.images}" if model.domain.images else ""
+    return model.name, f"{dtype} on {model.device.type}{knows}"
 
 
 def _thinned(path: list[Node]) -> list[Node]:

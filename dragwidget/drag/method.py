@@ -1,0 +1,141 @@
+"""What a drag method is: the data that it works on, and the protocol that every method fits.
+
+A method takes one step at a time from a ``DragState`` to the next. Everything that the next step
+depends on is in the state, so that a drag can pause, continue, rewind and branch without a trace of
+how it was driven.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+from torch import Tensor
+
+from dragwidget.data.settings import DragSettings
+from dragwidget.drag.evaluation import Evaluation, Passes
+from dragwidget.drag.noise_path import NoisePath, Time
+from dragwidget.drag.optimizer import Moments
+from dragwidget.drag.supervision import Anchor, GaussianPrior
+
+__all__ = ["DragMethod", "DragState", "Ended", "Problem", "StepReport"]
+
+
+class Ended(str, Enum):
+    """Why a drag is over; a drag that was stopped from outside has no reason of its own."""
+
+    REACHED = "reached"
+    STEP_LIMIT = "step limit"
+    NOT_MOVING = "not moving"
+
+    def __str__(self) -> str:
+        return self.value
+
+    def describe(self, settings: DragSettings) -> str:
+        """One clause for people, with the setting that ended the drag."""
+        if self is Ended.REACHED:
+            return (
+                f"all handles are within {settings.stop_distance:g} feature cells of their targets"
+            )
+        if self is Ended.NOT_MOVING:
+            return f"no handle moved for {settings.patience} steps"
+        return "step limit reached"
+
+
+@dataclass(frozen=True, eq=False)
+class DragState:
+    """Where a drag stands: everything that its next step depends on.
+
+    Attributes:
+        latent: (1, c, h, w) float32.
+        timestep: noise level of the latent; a method may move along the path.
+        handles: current handle points, (N, 2) as (row, column) feature cells, float32.
+        anchors: what each handle is, (N).
+        moments: of Adam.
+        index: steps since the start.
+        still: steps since a handle last moved.
+        retarget: a target is new since the last step.
+    """
+
+    latent: Tensor
+    timestep: Time
+    handles: Tensor
+    anchors: tuple[Anchor, ...]
+    moments: Moments
+    index: int = 0
+    still: int = 0
+    retarget: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What a step works on; the user may change it between two steps.
+
+    Attributes:
+        targets: (N, 2) as (row, column) feature cells, float32.
+        settings: of the drag.
+        path: the noise path of the model.
+        source: the pass at the source's own latent at a timestep, with its prediction and without
+            a graph.
+        clean: the source's clean latent, (1, c, h, w).
+        protected: 1 where the latent must not change, (h, w) latent cells; ``None``: everything is
+            editable.
+        prior: needed with ``prior_weight > 0``.
+    """
+
+    targets: Tensor
+    settings: DragSettings
+    path: NoisePath
+    source: Callable[[Time], Evaluation]
+    clean: Tensor
+    protected: Tensor | None = None
+    prior: GaussianPrior | None = None
+
+    @property
+    def has_region_loss(self) -> bool:
+        """Whether the loss has a region term."""
+        return self.protected is not None and self.settings.region_weight > 0
+
+
+@dataclass(frozen=True, eq=False)
+class StepReport:
+    """What one step did, beside the new state.
+
+    Attributes:
+        loss_terms: the weighted terms of the loss before the step, by name; empty where the step
+            minimised none.
+    """
+
+    loss_terms: Mapping[str, float] = field(default_factory=dict)
+
+
+class DragMethod(Protocol):
+    """A way to move the content of a latent from handles to targets, one step at a time.
+
+    Methods are stateless: they keep nothing between two calls.
+    """
+
+    def begin(self, passes: Passes, latent: Tensor, handles: Tensor, timestep: Time) -> DragState:
+        """Return the state before the first step.
+
+        Args:
+            latent: where the drag starts, (1, c, h, w).
+            handles: (N, 2) as (row, column) feature cells.
+        """
+        ...
+
+    def advance(
+        self, passes: Passes, state: DragState, task: Problem
+    ) -> tuple[DragState, StepReport]:
+        """Return the state after one more step, and what the step did.
+
+        Raises:
+            ArithmeticError: a value is not finite; nothing was changed.
+        """
+        ...
+
+    def ended(self, state: DragState, task: Problem) -> Ended | None:
+        """Return why the drag is over at this state; ``None`` while it can continue."""
+        ...

@@ -1,0 +1,60 @@
+"""Every sentence of the status line, in one table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dragwidget.drag.method import Ended
+
+if TYPE_CHECKING:
+    from dragwidget.editor.work import Report
+
+__all__ = ["MESSAGES", "PHASES", "ended", "message", "progress"]
+
+PHASES = {
+    "lora": "Training the LoRA",
+    "inversion": "Inverting the image",
+    "generation": "Generating the image",
+    "drag": "Dragging",
+    "reference": "Recording the reference branch",
+    "render": "Rendering",
+    "preview": "Preview",
+}
+
+MESSAGES = {
+    "start": "Draw a point pair, and a mask if only a part may change. Then press Run.",
+    "prepared": "LoRA and inversion are ready. Press Run to drag.",
+    "stepped": "Step {index} done. Press Step or Run to continue.",
+    "rendered": "Final render of step {index}.",
+    "ended": "{Reason}.",
+    "step limit": "{Reason}. Press Run to continue.",
+    "not moving": "{Reason}. Move a target, or change the settings.",
+    "pausing": "Pausing after the step in progress.",
+    "paused": "Paused at step {index}. Press Run or Step to continue.",
+    "paused within": "Paused: {work}, {done} of {total}. Press Run to continue.",
+    "stopping": "Stopping.",
+    "waiting": "Waiting for the step in progress to end; then: {then}.",
+    "stopped": "Stopped at step {index}. All finished steps are kept.",
+    "cancelled": "{name} cancelled. Everything finished before is kept.",
+    "not finite": "{name} failed: a value is not finite (NaN). Everything finished before is kept.",
+    "failed": "{name} failed. Everything finished before is kept.",
+    "at": "At step {index}. Press Run to continue from here.",
+    "at the start": "At the start. Press Run to drag.",
+    "restored": "Restored at step {index}.",
+}
+
+
+def message(key: str, **values: object) -> str:
+    """Return a sentence of the table, filled in."""
+    return MESSAGES[key].format(**values)
+
+
+def ended(why: Ended, reason: str) -> str:
+    """Return why a drag is over; ``reason`` as ``Ended.describe`` has it."""
+    key = "ended" if why is Ended.REACHED else why.value
+    return message(key, Reason=reason[0].upper() + reason[1:])
+
+
+def progress(report: Report) -> str:
+    """Return how far a phase has come."""
+    return f"{PHASES.get(report.phase, report.phase)}: {report.index} of {report.total}"

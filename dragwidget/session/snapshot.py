@@ -1,0 +1,61 @@
+"""A frozen copy of a session at one moment: what files are made of.
+
+Taken while a drag may go on in another thread. Nodes are frozen and a history only grows, so the
+copy holds references and copies no tensor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dragwidget.data.instructions import DragInstructions
+from dragwidget.data.settings import Settings
+from dragwidget.drag.method import Ended
+from dragwidget.session.history import History, Node
+from dragwidget.session.source import Inversion, Source, TrainedLoRA
+
+if TYPE_CHECKING:
+    from dragwidget.diffusion.model import DiffusionModel
+
+__all__ = ["EditSnapshot", "Snapshot"]
+
+
+@dataclass(frozen=True, eq=False)
+class EditSnapshot:
+    """One inversion and everything that was dragged on it.
+
+    Attributes:
+        nodes: every step ever taken, the start first.
+        current, tip: numbers of the node where the edit stands, and of the end of its branch.
+    """
+
+    inversion: Inversion
+    nodes: tuple[Node, ...]
+    current: int
+    tip: int
+
+    @classmethod
+    def of(cls, inversion: Inversion, history: History) -> EditSnapshot:
+        return cls(inversion, *history.snapshot())
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """A session: what is asked for, and the stages of its image.
+
+    Attributes:
+        source: the image, with its prompt and a LoRA that was given.
+        instructions: what was drawn; ``None``: nothing yet.
+        ended: why the last drag was over; ``None`` while it can go on.
+        trained: the LoRAs that were trained on this image.
+        edits: one for each prompt and settings that it was inverted with.
+    """
+
+    model: DiffusionModel
+    source: Source
+    settings: Settings
+    instructions: DragInstructions | None
+    ended: Ended | None
+    trained: tuple[TrainedLoRA, ...]
+    edits: tuple[EditSnapshot, ...]

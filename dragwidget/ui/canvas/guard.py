@@ -1,0 +1,49 @@
+"""Make calls whose errors are logged and shown, which Jupyter would drop."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+class Guard:
+    """Calls actions under a lock; an error ends the gesture and is told.
+
+    Args:
+        lock: held around every action.
+        refresh: paints what an action has changed.
+        give_up: ends what an action has left half done.
+        tell: shows an error, "Type: message".
+    """
+
+    def __init__(
+        self,
+        lock: threading.RLock,
+        refresh: Callable[[], None],
+        give_up: Callable[[], object],
+        tell: Callable[[str], None],
+    ) -> None:
+        self.lock = lock
+        self._refresh, self._give_up, self._tell = refresh, give_up, tell
+
+    def __call__(self, action: Callable[..., Any], *args: Any) -> None:
+        """Call ``action`` and paint what is new; does not raise."""
+        with self.lock:
+            try:
+                action(*args)
+                self._refresh()
+            except Exception as error:
+                log.exception("while handling an event of the canvas")
+                self._try(self._give_up)
+                self._try(self._tell, f"{type(error).__name__}: {error}")
+
+    @staticmethod
+    def _try(action: Callable[..., object], *args: Any) -> None:
+        try:
+            action(*args)
+        except Exception:
+            log.exception("while handling an error of the canvas")
