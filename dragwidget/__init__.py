@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dragwidget.data.instructions import DragInstructions, PointPair
+    from dragwidget.data.request import EditRequest
     from dragwidget.data.settings import (
         DragSettings,
         InversionSettings,
@@ -31,6 +32,7 @@ __all__ = [
     "DragSession",
     "DragSettings",
     "DragWidget",
+    "EditRequest",
     "InversionSettings",
     "LoRASettings",
     "PointPair",
@@ -46,6 +48,7 @@ _MODULE_OF = {
     "DragSession": "dragwidget.session.session",
     "DragSettings": "dragwidget.data.settings",
     "DragWidget": "dragwidget.ui.widget",
+    "EditRequest": "dragwidget.data.request",
     "InversionSettings": "dragwidget.data.settings",
     "LoRASettings": "dragwidget.data.settings",
     "PointPair": "dragwidget.data.instructions",

@@ -42,7 +42,7 @@ COMMANDS = {  # by the words that call it; the first of two is a group
     "doctor": Command("see whether everything works on this machine", "dragwidget.cli.doctor"),
     "store": Command("list, check or empty the cache on disk", "dragwidget.cli.store"),
     "demo image": Command("draw an image to try an edit on", "dragwidget.cli.demo_image"),
-    "demo train": Command("train the embedded model anew", "dragwidget.demo.train"),
+    "demo train": Command("train the embedded model from scratch", "dragwidget.demo.train"),
     "bench scenes": Command(
         "score edits of the embedded model's domain against the ground truth",
         "dragwidget.bench.scenes_command",
@@ -52,7 +52,7 @@ COMMANDS = {  # by the words that call it; the first of two is a group
         "dragwidget.bench.ablations_command",
     ),
     "bench speed": Command(
-        "time every part of an edit beside a plain reference", "dragwidget.bench.dev.speed_command"
+        "time every part of an edit beside a baseline", "dragwidget.bench.dev.speed_command"
     ),
     "bench cold": Command(
         "time the command line in new processes, from the start to the image",
@@ -89,6 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return int(args.run(args))
         except KeyboardInterrupt as interruption:
             return _tell(" ".join(["interrupted", *map(str, interruption.args)]), 130)
+        except _UsageError as error:
+            return _tell(str(error), 2)
         except BadInputError as error:
             if sys.flags.dev_mode:
                 raise
@@ -103,11 +105,15 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, without the usage before it."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        raise _UsageError(f"{message} (see {self.prog} --help)")
+
+
+class _UsageError(Exception):
+    """What stands on the command line is not understood."""
 
 
 def _parser(words: list[str]) -> argparse.ArgumentParser:
-    """The parser of everything, with the arguments of the one command that is called."""
+    """Return the parser of everything, with the arguments of the one command that is called."""
     parser = _Parser(prog="dragwidget", description="Point-based image editing with diffusion.")
     parser.add_argument("--version", action="version", version=f"dragwidget {__version__}")
     places = {"": _places(parser)}

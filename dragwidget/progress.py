@@ -1,28 +1,27 @@
-"""The expensive stages of an edit, each kept with what made it.
+"""Progress, cancellation, and the cache of the expensive stages of an edit.
 
-A stage is made once and used until something that made it changes. Then it is *stale*: made anew
-when it is next needed, and there again when the change is taken back.
+A stage is cached under the key of everything that it depends on. When one of them changes, it is
+*outdated* and recomputed on demand; when the change is undone, the cached stage is used again.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Generator, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
-__all__ = ["Cancelled", "Key", "Monitor", "Progress", "Shelf", "StageStatus"]
+__all__ = ["Cancelled", "Key", "KeyedCache", "Monitor", "Progress", "StageStatus"]
 
 T = TypeVar("T")
 Key = tuple[tuple[str, Hashable], ...]
-"""What made a stage: (name, value) pairs; the names are read by people."""
+"""The key of a stage: (name, value) pairs; users read the names."""
 
 Phase = Literal["lora", "inversion", "generation", "drag", "reference", "render"]
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a piece of work has come: ``index`` of ``total`` steps of a phase are done."""
+    """Progress of work: ``index`` of ``total`` steps of a phase are done."""
 
     phase: Phase
     index: int
@@ -31,11 +30,11 @@ class Progress:
 
 
 class Cancelled(Exception):  # noqa: N818 - what happened, not a fault
-    """The work was cancelled; the session is as it was before, steps that were done are kept."""
+    """The work was cancelled; the session is unchanged, and finished steps are kept."""
 
 
 class Monitor:
-    """Runs work that reports its progress, and stops it when asked from another thread.
+    """Runs work that reports its progress; another thread can cancel it.
 
     Attributes:
         progress: called with every ``Progress``, on the thread that works.
@@ -43,30 +42,30 @@ class Monitor:
 
     def __init__(self, progress: Callable[[Progress], None] | None = None) -> None:
         self.progress = progress
-        self._cancel = threading.Event()
+        self._is_cancelled = False  # no Event: an interrupt within its methods would jam its lock
 
     def start(self) -> None:
-        """Forget a cancellation that was meant for earlier work."""
-        self._cancel.clear()
+        """Clear the cancellation of earlier work."""
+        self._is_cancelled = False
 
     def cancel(self) -> None:
-        """Let the work raise ``Cancelled`` before its next pass of the network."""
-        self._cancel.set()
+        """Make the work raise ``Cancelled`` before its next forward pass."""
+        self._is_cancelled = True
 
     def check(self) -> None:
-        """Raise ``Cancelled`` where that was asked for."""
-        if self._cancel.is_set():
+        """Raise ``Cancelled`` if the work was cancelled."""
+        if self._is_cancelled:
             raise Cancelled("cancelled")
 
     def report(self, progress: Progress) -> None:
-        """Pass on how far the work has come; raise ``Cancelled`` where that was asked for."""
+        """Report progress; raise ``Cancelled`` if the work was cancelled."""
         if self.progress is not None:
             self.progress(progress)
-        if self._cancel.is_set():
+        if self._is_cancelled:
             raise Cancelled(f"cancelled in {progress.phase}, {progress.index} of {progress.total}")
 
     def run(self, work: Generator[Progress, None, T]) -> T:
-        """Run work to its end, reporting; return its result."""
+        """Run work to its end, reporting its progress; return its result."""
         while True:
             try:
                 progress = next(work)
@@ -77,23 +76,23 @@ class Monitor:
 
 @dataclass(frozen=True)
 class StageStatus:
-    """Whether a stage can be used as it is.
+    """The state of a stage.
 
     Attributes:
-        state: ``fresh`` is up to date; ``stale`` was made, but something has changed since;
-            ``missing`` was never made; ``off`` is not wanted by the settings.
-        why: a sentence for people.
+        state: ``ready``: up to date; ``outdated``: made, but something has changed since;
+            ``missing``: never made; ``off``: not requested by the settings.
+        why: the reason, a sentence.
     """
 
-    state: Literal["fresh", "stale", "missing", "off"]
+    state: Literal["ready", "outdated", "missing", "off"]
     why: str = ""
 
 
-class Shelf(Generic[T]):
-    """Where a stage is kept, each version with the key of what made it.
+class KeyedCache(Generic[T]):
+    """Cache of the versions of a stage, by key.
 
     Args:
-        limit: how many versions to keep; the one made longest ago goes first.
+        limit: how many versions to keep; the oldest is evicted first.
     """
 
     def __init__(self, limit: int) -> None:
@@ -104,29 +103,30 @@ class Shelf(Generic[T]):
         return iter(list(self._made.values()))  # another thread may put one there meanwhile
 
     def get(self, key: Key) -> T | None:
-        """The version that was made by exactly this, if it is kept."""
+        """Return the version with exactly this key, or ``None``."""
         return self._made.get(key)
 
     def put(self, key: Key, value: T) -> T:
+        """Cache a version and return it."""
         self._made[key] = value
         while len(self._made) > self._limit:
             del self._made[next(iter(self._made))]
         return value
 
     def status(self, key: Key) -> StageStatus:
-        """Whether there is a version made by this; if not, what has changed since the nearest one.
+        """Return whether this key is cached; if not, what has changed since the nearest one.
 
-        Of versions from which equally much has changed, the one made last counts.
+        Of equally near versions the newest counts.
         """
         if key in self._made:
-            return StageStatus("fresh")
+            return StageStatus("ready")
         if not self._made:
             return StageStatus("missing", "not made yet")
         changed = min((_changed(then, key) for then in reversed(list(self._made))), key=len)
-        return StageStatus("stale", f"{' and '.join(changed)} changed since it was made")
+        return StageStatus("outdated", f"{' and '.join(changed)} changed since it was made")
 
 
 def _changed(then: Key, now: Key) -> list[str]:
-    """The names of what is not the same in both."""
+    """Return the names whose values differ."""
     old, new = dict(then), dict(now)
     return [name for name in {**new, **old} if new.get(name) != old.get(name)]

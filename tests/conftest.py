@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test needs a network; read when the hub's client is loaded
 
@@ -12,6 +13,23 @@ from hypothesis import settings
 # No deadline for one example: a busy machine is slow, which is no fault of the code.
 settings.register_profile("dragwidget", deadline=None, max_examples=50)
 settings.load_profile("dragwidget")
+
+
+# What marks every test of a folder, or of a file of it.
+MARKS = {
+    "system": "system",
+    "browser": "browser",
+    "system/test_docs.py": "docs",
+    "system/test_notebooks.py": "notebooks",
+}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        place = item.path.relative_to(Path(__file__).parent)
+        for name in (place.parts[0], place.as_posix()):
+            if name in MARKS:
+                item.add_marker(MARKS[name])
 
 
 @pytest.fixture(autouse=True)

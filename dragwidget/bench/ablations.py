@@ -1,4 +1,4 @@
-"""What each setting does: one is changed at a time, and the same tasks are edited and scored.
+"""Ablations: change one setting at a time, and edit and score the same tasks.
 
 A *base* is a whole set of settings; a *sweep* goes through values of one of them; a *point* is the
 base with one value. Every point sees the same tasks, so points are compared task by task, which
@@ -56,7 +56,7 @@ class Sweep:
     values: tuple[Any, ...] | None
 
     def apply(self, base: Settings, value: Any) -> Settings:
-        """The base with this one value."""
+        """Return the base with this one value."""
         kept = (value,) if self.field == "feature_blocks" else value
         stage = replace(getattr(base, self.stage), **{self.field: kept})
         return replace(base, **{self.stage: stage})
@@ -73,7 +73,7 @@ SWEEPS: dict[str, Sweep] = {
     ),
     "lora_steps": Sweep("LoRA steps", "lora", "steps", (0, 10, 20, 40, 80)),
     "block": Sweep("decoder block", "drag", "feature_blocks", None),
-    "lambda": Sweep("mask weight λ", "drag", "region_weight", (0.0, 0.05, 0.1, 0.2, 0.4)),
+    "lambda": Sweep("region weight λ", "drag", "region_weight", (0.0, 0.05, 0.1, 0.2, 0.4)),
     "radius": Sweep("motion radius r_m, cells", "drag", "motion_radius", (0, 1, 2, 4)),
     "step": Sweep("step length, cells", "drag", "step_length", (0.5, 1.0, 2.0, 4.0)),
     "rate": Sweep("learning rate", "drag", "learning_rate", (0.005, 0.01, 0.02, 0.04)),
@@ -114,12 +114,12 @@ class Result:
 
     Attributes:
         point: its name.
-        completion: of the drag, at most 1; 0 where the image cannot be read any more.
-        error: mean distance of the points from their targets, pixels; where the image cannot be
-            read, what it was before the drag.
-        inside_psnr: against the true target inside the mask, dB; ``outside_psnr``: against the
+        completion: of the drag, at most 1; 0 if the fit failed.
+        error: mean distance of the points from their targets, pixels; if the fit failed, that
+            before the drag.
+        inside_psnr: against the ground truth inside the mask, dB; ``outside_psnr``: against the
             source outside it.
-        fit_failed: the image cannot be read as one of this domain any more.
+        fit_failed: the keypoint evaluator found no critter in the image.
         seconds: of the edit; less where a part of it was made for an earlier point.
     """
 
@@ -141,10 +141,10 @@ class Result:
 
 
 def base_settings(name: str, model: DiffusionModel) -> Settings:
-    """The settings that a sweep goes around.
+    """Return the base settings of a sweep.
 
     ``"recommended"`` are the model's own. ``"paper"`` is the paper's method: a drag from the
-    inverted latent itself, strength 0.7, the soft mask term alone. From the model's recommendation
+    inverted latent itself, strength 0.7, only the region loss. From the model's recommendation
     it takes only what belongs to the network and not to the method: which decoder block and which
     self-attention layer correspond to the paper's, and whether the model needs a LoRA at all, as
     one does that was not trained on such images. For Stable Diffusion that leaves the paper's
@@ -154,7 +154,7 @@ def base_settings(name: str, model: DiffusionModel) -> Settings:
     if name == "recommended":
         return known
     if name != "paper":
-        raise ValueError(f"a base is one of {', '.join(BASES)}, got {name!r}")
+        raise ValueError(f"base must be one of {', '.join(BASES)}, got {name!r}")
     return Settings(
         lora=LoRASettings(steps=known.lora.steps),
         drag=DragSettings(feature_blocks=known.drag.feature_blocks),
@@ -167,7 +167,7 @@ def make_points(
     model: DiffusionModel,
     only: Sequence[str] | Mapping[str, Sequence[Any]] | None = None,
 ) -> list[Point]:
-    """The base, and every sweep's points around it.
+    """Return the base, and every sweep's points around it.
 
     Args:
         only: these sweeps, or these with values of your own; ``None``: all.
@@ -199,7 +199,7 @@ def make_jobs(
     model: str = "critters",
     done: Callable[[str, str, int], bool] = lambda _point, _kind, _seed: False,
 ) -> list[Job]:
-    """The same ``n`` tasks at every point, kinds in turn, seeds from ``seed`` on.
+    """Return the same ``n`` tasks at every point, kinds in turn, seeds from ``seed`` on.
 
     Args:
         done: whether a point (its name) of a task (kind, seed) is not to be run again.
@@ -282,12 +282,12 @@ def sweep(jobs: Sequence[Job], executor: Any = None) -> Iterator[list[Result]]:
 def summarise(
     points: Sequence[Point], results: Sequence[Result], base: Settings
 ) -> list[dict[str, Any]]:
-    """What the results say of every point, sweep by sweep; the base is a point of each.
+    """Return a summary of every point, sweep by sweep; the base is a point of each.
 
     Each has ``sweep``, ``value``, ``point``, ``n``; ``completion`` and ``error`` with their 95 %
-    intervals; ``gain``, the mean difference of the share done from the base's on the same tasks,
-    likewise; ``inside_gain``, the same of the PSNR inside the mask, which also sees what cannot be
-    read any more; mean ``outside_psnr``, ``inside_psnr``, ``steps``, ``seconds``; ``fit_failures``.
+    intervals; ``gain``, the mean difference of the completion from the base's on the same tasks,
+    likewise; ``inside_gain``, the same of the PSNR inside the mask, which counts failed fits too;
+    mean ``outside_psnr``, ``inside_psnr``, ``steps``, ``seconds``; ``fit_failures``.
     """
     by_point: dict[str, dict[tuple[str, int], Result]] = {}
     for result in results:
@@ -338,7 +338,7 @@ def _summary(
 
 
 def to_plain(result: Result) -> dict[str, Any]:
-    """For JSON, with no more digits than mean anything."""
+    """Return a result as plain data for JSON, rounded to 4 digits."""
     return {
         name: round(value, 4) if isinstance(value, float) else value
         for name, value in asdict(result).items()

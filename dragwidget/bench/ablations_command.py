@@ -1,4 +1,4 @@
-"""``dragwidget bench ablations``: what each setting does, one at a time, by the true answers."""
+"""``dragwidget bench ablations``: measure each setting, one at a time, against ground truth."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from dragwidget.bench.ablations import (
 )
 from dragwidget.bench.processes import add_jobs, processes
 from dragwidget.bench.versions import versions
-from dragwidget.data.bad_input import bad_input, user_file
+from dragwidget.data.bad_input import bad_input, positive, user_file
 from dragwidget.data.settings import Settings
 from dragwidget.diffusion.loading import load_model
 from dragwidget.storage.atomic import check_writable, write_whole
@@ -35,7 +35,7 @@ from dragwidget.storage.atomic import check_writable, write_whole
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--settings", choices=BASES, default="paper", help="what to sweep around")
     parser.add_argument("--only", metavar="SWEEP,..", help=f"by default all: {','.join(SWEEPS)}")
-    parser.add_argument("--n", type=int, default=24, help="tasks a point, the same at every point")
+    parser.add_argument("--n", type=positive, default=24, help="the same tasks at every point")
     parser.add_argument("--seed", type=int, default=950_000, help="of the first task")
     parser.add_argument("--model", default="critters", help="as for `edit`")
     add_jobs(parser)
@@ -81,8 +81,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The summary for a terminal."""
-    head = ("share done", "gain", "error, px", "outside", "inside", "failed", "steps")
+    """Return the summary for a terminal."""
+    head = ("completion", "gain", "error, px", "outside", "inside", "failed", "steps")
     lines = [f"{'':<24}{'n':>4}  {head[0]:<20}{head[1]:<21}{head[2]:<20}" + _columns(head[3:])]
     for row in rows:
         name = f"{SWEEPS[row['sweep']].field} {row['value']}"

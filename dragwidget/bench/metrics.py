@@ -1,4 +1,4 @@
-"""What is measured of an edit, as plain functions of tensors and points.
+"""Metrics of an edit, as functions of tensors and points.
 
 Images: (3, H, W) float in [0, 1]. Masks: (H, W) bool. Points: (N, 2), xy, image pixels.
 """
@@ -19,7 +19,7 @@ PERFECT = 99.0  # dB reported where two images do not differ
 
 
 def psnr(image: Tensor, reference: Tensor, where: npt.ArrayLike | None = None) -> float:
-    """Peak signal to noise ratio in dB, over all channels of the pixels `where`.
+    """Return the peak signal-to-noise ratio in dB, over all channels of the pixels `where`.
 
     At most PERFECT; not a number where no pixel is asked for.
 
@@ -38,7 +38,7 @@ def psnr(image: Tensor, reference: Tensor, where: npt.ArrayLike | None = None) -
 def completion(
     handles_xy: npt.ArrayLike, targets_xy: npt.ArrayLike, reached_xy: npt.ArrayLike
 ) -> float:
-    """1 - distance left / distance asked for, each summed over the points.
+    """Return 1 - remaining / requested distance, each summed over the points.
 
     1: every point is where it was to go; 0: nothing done; below 0: farther away than before.
 
@@ -50,12 +50,12 @@ def completion(
     )
     asked = np.linalg.norm(targets - handles, axis=1).sum()
     if asked == 0:
-        raise ValueError("no point was asked to move, so no share of a drag can be told")
+        raise ValueError("completion needs at least one target that is not its handle, got none")
     return float(1 - np.linalg.norm(targets - reached, axis=1).sum() / asked)
 
 
 def worst_window(image: Tensor, reference: Tensor) -> float:
-    """Root mean square difference in the window of side WINDOW where it is largest.
+    """Return the root mean square difference in the window of side WINDOW where it is largest.
 
     Taken of images reduced to about GRAIN cells a side: that outlines are less sharp does not
     count, that something is there or not does.

@@ -10,12 +10,16 @@ from multiprocessing import get_context
 
 import torch
 
+from dragwidget.data.bad_input import positive
+
 __all__ = ["add_jobs", "processes"]
 
 
 def add_jobs(parser: argparse.ArgumentParser) -> None:
     """Add ``--jobs``, whose value is for ``processes``."""
-    parser.add_argument("--jobs", type=int, default=1, help="processes, each with one thread")
+    parser.add_argument(
+        "--jobs", type=positive, default=1, metavar="N", help="processes, each with one thread"
+    )
 
 
 @contextmanager
@@ -24,11 +28,7 @@ def processes(jobs: int) -> Iterator[Executor | None]:
 
     Torch's own threads would fight over the cores that the processes already fill; right here they
     stay as they are.
-
-    Raises ValueError for fewer than one.
     """
-    if jobs < 1:
-        raise ValueError(f"--jobs must be 1 process or more, got {jobs}")
     if jobs == 1:
         yield None
         return

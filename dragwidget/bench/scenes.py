@@ -1,8 +1,8 @@
-"""How well a model drags, in a domain where every answer is known.
+"""Measure how well a model drags, in a synthetic domain with ground truth.
 
-Each task is drawn, dragged, rendered, and explained by the instrument (``synthesis``), which says
-where the points really went. Beside it stand doing nothing, warping the image alone, and the best
-that the model's autoencoder could do.
+Each task is drawn, dragged and rendered; the keypoint evaluator (``synthesis``) finds where the
+points moved. It is compared with the source image, with the image warped alone, and with the ground
+truth after the autoencoder, which is the best that the model can do.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Score:
-    """What is measured of one image that should be the task's true target.
+    """The measurements of one edited image, against the task's ground truth.
 
     Attributes:
         completion: of the drag, at most 1; 0 where the fit failed.
-        inside_psnr: against the true target inside the mask, dB.
+        inside_psnr: against the ground truth inside the mask, dB.
         outside_psnr: against the source outside the mask, dB.
         fit_residual: root mean square of image minus explanation, in the worst window.
         fit_failed: no critter any more.
@@ -80,8 +80,8 @@ class Row:
 
     Attributes:
         edited: of the edit; ``nothing``, ``warped`` and ``autoencoder`` beside it.
-        source_psnr: of the source against the true target inside the mask, dB.
-        beats_source: the edit is nearer to the true target there than the source is.
+        source_psnr: of the source against the ground truth inside the mask, dB.
+        beats_source: the edit is nearer to the ground truth there than the source is.
         tracking_error: mean distance of the tracked handles from where the points really went,
             pixels.
         seconds: wall time by phase.
@@ -154,7 +154,7 @@ def score(task: DragTask, image: Tensor) -> tuple[Score, npt.NDArray[np.float64]
 
 
 def do_nothing(task: DragTask) -> Score:
-    """The score of the source image itself, which needs no instrument."""
+    """Return the score of the source image itself, which needs no evaluator."""
     drawn = task.instructions
     return Score(
         completion=0.0,
@@ -207,7 +207,7 @@ def drag_scenes(
 
 
 def summarise(rows: Sequence[Row]) -> dict[str, Any]:
-    """What the rows say together; see ``dragwidget bench scenes``."""
+    """Return a summary of the rows; see ``dragwidget bench scenes``."""
     kinds = sorted({row.kind for row in rows})
     return {
         "n": len(rows),
@@ -238,7 +238,7 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def bootstrap(values: Sequence[float]) -> dict[str, float]:
-    """Mean and its 95 % interval by resampling the values."""
+    """Return the mean and its 95 % interval by resampling the values."""
     array = np.asarray(values, dtype=np.float64)
     draws = np.random.default_rng(0).integers(len(array), size=(RESAMPLES, len(array)))
     low, high = np.percentile(array[draws].mean(axis=1), [2.5, 97.5])
@@ -250,23 +250,23 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def to_image(image: Tensor) -> Image.Image:
-    """(3, H, W) in [0, 1] -> a Pillow image, to the nearest of 256 levels."""
+    """Return (3, H, W) in [0, 1] as a Pillow image, rounded to 256 levels."""
     levels = (image.clamp(0, 1) * 255).round().to(torch.uint8)
     return Image.fromarray(levels.permute(1, 2, 0).numpy())
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """A Pillow image -> (3, H, W) in [0, 1]."""
+    """Return a Pillow image as (3, H, W) in [0, 1]."""
     return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 255
 
 
 def round_trip(model: DiffusionModel, image: Tensor) -> Tensor:
-    """What the autoencoder makes of an image (3, H, W)."""
+    """Return an image (3, H, W) after a round trip through the autoencoder."""
     decoded = model.decode(model.encode(np.asarray(to_image(image))))
     return to_tensor(Image.fromarray(to_pixels(decoded)))
 
 
 @lru_cache(maxsize=1)
 def shared_model(name: str) -> DiffusionModel:
-    """The model, loaded once for all jobs of this process."""
+    """Return the model, loaded once for all jobs of this process."""
     return load_model(name)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from dragwidget.bench.processes import add_jobs, processes
 from dragwidget.bench.scenes import Job, Row, Score, drag_scenes, summarise, to_image
 from dragwidget.bench.versions import versions
-from dragwidget.data.bad_input import bad_input, user_file
+from dragwidget.data.bad_input import bad_input, positive, user_file
 from dragwidget.data.image_writing import output_format
 from dragwidget.data.paths import user_path
 from dragwidget.data.settings import Settings
@@ -33,7 +33,7 @@ GRID_ROWS = 16
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=950_000, help="of the first task")
-    parser.add_argument("--n", type=int, default=24, help="how many tasks")
+    parser.add_argument("--n", type=positive, default=24, help="how many tasks")
     parser.add_argument("--kinds", nargs="+", choices=TASK_KINDS, help="by default all, in turn")
     parser.add_argument("--model", default="critters", help="as for `edit`")
     parser.add_argument(
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def settings_from(args: argparse.Namespace) -> Settings:
-    """The paper's or the model's settings, with what the command line changes."""
+    """Return the paper's or the model's settings, with what the command line changes."""
     base = Settings() if args.paper else load_model(args.model).recommended
     if args.settings:
         path = user_path(args.settings)
@@ -105,12 +105,12 @@ def settings_from(args: argparse.Namespace) -> Settings:
 
 
 def table(summary: dict[str, Any]) -> str:
-    """The summary for a terminal."""
+    """Return the summary for a terminal."""
 
     def share(values: dict[str, float]) -> str:
         return f"{values['mean']:5.2f}  [{values['low']:.2f}, {values['high']:.2f}]"
 
-    lines = [f"share of the drag done  {share(summary['completion'])}  n = {summary['n']}"]
+    lines = [f"completion              {share(summary['completion'])}  n = {summary['n']}"]
     for kind, values in summary["by_kind"].items():
         lines.append(f"  {kind:<20}  {share(values)}")
     for name, values in summary["beside"].items():

@@ -1,11 +1,11 @@
 """Where did the point really go? Analysis by synthesis: fit the domain's parameters to an image.
 
-An image of the domain is explained by 18 numbers. Given an edited image, find the scene whose
+18 numbers describe an image of the domain. Given an edited image, find the scene whose
 image is nearest to it, by least squares through the renderer, and read the keypoints there: no
 network judges another one.
 
 The fit is blind to the answer. It knows the source scene (the kind of animal, the time of day, and
-where to begin), never the instructions nor the true target. It begins from the source, from a
+where to begin), never the instructions nor the ground truth. It begins from the source, from a
 greedy search round it, and from random scenes near it, and keeps what explains the image best.
 Coarse images first: there, far displacements still overlap.
 """
@@ -56,7 +56,7 @@ class _Search:
     random: int
 
 
-# The second is for what cannot be explained from the first's starts: of 200 true targets, one.
+# The second is for images that the first cannot fit: of 200 targets, one.
 _FIRST, _WIDER = _Search(16, 2), _Search(48, 4)
 
 
@@ -80,10 +80,10 @@ class Fit:
 
 
 def fit_scene(image: Tensor, source: Scenes, seed: int = 0) -> Fit:
-    """Explain an image (3, size, size) in [0, 1] that was made from the scene `source` (one).
+    """Fit an image (3, size, size) in [0, 1] that was made from the scene `source` (one).
 
-    `seed` draws the random starts; equal arguments give equal results. An image that cannot be
-    explained is tried once more, from more starts.
+    `seed` draws the random starts; equal arguments give equal results. An image on
+    which the fit fails is tried once more, from more starts.
     """
     with torch.no_grad():
         fit = _fit(image, source, seed, _FIRST)
@@ -151,7 +151,7 @@ class _Problem:
         damping = torch.full((count,), 1e-2)
         eye = torch.eye(width)
         for _ in range(self.iterations):
-            # Away from the nearer border, so that both ends of the quotient are in the domain.
+            # Away from the nearer border, so that both ends of the quotient are in range.
             step = torch.where(z > 0.5, -_STEP, _STEP)  # (B, P)
             near = (z[:, None] + torch.diag_embed(step)).flatten(0, 1)
             slopes = self.residuals(near).view(count, width, -1) - residuals[:, None]
@@ -212,6 +212,6 @@ def _normalised(scenes: Scenes) -> Tensor:
 
 
 def _scenes(z: Tensor, source: Scenes) -> Scenes:
-    """The scenes of normalised parameters (B, P), of the source's kind and time of day."""
+    """Return the scenes of normalised parameters (B, P), of the source's kind and time of day."""
     low, high = _bounds()
     return source[torch.zeros(len(z), dtype=torch.long)].with_vector(low + z * (high - low))

@@ -8,5 +8,5 @@ __all__ = ["versions"]
 
 
 def versions() -> dict[str, str]:
-    """The versions of what decides the numbers, as kept beside them."""
+    """Return the versions of what decides the numbers, as kept beside them."""
     return {name: version(name) for name in ("dragwidget", "torch", "diffusers")}

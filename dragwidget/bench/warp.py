@@ -1,4 +1,4 @@
-"""The image alone, warped: what anybody would try first, and what an edit has to beat."""
+"""Warp the image alone: the simplest method, which an edit has to beat."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SOFTNESS = 1 / 16  # how far inside the mask the warping fades out, in shares of
 
 
 def warp(image: Tensor, instructions: DragInstructions) -> Tensor:
-    """Bend an image (3, H, W) so that every handle lies on its target.
+    """Warp an image (3, H, W) so that every handle lies on its target.
 
     Each pixel of the result is fetched from where it came: the pairs' displacements, weighted by
     the inverse square of the distance to their targets, fading out towards the mask's border.

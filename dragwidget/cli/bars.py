@@ -44,7 +44,7 @@ class Bars:
         self._index = index
 
     def close(self) -> None:
-        """Leave the last bar as it is and go to the next line."""
+        """Leave the last bar and go to the next line."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None

@@ -1,4 +1,4 @@
-"""``dragwidget demo image``: an image of the embedded model's domain, and what to drag on it."""
+"""``dragwidget demo image``: write an image of the embedded model's domain, with a drag task."""
 
 from __future__ import annotations
 
@@ -19,15 +19,13 @@ SEED = TRAINING_SEEDS + 26  # a fox that the model has not seen
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``dragwidget demo image``."""
+    """Add the arguments of ``dragwidget demo image``."""
     parser.add_argument("output", metavar="OUT.png", type=user_file, help="the image to write")
-    parser.add_argument(
-        "--seed", type=int, default=SEED, metavar="N", help="another seed, another image"
-    )
+    parser.add_argument("--seed", type=int, default=SEED, metavar="N", help="seed of the image")
     parser.add_argument(
         "--task",
         choices=TASK_KINDS,
-        help="write instructions for an edit beside the image too, as OUT.json",
+        help="also write instructions for an edit, as OUT.json",
     )
 
 
@@ -37,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     instructions = output.with_suffix(".json")
     with bad_input():
         if args.seed < 0:
-            raise ValueError(f"a seed is 0 or more, got {args.seed}")
+            raise ValueError(f"--seed must be 0 or more, got {args.seed}")
         output_format(output, (128, 128))
         for path in [output] if args.task is None else [output, instructions]:
             check_writable(path)
@@ -55,5 +53,5 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _to_image(image: Tensor) -> Image.Image:
-    """(3, H, W) in [0, 1] -> a Pillow image."""
+    """Return (3, H, W) in [0, 1] as a Pillow image."""
     return Image.fromarray((image.permute(1, 2, 0).numpy() * 255).round().astype("uint8"))

@@ -1,4 +1,4 @@
-"""``dragwidget doctor``: does everything that an edit needs work on this machine?"""
+"""``dragwidget doctor``: check that everything an edit needs works on this machine."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``dragwidget doctor``."""
-    parser.add_argument("--model", default="critters", help="the model to try, as for `edit`")
+    """Add the arguments of ``dragwidget doctor``."""
+    parser.add_argument("--model", default="critters", help="the model to check, as for `edit`")
     add_model_arguments(parser)
-    parser.add_argument("--device", default="auto", help="cuda, mps or cpu; default: the best")
+    parser.add_argument("--device", default="auto", help="cuda, mps or cpu; default: the fastest")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what was found; 1 where something is wrong."""
+    """Print the report; return 1 if something is wrong."""
     from dragwidget.diffusion.doctor import examine
 
     report = examine(args.model, device=args.device, **model_options(args))

@@ -1,4 +1,4 @@
-"""``dragwidget edit``: a drag without a notebook."""
+"""``dragwidget edit``: edit an image from the command line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from PIL import Image
 
 from dragwidget.cli.bars import Bars
 from dragwidget.cli.inputs import (
-    Changes,
     Files,
     files_of,
     parse_pair,
@@ -36,40 +35,40 @@ if TYPE_CHECKING:
 PREVIEWS = 16  # images between the first and the last of an animation
 ANIMATION_SIDE = 512  # its longest side, pixels
 FIRST, BETWEEN, LAST = 900, 120, 1800  # how long its images are shown, ms
-WRITING = "dragwidget: interrupted, rendering what there is; Ctrl-C again writes a quick preview"
+WRITING = "dragwidget: interrupted, rendering the last step; Ctrl-C again writes a preview"
 ENDINGS = {
     "reached": "every handle reached its target",
     "step limit": "stopped at the step limit",
-    "not moving": "stopped, as nothing moved any more",
+    "not moving": "stopped, as no handle moved any more",
     "interrupted": "interrupted",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``dragwidget edit``."""
-    parser.add_argument("image", metavar="PICTURE", type=user_file, help="the image to edit")
+    """Add the arguments of ``dragwidget edit``."""
+    parser.add_argument("image", metavar="IMAGE", type=user_file, help="the image to edit")
     what = parser.add_argument_group("what to drag")
     what.add_argument(
         "--pair",
         action="append",
         type=parse_pair,
         metavar="X,Y:X,Y",
-        help="drag what is at the first point to the second; pixels from the top left. Repeatable",
+        help="drag the first point to the second; pixels from the top left; repeatable",
     )
     what.add_argument(
         "--mask",
         type=user_file,
         metavar="PNG",
-        help="an image of the same size: what is black or fully transparent in it must not "
-        "change, any other value may",
+        help="mask of the same size: black or fully transparent pixels are protected, all "
+        "others are editable",
     )
-    what.add_argument("--prompt", help="what the image shows")
+    what.add_argument("--prompt", help="description of the image")
     what.add_argument(
         "--instructions",
         type=user_file,
         metavar="JSON",
         help="pairs, mask and prompt from a file, or from the folder of a DragBench sample; "
-        "--pair, --mask and --prompt replace what it says",
+        "--pair, --mask and --prompt override it",
     )
     how = parser.add_argument_group("how")
     how.add_argument(
@@ -79,37 +78,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "default: %(default)s",
     )
     add_model_arguments(how)
-    how.add_argument("--steps", type=int, metavar="N", help="at most N drag steps")
+    how.add_argument("--steps", type=int, metavar="N", help="maximum number of drag steps")
     lora = how.add_mutually_exclusive_group()
-    lora.add_argument("--lora-steps", type=int, metavar="N", help="training steps of the LoRA")
+    lora.add_argument("--lora-steps", type=int, metavar="N", help="number of LoRA training steps")
     lora.add_argument(
         "--lora",
         type=Path,
         metavar="FILE",
-        help="a LoRA to use in place of training one: a .safetensors file, or a folder of peft's",
+        help="use this LoRA instead of training one: a .safetensors file or a peft folder",
     )
     how.add_argument(
-        "--lora-alpha", type=float, metavar="A", help="of a LoRA file that does not say its own"
+        "--lora-alpha", type=float, metavar="A", help="alpha of a LoRA file that does not give it"
     )
-    how.add_argument("--seed", type=int, metavar="N", help="of the LoRA's training")
+    how.add_argument("--seed", type=int, metavar="N", help="seed of the LoRA training")
     how.add_argument(
         "--settings",
         type=user_file,
         metavar="JSON",
-        help='a file such as {"drag": {"learning_rate": 0.02}}, or the log of an earlier edit',
+        help='settings, such as {"drag": {"learning_rate": 0.02}}, or the log of an earlier edit',
     )
     how.add_argument(
-        "--max-side", type=int, metavar="PIXELS", help="work on an image no larger than this"
+        "--max-side",
+        type=int,
+        metavar="PIXELS",
+        help="longest side of the image that the model edits",
     )
     how.add_argument(
         "--no-store",
         action="store_true",
-        help="neither look on disk for a LoRA and an inversion made before, nor keep them",
+        help="do not use the disk cache of LoRAs and inversions",
     )
-    how.add_argument("--device", default="auto", help="cuda, mps or cpu; default: the best")
+    how.add_argument("--device", default="auto", help="cuda, mps or cpu; default: the fastest")
     how.add_argument("--dtype", default="auto", help="float32, float16 or bfloat16")
     how.add_argument(
-        "--memory", choices=["normal", "low"], default="normal", help="low: less of it, more time"
+        "--memory", choices=["normal", "low"], default="normal", help="low: less memory, more time"
     )
     out = parser.add_argument_group("what is written")
     out.add_argument(
@@ -117,40 +119,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=user_file,
         metavar="OUT.png",
-        help="the edited image; default: PICTURE.dragged.png beside it",
+        help="the edited image; default: IMAGE.dragged.png beside it",
     )
     out.add_argument(
-        "--log", type=user_file, metavar="LOG.json", help="settings, timings, every step"
+        "--log",
+        type=user_file,
+        metavar="LOG.json",
+        help="write settings, timings and every step here",
     )
-    out.add_argument("--animation", type=user_file, metavar="OUT.gif", help="the way there")
+    out.add_argument(
+        "--animation", type=user_file, metavar="OUT.gif", help="write an animation of the drag here"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Do what the command line asks; return the exit status."""
-    with bad_input():
-        if args.lora_alpha is not None and args.lora is None:
-            raise ValueError("--lora-alpha describes a LoRA file: give --lora too")
-        source = read_image(args.image)
-        height, width = source.pixels.shape[:2]
-        instructions = read_instructions(
-            (width, height), pairs=args.pair, mask=args.mask, prompt=args.prompt,
-            file=args.instructions,
-        )  # fmt: skip
-        changes = [read_changes(args.settings) if args.settings else {}, _changes_of(args)]
-        with_changes(Settings(), *changes)  # out of range: refused before the model is loaded
-        files = files_of(args, source)
-    for done in source.metadata.conversions:
-        print(f"dragwidget: {args.image}: {done}", file=sys.stderr)
     with Bars(disable=None) as bars:
         recorder = Recorder(bars)
         with bad_input():
-            session = _open(args, changes)
-            session.set_image(source, instructions.prompt, max_side=args.max_side)
-            if args.lora is not None:
-                session.use_lora(args.lora, alpha=args.lora_alpha)
-                assert session.source.lora is not None
-                print(f"LoRA {args.lora}: {session.source.lora.summary}")
-            session.instructions = instructions  # set for good: the log of a failure tells them too
+            session, files = begin(args)
         if warning := session.domain_warning():
             print(f"dragwidget: {warning}", file=sys.stderr)
         recorder.lap("model")
@@ -159,33 +146,48 @@ def run(args: argparse.Namespace) -> int:
             return _edit(session, recorder, files)
 
 
-def _changes_of(args: argparse.Namespace) -> Changes:
+def begin(args: argparse.Namespace) -> tuple[DragSession, Files]:
+    """Check everything, then load the model; return a session with the request, and the files."""
+    if args.lora_alpha is not None and args.lora is None:
+        raise ValueError("--lora-alpha describes a LoRA file: give --lora too")
+    source = read_image(args.image)
+    height, width = source.pixels.shape[:2]
+    instructions = read_instructions(
+        (width, height), pairs=args.pair, mask=args.mask, prompt=args.prompt, file=args.instructions
+    )
     asked = {
         "drag": {"steps": args.steps},
         "lora": {"steps": args.lora_steps, "seed": args.seed},
     }
-    return {
+    given = {
         stage: {name: value for name, value in values.items() if value is not None}
         for stage, values in asked.items()
     }
+    changes = [read_changes(args.settings) if args.settings else {}, given]
+    with_changes(Settings(), *changes)  # out of range: refused before the model is loaded
+    files = files_of(args, source)
+    for done in source.metadata.conversions:
+        print(f"dragwidget: {args.image}: {done}", file=sys.stderr)
 
-
-def _open(args: argparse.Namespace, changes: list[Changes]) -> DragSession:
-    """A session on the model asked for, with its recommended settings but for the changes."""
     from dragwidget.session.session import DragSession
     from dragwidget.storage.cache import Store
 
-    store = None if args.no_store else Store()
     session = DragSession.from_pretrained(
         args.model,
         device=args.device,
         dtype=args.dtype,
         memory=args.memory,
-        store=store,
+        store=None if args.no_store else Store(),
         **model_options(args),
     )
     session.settings = with_changes(session.settings, *changes)
-    return session
+    session.set_image(source, max_side=args.max_side)
+    if args.lora is not None:
+        session.use_lora(args.lora, alpha=args.lora_alpha)
+    if session.lora is not None:
+        print(f"LoRA {args.lora}: {session.lora.summary}")
+    session.instructions = instructions
+    return session, files
 
 
 def _edit(session: DragSession, recorder: Recorder, files: Files) -> int:
@@ -231,7 +233,7 @@ def _drag(session: DragSession) -> str:
 def _write_animation(
     path: Path, session: DragSession, image: Image.Image, recorder: Recorder
 ) -> None:
-    """The source, previews of the way, and the edited image; Ctrl-C cuts the way short."""
+    """Write the source, previews of steps, and the edited image; Ctrl-C ends the previews."""
     count = len(dragged(session))
     frames: list[Image.Image] = [session.image]
     shown = np.unique(np.linspace(1, count, min(count, PREVIEWS)).round().astype(int))

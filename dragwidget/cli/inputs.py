@@ -1,4 +1,4 @@
-"""What an edit is asked to do: from words and files to instructions, settings and places to write.
+"""Parse the request of an edit: instructions, settings and output files.
 
 Everything that can be wrong is found here, before anything slow starts. Loads no torch.
 """
@@ -34,13 +34,13 @@ Changes = Mapping[str, Mapping[str, Any]]
 
 
 def parse_pair(word: str) -> PointPair:
-    """``X,Y:X,Y``, handle and target, in pixels of the image."""
+    """Parse ``X,Y:X,Y``, handle and target, in image pixels."""
     try:
         handle, target = (tuple(map(float, point.split(","))) for point in word.split(":"))
         return PointPair(handle, target)  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
         raise argparse.ArgumentTypeError(
-            f"a pair is X,Y:X,Y, handle and target in pixels, for example 60,70:80,70, got {word!r}"
+            f"a pair must be X,Y:X,Y, handle and target in pixels, like 60,70:80,70, got {word!r}"
         ) from error
 
 
@@ -52,11 +52,11 @@ def read_instructions(
     prompt: str | None = None,
     file: Path | None = None,
 ) -> DragInstructions:
-    """What to drag on an image of ``size`` (width, height).
+    """Return the instructions for an image of ``size`` (width, height).
 
     Args:
-        file: JSON of instructions, or the folder of a DragBench sample. What the other arguments
-            say replaces what it says.
+        file: JSON of instructions, or the folder of a DragBench sample; the other arguments
+            override it.
     """
     changes: dict[str, Any] = {}
     if pairs is not None:
@@ -89,7 +89,7 @@ def _read_instructions_file(file: Path, size: Size) -> DragInstructions:
 
 
 def read_changes(path: Path) -> Changes:
-    """Settings from a JSON file: ``{"drag": {"steps": 40}}``, or the log of an earlier edit."""
+    """Read settings from a JSON file, ``{"drag": {"steps": 40}}``, or from the log of an edit."""
     try:
         data = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -97,7 +97,7 @@ def read_changes(path: Path) -> Changes:
     changes = data.get("settings", data) if isinstance(data, dict) else data
     if not isinstance(changes, dict) or not all(isinstance(v, dict) for v in changes.values()):
         raise ValueError(
-            f'{path} holds no settings: wanted an object such as {{"drag": {{"steps": 40}}}}'
+            f'{path} holds no settings: give an object such as {{"drag": {{"steps": 40}}}}'
         )
     try:
         Settings.from_dict(changes)
@@ -107,7 +107,7 @@ def read_changes(path: Path) -> Changes:
 
 
 def with_changes(settings: Settings, *changes: Changes) -> Settings:
-    """Settings with some of their fields changed, later changes last."""
+    """Return settings with some fields changed, later changes last."""
     stages = settings.to_dict()
     for change in changes:
         for stage, values in change.items():
@@ -126,7 +126,7 @@ class Files:
 
 
 def files_of(args: argparse.Namespace, source: ReadImage) -> Files:
-    """Where an edit writes; refused where that cannot be done or would cost something given."""
+    """Return the output files of an edit; ValueError if one cannot or must not be written."""
     image = args.output or args.image.with_name(f"{args.image.stem}.dragged.png")
     files = Files(args.image, image, args.log, args.animation)
     taken = [path for path in (args.image, args.mask, args.instructions, args.settings) if path]
@@ -134,7 +134,9 @@ def files_of(args: argparse.Namespace, source: ReadImage) -> Files:
         if path is None:
             continue
         if any(_same(path, other) for other in taken):
-            raise ValueError(f"{path} would be overwritten: it is given or written already")
+            raise ValueError(
+                f"{path} would be overwritten: it is an input or another output; use another name"
+            )
         check_writable(path)
         taken.append(path)
     height, width = source.pixels.shape[:2]

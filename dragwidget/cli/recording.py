@@ -1,4 +1,4 @@
-"""What an edit on the command line tells: bars, timings, the log; and how Ctrl-C reaches it."""
+"""Report an edit on the command line: bars, timings, the log; and handle Ctrl-C."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ class Interruption:
         self._wanted = True
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt where Ctrl-C was pressed."""
+        """Raise KeyboardInterrupt if Ctrl-C was pressed."""
         if self._wanted:
             self._wanted = False
             raise KeyboardInterrupt
 
 
 class Recorder:
-    """Takes the progress of a session: shows it, times it, and lets Ctrl-C through.
+    """Shows and times the progress of a session, and raises KeyboardInterrupt after Ctrl-C.
 
     Attributes:
         seconds: spent in each phase.
@@ -81,7 +81,7 @@ class Recorder:
         self.interruption.check()
 
     def lap(self, phase: str) -> None:
-        """Book the time since the last call to a phase."""
+        """Add the time since the last call to a phase."""
         now = perf_counter()
         self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._since
         self._since = now
@@ -91,7 +91,7 @@ def write_log(
     path: Path, session: DragSession, recorder: Recorder, ended: str, files: Files
 ) -> None:
     """Write what was done in an edit, as JSON; ``ended`` is why the drag was over."""
-    model, image, instructions = session.model, session.source.image, session.instructions
+    model, request = session.model, session.request
     content = {
         "format": "dragwidget.log",
         "version": 1,
@@ -109,12 +109,12 @@ def write_log(
             "device": str(model.device),
             "dtype": str(model.dtype).removeprefix("torch."),
         },
-        "conversions": list(image.metadata.conversions),
-        "size": image.size,
-        "fitted_size": image.fitted_size,
-        "instructions": instructions and json.loads(instructions.to_json()),
-        "settings": session.settings.to_dict(),
-        "lora": None if session.source.lora is None else session.source.lora.summary,
+        "conversions": list(request.image.metadata.conversions),
+        "size": request.image.size,
+        "fitted_size": request.image.fitted_size,
+        "instructions": request.instructions and json.loads(request.instructions.to_json()),
+        "settings": request.settings.to_dict(),
+        "lora": session.lora and session.lora.summary,
         "seconds": {phase: round(spent, 3) for phase, spent in recorder.seconds.items()},
         "lora_losses": recorder.lora_losses,
         "steps": [_as_data(step) for step in dragged(session)],
@@ -124,7 +124,7 @@ def write_log(
 
 
 def _json(content: dict[str, Any]) -> str:
-    """One line for each entry, and for each step: to be read by people too."""
+    """Return JSON with one line for each entry and each step."""
     steps = ",\n  ".join(json.dumps(step) for step in content["steps"])
     lines = [
         f'"{name}": ' + (f"[\n  {steps}\n ]" if name == "steps" else json.dumps(value))
@@ -135,8 +135,7 @@ def _json(content: dict[str, Any]) -> str:
 
 def dragged(session: DragSession) -> list[DragStep]:
     """The steps of a session so far; none where its image is not inverted yet."""
-    edit = session.stages.edit(session.source, session.settings)
-    return [] if edit is None else list(edit.history)
+    return [] if session.edit is None else list(session.edit.history)
 
 
 def _as_data(step: DragStep) -> dict[str, Any]:

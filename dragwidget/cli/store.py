@@ -1,4 +1,4 @@
-"""``dragwidget store list|verify|clear|path``: what sessions keep for one another on disk."""
+"""``dragwidget store list|verify|clear|path``: manage the disk cache of sessions."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``dragwidget store``."""
+    """Add the arguments of ``dragwidget store``."""
     parser.add_argument("what", choices=["list", "verify", "clear", "path"])
     parser.add_argument(
-        "--folder", type=user_file, help=f"of the store; by default {VARIABLE} or the user's cache"
+        "--folder",
+        type=user_file,
+        help=f"folder of the store; default: {VARIABLE} or the user's cache",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show, check or empty the store; 1 where ``verify`` finds a damaged entry."""
+    """List, verify or clear the store; return 1 if ``verify`` finds a damaged entry."""
     store = Store(args.folder)
     if args.what == "path":
         print(store.folder)

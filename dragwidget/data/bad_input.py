@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dragwidget.data.paths import user_path
 
-__all__ = ["BadInputError", "bad_input", "first_line", "user_file"]
+__all__ = ["BadInputError", "bad_input", "first_line", "positive", "user_file"]
 
 
 class BadInputError(Exception):
@@ -29,7 +29,7 @@ def bad_input() -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """Return what an error says, in one line."""
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -41,3 +41,10 @@ def user_file(word: str) -> Path:
         return user_path(word)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def positive(word: str) -> int:
+    """Return a count of the command line, 1 or more."""
+    if not (word.isdecimal() and int(word) > 0):
+        raise argparse.ArgumentTypeError(f"must be a whole number, 1 or more, got {word!r}")
+    return int(word)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
-import warnings
 from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageCms
+
+from dragwidget.data.user_warning import warn_user
 
 __all__ = ["srgb_profile", "to_srgb"]
 
@@ -45,14 +46,14 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, str
         try:
             return _by_profile(image, profile)
         except _UNUSABLE as error:
-            _warn(
+            warn_user(
                 f"the image's ICC profile cannot be used ({error}): its colours are taken as sRGB"
             )
     if image.mode == "LAB":
         lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
         return _transformed(image, lab), "CIELAB"
     if image.mode == "CMYK" and not profile:
-        _warn("the image is CMYK without an ICC profile: its colours are approximate")
+        warn_user("the image is CMYK without an ICC profile: its colours are approximate")
     return image.convert("RGB"), ""
 
 
@@ -88,7 +89,3 @@ def _transformed(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image
     moved = ImageCms.profileToProfile(image, profile, srgb, outputMode="RGB")
     assert moved is not None  # it is ``None`` only in place
     return moved
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, UserWarning, stacklevel=4)

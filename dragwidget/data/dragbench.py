@@ -55,7 +55,7 @@ def read_dragbench(folder: str | os.PathLike[str]) -> DragBenchSample:
 
 
 def _load(path: Path) -> Any:
-    """What a pickle of plain data holds."""
+    """Return what a pickle of plain data holds."""
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"{path.name} is larger than {MAX_BYTES} bytes")
     try:

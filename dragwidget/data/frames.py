@@ -62,7 +62,7 @@ def mask_to_latent(mask: BoolArray, feature_grid: Grid, latent_grid: Grid) -> Bo
 
 
 def lost_cells(mask: BoolArray, feature_grid: Grid, latent_grid: Grid) -> BoolArray:
-    """The latent cells (h, w) of those parts of a mask (H, W) that ``mask_to_latent`` loses.
+    """Return the latent cells (h, w) of those parts of a mask (H, W) that ``mask_to_latent`` loses.
 
     Nearest sampling sees one pixel of a cell, so that it passes over what is thinner than a cell: a
     dot, a hairline, the thin end of a broad stroke. A pixel of the mask is lost where no cell
@@ -80,7 +80,7 @@ def lost_cells(mask: BoolArray, feature_grid: Grid, latent_grid: Grid) -> BoolAr
 
 
 def _any_in_cell(mask: BoolArray, cells: int, axis: int) -> BoolArray:
-    """Whether anything is set in each of so many cells along an axis."""
+    """Return whether anything is set in each of so many cells along an axis."""
     pixels = mask.shape[axis]
     touched, first = np.unique(np.arange(pixels) * cells // pixels, return_index=True)
     found = np.zeros((cells, mask.shape[1 - axis]), dtype=np.bool_)
@@ -90,7 +90,7 @@ def _any_in_cell(mask: BoolArray, cells: int, axis: int) -> BoolArray:
 
 
 def _widened(mask: BoolArray, cells: int, axis: int) -> BoolArray:
-    """What lies at most so many cells from anything that is set, along an axis."""
+    """Return what lies at most so many cells from anything that is set, along an axis."""
     wide: BoolArray = mask.copy()
     by_axis, source = np.moveaxis(wide, axis, 0), np.moveaxis(mask, axis, 0)
     for shift in range(1, min(cells, len(source) - 1) + 1):

@@ -10,14 +10,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from dragwidget.data.frames import MAX_PIXELS, Size
-from dragwidget.data.image_reading import ImageSource, Metadata, read_image
+from dragwidget.data.image_reading import ImageSource, Metadata, ReadImage, read_image
 from dragwidget.data.image_writing import carrying
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -27,16 +29,46 @@ _RESAMPLING = Image.Resampling.LANCZOS  # Pillow's keeps edges in place, both up
 
 @dataclass(frozen=True, eq=False)
 class SourceImage:
-    """An image as it was given, and as the model sees it.
+    """An image as it was given, and as the model sees it; equal to others by content.
 
     original: (H, W, 3) uint8 sRGB, upright, what is transparent laid on white, read-only.
     pixels: (h, w, 3) uint8 sRGB, the same stretched to the model's grid, read-only.
     metadata: what it holds beside its colours; results carry it on.
+    path: absolute path of its file; ``None``: it was not read from one, or that is not known.
     """
 
     original: UInt8Array
     pixels: UInt8Array
     metadata: Metadata = field(default_factory=Metadata)
+    path: str | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the pixels, and of the size they are fitted to."""
+        return self._hash(None)
+
+    def _hash(self, made_by: object) -> str:
+        said = f"{self.original.shape} {self.pixels.shape} {made_by}"
+        digest = hashlib.sha256(said.encode())
+        digest.update(self.original.tobytes())
+        return digest.hexdigest()
+
+    def _content(self) -> tuple[object, ...]:
+        alpha, exif, dpi = self.metadata.alpha, self.metadata.exif, self.metadata.dpi
+        return self.digest, None if alpha is None else alpha.tobytes(), exif, dpi
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SourceImage):
+            return NotImplemented
+        return self._content() == other._content()
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    @property
+    def unfitted(self) -> ReadImage:
+        """The image as it was read, to be fitted to another size without being read again."""
+        return ReadImage(self.original, self.metadata, self.path)
 
     @property
     def size(self) -> Size:
@@ -60,7 +92,7 @@ class SourceImage:
         """
         if pixels.shape != self.pixels.shape or pixels.dtype != np.uint8:
             raise ValueError(
-                f"wanted uint8 pixels of shape {self.pixels.shape}, "
+                f"pixels must be uint8 of shape {self.pixels.shape}, "
                 f"got {pixels.dtype} of shape {pixels.shape}"
             )
         return self.completed(Image.fromarray(pixels).resize(self.size, _RESAMPLING))
@@ -97,11 +129,11 @@ def source_image(
         original.resize(fit(original.size, multiple, max_side, min_side), _RESAMPLING)
     )
     fitted.setflags(write=False)
-    return SourceImage(read.pixels, fitted, read.metadata)
+    return SourceImage(read.pixels, fitted, read.metadata, read.path)
 
 
 def fit(size: Size, multiple: int = 64, max_side: int = 512, min_side: int = 1) -> Size:
-    """The fitted (width, height) for an image of that size.
+    """Return the fitted (width, height) for an image of that size.
 
     The longer side goes up to the next multiple of at least ``min_side``, or to the last that
     ``max_side`` allows; the shorter to the multiple that keeps the aspect nearest, and at least

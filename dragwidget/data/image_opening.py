@@ -58,7 +58,7 @@ def opened(source: Any, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
 
 
 def called(source: Any) -> str:
-    """What to call a source in a message."""
+    """Return what to call a source in a message."""
     return str(source) if isinstance(source, str | Path) else "the image"
 
 
@@ -82,7 +82,7 @@ def damaged(name: str, error: Exception) -> Exception:
 
 
 def is_lossy(image: ImageFile.ImageFile) -> bool:
-    """Whether the open file's pixels are only about what was saved."""
+    """Return whether the open file's pixels are only about what was saved."""
     if image.format == "WEBP":
         assert image.fp is not None
         image.fp.seek(0)
@@ -170,7 +170,7 @@ def _large_chunks(file: IO[bytes]) -> tuple[list[tuple[int, int]], bytes]:
 
 
 def _content(kind: bytes, data: bytes, most: int) -> bytes:
-    """What a chunk of text, or of a profile, says, unpacked to ``most`` bytes."""
+    """Return what a chunk of text, or of a profile, says, unpacked to ``most`` bytes."""
     _, _, data = data.partition(b"\0")  # after its keyword
     if kind == b"tEXt" or (kind == b"iTXt" and not data.startswith(b"\1")):
         return data

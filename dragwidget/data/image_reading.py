@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,8 @@ from PIL import ExifTags, Image, ImageOps
 from dragwidget.data.colour import to_srgb
 from dragwidget.data.frames import MAX_PIXELS, BoolArray
 from dragwidget.data.image_opening import called, check_size, damaged, is_lossy, opened
+from dragwidget.data.paths import absolute
+from dragwidget.data.user_warning import warn_user
 
 __all__ = [
     "ImageSource",
@@ -72,10 +73,12 @@ class ReadImage:
     """An image as it was read.
 
     pixels: (H, W, 3) uint8, sRGB, upright, what is transparent laid on white; read-only.
+    path: absolute path of its file; ``None``: it was not read from one.
     """
 
     pixels: UInt8Array
     metadata: Metadata = Metadata()
+    path: str | None = None
 
 
 ImageSource = (
@@ -118,8 +121,9 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> ReadImag
     with opened(source, max_pixels) as image:
         # The others of an MPO are the camera's own: a depth map, a smaller copy.
         if getattr(image, "is_animated", False) and image.format != "MPO":
-            _warn(f"{called(source)} has several frames: the first is read")
-        return _read(image, max_pixels)
+            warn_user(f"{called(source)} has several frames: the first is read")
+        read = _read(image, max_pixels)
+    return replace(read, path=absolute(source)) if isinstance(source, str | os.PathLike) else read
 
 
 def read_mask(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> BoolArray:
@@ -143,7 +147,7 @@ def read_mask(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> BoolArray
 
 
 def flattened(image: Image.Image) -> Image.Image:
-    """An RGB image, what is transparent laid on white."""
+    """Return an RGB image, what is transparent laid on white."""
     if image.mode != "RGBA":
         return image.convert("RGB")
     below = Image.new("RGB", image.size, "white")
@@ -152,7 +156,7 @@ def flattened(image: Image.Image) -> Image.Image:
 
 
 def with_alpha(pixels: UInt8Array, alpha: UInt8Array | None) -> Image.Image:
-    """The RGBA image whose pixels, laid on white, are these (H, W, 3), to the bit.
+    """Return the RGBA image whose pixels, laid on white, are these (H, W, 3), to the bit.
 
     Where it is fully transparent the pixels stay as they are, for whoever drops the alpha.
     """
@@ -206,7 +210,7 @@ def _mask_of(image: Image.Image, max_pixels: int) -> BoolArray:
 
 
 def _upright(image: Image.Image, max_pixels: int) -> tuple[Image.Image, int]:
-    """A decoded copy, turned by its EXIF orientation; and that, 1 to 8."""
+    """Return a decoded copy, turned by its EXIF orientation; and that, 1 to 8."""
     check_size(image.size, max_pixels)
     tagged = getattr(image, "tag_v2", {}).get(ExifTags.Base.Orientation)  # TIFF: load() turns it
     try:
@@ -220,7 +224,9 @@ def _upright(image: Image.Image, max_pixels: int) -> tuple[Image.Image, int]:
     except Exception as error:  # of damaged EXIF Pillow raises almost anything, too
         if isinstance(error, MemoryError):
             raise
-        _warn(f"the image's EXIF cannot be read ({error}): it is left out, and nothing is turned")
+        warn_user(
+            f"the image's EXIF cannot be read ({error}): it is left out, and nothing is turned"
+        )
         return image.copy(), 1
     return upright, orientation if orientation in range(1, 9) else 1
 
@@ -270,7 +276,9 @@ def _to_8_bits(values: npt.NDArray[Any], mode: str, source: Image.Image) -> tupl
         low, high = float(values.min()), float(values.max())
         if not (low >= 0 and high <= 1):  # also where it is NaN
             raise ValueError(_unknown_range(f"floats (mode F) from {low:g} to {high:g}"))
-        _warn("the image holds floats: 0 is taken as black, 1 as white. An array of uint8 is sure")
+        warn_user(
+            "the image holds floats: 0 is taken as black, 1 as white. An array of uint8 is sure"
+        )
         levels = np.rint(values * np.float32(255)).astype(np.uint8)
     else:
         if mode == "I" and source.format not in ("PNG", "PPM"):  # which Pillow scales to 16 bits
@@ -278,7 +286,7 @@ def _to_8_bits(values: npt.NDArray[Any], mode: str, source: Image.Image) -> tupl
             raise ValueError(_unknown_range(f"integers (mode I) from {low} to {high}"))
         bits = int(np.atleast_1d(tags.get(_BITS, 16))[0])
         if bits == 16 and 0 < values.max() < 4096:
-            _warn(
+            warn_user(
                 f"the image has 16 bits and no value above {values.max()}, so it is nearly black: "
                 "if its range is smaller, scale it to an array of uint8, and pass that"
             )
@@ -308,17 +316,17 @@ def _warn_of_other_colours(image: Image.Image) -> None:
     if image.format == "PNG" and "srgb" not in info:
         other = gamma is not None and abs(gamma * 2.2 - 1) > 0.02
         if other or any(abs(a - b) > 0.003 for a, b in zip(points, _SRGB_PNG, strict=False)):
-            _warn(
+            warn_user(
                 f"the PNG states gamma {gamma} and primaries {points} in place of a colour "
                 "profile, which programs often write wrongly: its colours are taken as sRGB"
             )
     try:
         exif = image.getexif()
         index = exif.get_ifd(ExifTags.IFD.Interop).get(1) if ExifTags.IFD.Exif in exif else None
-    except Exception:  # damaged: that has been said
+    except Exception:  # damaged: the warning has been given
         return
     if index == "R03":
-        _warn(
+        warn_user(
             "the image's EXIF says Adobe RGB, and it carries no colour profile: its colours are "
             "taken as sRGB, so they are paler than they were"
         )
@@ -342,7 +350,7 @@ def _exif(image: Image.Image, size: tuple[int, int]) -> bytes:
         for tag in (ExifTags.IFD.Interop, ExifTags.IFD.MakerNote):
             details.pop(tag, None)
         return kept.tobytes() if len(kept) else b""
-    except Exception:  # damaged: that has been said
+    except Exception:  # damaged: the warning has been given
         return b""
 
 
@@ -390,7 +398,3 @@ def _read_only(image: Image.Image) -> UInt8Array:
     pixels = np.array(image)
     pixels.setflags(write=False)
     return pixels
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, UserWarning, stacklevel=2)

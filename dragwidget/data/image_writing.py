@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from PIL import Image
 from dragwidget.data.colour import srgb_profile
 from dragwidget.data.frames import Size
 from dragwidget.data.image_reading import Metadata, UInt8Array, with_alpha
+from dragwidget.data.user_warning import warn_user
 
 __all__ = ["OutputFormat", "carrying", "encode_image", "output_format", "save_options"]
 
@@ -68,7 +68,7 @@ _BY_SUFFIX = {
 
 
 def output_format(path: Path, size: Size, *, transparent: bool = False) -> OutputFormat:
-    """The format that a path's ending names, for a result of that (width, height).
+    """Return the format that a path's ending names, for a result of that (width, height).
 
     Raises ValueError where it is none that is written, or cannot take the result.
     """
@@ -114,12 +114,12 @@ def save_options(image: Image.Image, name: str) -> dict[str, Any]:
         carried["icc_profile"] = srgb_profile()  # results are sRGB, whatever their ``info`` says
     if form.name == "JPEG" and len(carried.get("exif", b"")) > _MAX_JPEG_EXIF:
         del carried["exif"]
-        warnings.warn("the EXIF is too large for a JPEG: it is left out", UserWarning, stacklevel=3)
+        warn_user("the EXIF is too large for a JPEG: it is left out")
     return {**form.options, **carried}
 
 
 def encode_image(image: Image.Image, name: str) -> bytes:
-    """The bytes of a file of this Pillow format, with all that it can carry."""
+    """Return the bytes of a file of this Pillow format, with all that it can carry."""
     file = io.BytesIO()
     image.save(file, name, **save_options(image, name))
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""What the user drew on the image, as plain data: point pairs, a mask and a prompt.
+"""What the user drew on the image, as plain data: point pairs and a mask.
 
 Points are ``(x, y)`` in pixels of the image as it was given; ``frames`` states the convention,
 and ``on_grid`` is the one door from there to the cells in which the model works.
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import KW_ONLY, dataclass
 from numbers import Integral, Real
 from typing import Any
@@ -30,6 +30,7 @@ from dragwidget.data.frames import (
 from dragwidget.data.instructions_json import read_json, write_json
 from dragwidget.data.packed_mask import PackedMask, pack
 from dragwidget.data.quoting import quoted
+from dragwidget.data.user_warning import warn_user
 
 __all__ = [
     "DragInstructions",
@@ -63,7 +64,7 @@ class PointPair:
 
 @dataclass(frozen=True, eq=False)
 class DragInstructions:
-    """All that the user asks of one image: what goes where, what is editable, what it shows.
+    """What the user drew on one image: what goes where and what is editable.
 
     Immutable; equal and hashed by content.
 
@@ -73,7 +74,8 @@ class DragInstructions:
         mask: (H, W), bool or any number type; values > 0 are editable. Held packed, and given as a
             read-only bool array. ``None``: everything is editable. Parts thinner than a latent cell
             are widened to whole cells (``on_grid``); protected lines that thin are not kept.
-        prompt: what the image shows; may be empty.
+        prompt: what the image shows, as files of instructions say it; may be empty. An
+            ``EditRequest`` takes it over, and keeps the one of its instructions equal to its own.
 
     Raises:
         TypeError: a value of the wrong kind.
@@ -110,15 +112,22 @@ class DragInstructions:
         return cls(_pairs_from_points(points), size=size, mask=array, prompt=prompt)
 
     def with_pairs(self, pairs: Any) -> DragInstructions:
-        """The same with other pairs, in any form that ``from_points`` takes."""
+        """Return the same with other pairs, in any form that ``from_points`` takes."""
         return self.replace(pairs=_pairs_from_points(pairs))
 
     def with_mask(self, mask: npt.ArrayLike | None) -> DragInstructions:
-        """The same with another mask (H, W), or with none."""
+        """Return the same with another mask (H, W), or with none."""
         return self.replace(mask=mask)
 
+    def with_prompt(self, prompt: str) -> DragInstructions:
+        """The same with another prompt; what is drawn is neither copied nor checked again."""
+        check_prompt(prompt)
+        other = copy(self)
+        object.__setattr__(other, "prompt", prompt)
+        return other
+
     def replace(self, **changes: Any) -> DragInstructions:
-        """The same with the named fields changed, validated anew."""
+        """Return the same with the named fields changed, and validated."""
         return dataclasses.replace(self, **changes)
 
     @property
@@ -215,12 +224,10 @@ def on_grid(
         if grown:
             width, height = instructions.size
             rows, columns = latent_grid
-            warnings.warn(
+            warn_user(
                 "part of the mask is thinner than one latent cell "
                 f"({width / columns:.3g} x {height / rows:.3g} pixels of the image), so {grown} "
-                "whole cells were made editable there: draw a wider mask to choose them",
-                UserWarning,
-                stacklevel=2,
+                "whole cells were made editable there: draw a wider mask to choose them"
             )
     return GridInstructions(
         handles_rc=to_grid(instructions.handles_xy, instructions.size, feature_grid),
@@ -270,7 +277,7 @@ def _pairs_from_points(points: Any) -> tuple[PointPair, ...]:
 
 
 def _as_list(points: Any) -> Any:
-    """An array of points, or of one, as lists; anything else as it is."""
+    """Return an array of points, or of one, as lists; anything else as it is."""
     if not isinstance(points, np.ndarray):
         return points
     if points.size > 4 * MAX_PAIRS:  # before a list is made of them
@@ -323,11 +330,7 @@ def _check_pairs(pairs: Any, size: Size) -> tuple[PointPair, ...]:
                 )
         if targets.setdefault(pair.handle, pair.target) != pair.target:
             x, y = pair.handle
-            warnings.warn(
-                f"the handle ({x}, {y}) has two targets: it will be pulled between them",
-                UserWarning,
-                stacklevel=4,  # past __post_init__ and __init__, to whoever made the instructions
-            )
+            warn_user(f"the handle ({x}, {y}) has two targets: it will be pulled between them")
     return tuple(pairs)
 
 

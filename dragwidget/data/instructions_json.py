@@ -104,7 +104,7 @@ def to_runs(mask: BoolArray) -> list[int]:
 
 
 def from_runs(runs: list[int] | npt.NDArray[np.int64], size: Size) -> BoolArray:
-    """The mask (H, W) of those run lengths; size is (width, height).
+    """Return the mask (H, W) of those run lengths; size is (width, height).
 
     Raises ValueError where the runs are not those of such a mask, before it is allocated.
     """

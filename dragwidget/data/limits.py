@@ -39,7 +39,7 @@ def _size(lists: int, commas: int) -> int:
 
 
 def _outside_of_strings(data: bytes) -> tuple[int, int]:
-    """How many lists and objects begin there, and how many commas there are."""
+    """Return how many lists and objects begin there, and how many commas there are."""
     data = data.replace(b"\\\\", b"  ").replace(b'\\"', b"  ")  # now each quote begins or ends one
     lists, commas, inside = 0, 0, False
     for start in range(0, len(data), _CHUNK):

@@ -23,7 +23,7 @@ class PackedMask(NamedTuple):
     data: bytes
 
     def unpack(self) -> BoolArray:
-        """The mask (H, W), read-only; the same array as long as it is among those kept."""
+        """Return the mask (H, W), read-only; the same array as long as it is among those kept."""
         return _unpacked(self)
 
 

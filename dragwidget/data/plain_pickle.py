@@ -38,7 +38,7 @@ _KEYS = (str, bytes, int, float, type(None))
 
 
 def read_plain_pickle(data: bytes) -> Any:
-    """What a pickle of plain data holds.
+    """Return what a pickle of plain data holds.
 
     That is ``None``, bool, int below 2**64, float, str, bytes, list, tuple, dict of plain keys,
     numpy scalars of numbers, and ``PlainArray``. Sets and complex numbers are passed over: an
@@ -106,7 +106,7 @@ class _Machine:
             steps(argument)
 
     def _marked(self) -> list[Any]:
-        """What was pushed since the last mark, taken from the stack."""
+        """Return what was pushed since the last mark, taken from the stack."""
         mark = self._marks.pop()
         items = self._stack[mark:]
         del self._stack[mark:]

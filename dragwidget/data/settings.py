@@ -184,7 +184,7 @@ class DragSettings:
         object.__setattr__(self, "feature_blocks", _blocks(self.feature_blocks))
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """The feature grid (rows, columns) for an image of ``height`` x ``width`` pixels."""
+        """Return the feature grid (rows, columns) for an image of ``height`` x ``width`` pixels."""
         return max(1, int(self.feature_scale * height)), max(1, int(self.feature_scale * width))
 
 

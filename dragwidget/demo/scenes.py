@@ -118,7 +118,7 @@ def _rows(scenes: Scenes) -> list[dict[str, float]]:
 
 def _caption(scene: dict[str, float]) -> str:
     def third(name: str, low: str, middle: str, high: str) -> str:
-        """The word for the lower, the middle or the upper third of the parameter's range."""
+        """Return the word for the lower, the middle or the upper third of the parameter's range."""
         start, end = RANGES[name]
         share = (scene[name] - start) / (end - start)
         return low if share < 1 / 3 else middle if share < 2 / 3 else high

@@ -26,7 +26,7 @@ class _Drag:
 
     parameters: tuple[str, ...]
     points: tuple[tuple[str, ...], ...]  # one of these sets
-    redraw: bool = True  # the source's value is drawn anew as well, else it stays
+    redraw: bool = True  # the source's value is drawn again as well, else it stays
 
 
 _DRAGS = {

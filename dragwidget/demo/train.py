@@ -1,4 +1,4 @@
-"""Train the embedded model from nothing: autoencoder, text encoder and UNet together, then drags.
+"""Train the embedded model from scratch: autoencoder, text encoder and UNet together, then drags.
 
 `dragwidget demo train --preset cpu --out DIR [--resume]`; `--from MODEL` goes on with a finished
 model, by drags alone. All images are drawn by `dragwidget.demo.scenes`. In DIR: checkpoints, loss
@@ -15,13 +15,14 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline
 
 from dragwidget.data.bad_input import BadInputError, bad_input, user_file
-from dragwidget.demo.training.architecture import PICTURE_SIZE, PRESETS, Model, Preset
+from dragwidget.demo.training.architecture import IMAGE_SIZE, PRESETS, Model, Preset
 from dragwidget.demo.training.autoencoder_stage import measure, settle, train_autoencoder
 from dragwidget.demo.training.drags_stage import train_drags
 from dragwidget.demo.training.loop import Training
@@ -36,9 +37,9 @@ def train(
     *,
     resume: bool = False,
     device: torch.device | str = "cpu",
-    size: int = PICTURE_SIZE,
+    size: int = IMAGE_SIZE,
     only_autoencoder: bool = False,
-    helpers: int = 0,
+    gradient_workers: int = 0,
     data_workers: int = 0,
     finished: Path | None = None,
 ) -> Iterator[dict[str, float | str]]:
@@ -51,8 +52,8 @@ def train(
         device: where to train.
         size: of the images, pixels.
         only_autoencoder: stop before the UNet.
-        helpers: processes beside this one that add gradients to the UNet's (CPU only). With any,
-            the same seed no longer gives the same bits.
+        gradient_workers: processes beside this one that add gradients to the UNet's (CPU only).
+            With any, the same seed no longer gives the same bits.
         data_workers: processes that draw stage 3's tasks ahead; what comes out is the same.
         finished: a model's folder whose first two stages are taken as they are.
     """
@@ -62,7 +63,13 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     if finished is None:
         yield from _first_stages(
-            preset, out, device, size, resume, only_autoencoder=only_autoencoder, helpers=helpers
+            preset,
+            out,
+            device,
+            size,
+            resume,
+            only_autoencoder=only_autoencoder,
+            gradient_workers=gradient_workers,
         )
         if only_autoencoder:
             return
@@ -94,7 +101,7 @@ def _first_stages(
     resume: bool,
     *,
     only_autoencoder: bool,
-    helpers: int,
+    gradient_workers: int,
 ) -> Iterator[dict[str, float | str]]:
     autoencoder, training, records = train_autoencoder(preset, out, device, size, resume=resume)
     for record in records:
@@ -103,7 +110,7 @@ def _first_stages(
     if only_autoencoder:
         return
     for record in train_unet(
-        preset, autoencoder, out, device, size, resume=resume, helpers=helpers
+        preset, autoencoder, out, device, size, resume=resume, gradient_workers=gradient_workers
     ):
         yield {"stage": "unet", **record}
 
@@ -111,7 +118,7 @@ def _first_stages(
 def _finish_autoencoder(
     model: Model, training: Training, preset: Preset, device: torch.device, size: int
 ) -> None:
-    """Averaged weights, settled and protected; its numbers go to `autoencoder.json`, once."""
+    """Average, settle and freeze the weights; write the metrics to `autoencoder.json`, once."""
     training.average()
     settle(model, device, size)
     report = training.folder / "autoencoder.json"
@@ -127,7 +134,7 @@ def _finish_autoencoder(
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `dragwidget demo train`."""
+    """Add the arguments of `dragwidget demo train`."""
     parser.add_argument("--preset", choices=sorted(PRESETS), default="cpu")
     parser.add_argument(
         "--out", type=user_file, required=True, help="folder for everything written"
@@ -135,7 +142,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoints in OUT")
     parser.add_argument("--device", help="cpu, cuda, ..; by default what the preset is named for")
     parser.add_argument("--threads", type=int, help="CPU threads")
-    parser.add_argument("--helpers", type=int, default=0, help="processes that add gradients")
+    parser.add_argument(
+        "--gradient-workers", type=int, default=0, help="processes that add gradients"
+    )
     parser.add_argument(
         "--data-workers", type=int, default=0, help="processes that draw drags ahead"
     )
@@ -155,7 +164,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def preset_of(args: argparse.Namespace) -> Preset:
-    """The preset with what the command line changes of it."""
+    """Return the preset with the changes of the command line."""
     preset = replace(PRESETS[args.preset], seed=args.seed)
     if args.autoencoder_minutes is not None:
         stage = replace(preset.autoencoder, minutes=args.autoencoder_minutes)
@@ -172,6 +181,8 @@ def preset_of(args: argparse.Namespace) -> Preset:
 def run(args: argparse.Namespace) -> int:
     """Do what the command line asks; return the exit status."""
     with bad_input():
+        if find_spec("matplotlib") is None:
+            raise ValueError("curves are drawn with matplotlib: pip install 'dragwidget[training]'")
         check_folder(args.out, args.resume)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -184,7 +195,7 @@ def run(args: argparse.Namespace) -> int:
         resume=args.resume,
         device=device,
         only_autoencoder=args.only_autoencoder,
-        helpers=args.helpers,
+        gradient_workers=args.gradient_workers,
         data_workers=args.data_workers,
         finished=args.finished,
     ):
@@ -199,7 +210,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    """`python -m dragwidget.demo.train`."""
+    """Run `python -m dragwidget.demo.train`."""
     parser = argparse.ArgumentParser(prog="dragwidget demo train", description=__doc__)
     add_arguments(parser)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")

@@ -1,9 +1,9 @@
 """Mutual self-attention control (Cao et al., MasaCtrl, arXiv 2304.08465; paper, section 3.4).
 
-While the edited latent is denoised, its self-attention takes keys and values from the source
-image's own pass at the same step, so that it is painted with the source's material. That
-reference branch does not depend on the edit: it is recorded once, as the inputs of the layers it
-serves, and used for every render of the same inversion.
+While the edited latent is denoised, its self-attention takes keys and values from the reference
+branch of the source at the same step, so that it keeps the source's texture. The reference branch
+does not depend on the edit: it is recorded once, as the inputs of the layers that it serves, and
+used for every render of the same inversion.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ __all__ = [
 
 
 def self_attention_layers(unet: Any) -> list[Any]:
-    """All self-attention layers of a UNet in execution order: down, mid, up."""
+    """Return all self-attention layers of a UNet in execution order: down, mid, up."""
     blocks = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
     return [layer for block in blocks if block is not None for layer in layers_of(block)]
 
 
 def layers_of(block: nn.Module) -> list[Any]:
-    """The self-attention layers of one block of a UNet, in execution order."""
+    """Return the self-attention layers of one block of a UNet, in execution order."""
     return [m for name, m in block.named_modules() if name.rsplit(".", 1)[-1] == "attn1"]
 
 

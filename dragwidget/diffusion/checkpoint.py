@@ -70,7 +70,7 @@ _KINDS = (
 
 
 def is_checkpoint(name: str) -> bool:
-    """Whether a name is a checkpoint file's, readable or not."""
+    """Return whether a name is a checkpoint file's, readable or not."""
     return name.lower().endswith((".safetensors", *_PICKLED)) and not Path(name).is_dir()
 
 
@@ -108,7 +108,7 @@ class Checkpoint:
         return any(key.startswith(_OPEN_CLIP) for key in self.header.shapes)
 
     def tensors(self, *prefixes: str) -> dict[str, Tensor]:
-        """All tensors whose names begin with one of these."""
+        """Return all tensors whose names begin with one of these."""
         return read_weights(
             self.path, [key for key in self.header.shapes if key.startswith(prefixes)]
         )
@@ -117,7 +117,7 @@ class Checkpoint:
 def config_folder(
     path: Path, config: str | os.PathLike[str] | None, cache_dir: str | os.PathLike[str] | None
 ) -> ModelFolder:
-    """The folder with the settings of a checkpoint's networks: the one named, or ours.
+    """Return the folder with the settings of a checkpoint's networks: the one named, or ours.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -146,7 +146,7 @@ def read_checkpoint(
     prediction_type: PredictionType | None = None,
     dtype: torch.dtype | None = None,
 ) -> dict[str, Any]:
-    """All parts of the model in a file.
+    """Return all parts of the model in a file.
 
     Args:
         folder: with the settings of its networks, see ``config_folder``.
@@ -229,7 +229,7 @@ def _convert_vae(weights: dict[str, Tensor], config: Mapping[str, Any]) -> dict[
 
 
 def _convert_text(weights: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
-    """The text encoder's weights, in the layout of open_clip or of transformers.
+    """Return the text encoder's weights, in the layout of open_clip or of transformers.
 
     The latter with ``text_model.`` in their names, or without, as in old merges.
     """
@@ -262,7 +262,7 @@ _CONVERTERS: dict[str, tuple[tuple[str, ...], Callable[..., dict[str, Tensor]]]]
 
 
 def _tokenizer(folder: ModelFolder, name: str, cache_dir: Any) -> Any:
-    """The tokenizer in a folder; where it has no vocabulary, with CLIP's, from the hub."""
+    """Return the tokenizer in a folder; where it has no vocabulary, with CLIP's, from the hub."""
     own = folder.part("tokenizer")
     with quiet():
         if folder.path not in PACKAGED.values():
@@ -295,7 +295,7 @@ def _vocabulary(name: str, cache_dir: Any) -> ModelFolder:
 
 
 def _check_kind(name: str, header: Header, *, vae_given: bool) -> None:
-    """Look at the header alone: is this a whole model of a supported kind?"""
+    """Raise ValueError unless the header is that of a whole model of a supported kind."""
     keys = header.shapes.keys()
     wanted = f"wanted a whole model; supported are {SUPPORTED}"
     for pattern, what in _KINDS:

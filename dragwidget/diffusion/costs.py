@@ -62,7 +62,7 @@ class _MetaCopy(DiffusionModel):
 
 
 def meta_copy(model: DiffusionModel, of: DiffusionModel | None = None) -> DiffusionModel:
-    """A model of the same shape on the meta device; its text encoder is the model's own.
+    """Return a model of the same shape on the meta device; its text encoder is the model's own.
 
     Args:
         of: a meta copy of a model with the same networks, which are shared.
@@ -78,7 +78,7 @@ def meta_copy(model: DiffusionModel, of: DiffusionModel | None = None) -> Diffus
 
 
 def cost_of(model: DiffusionModel, work: Callable[[], object]) -> Cost:
-    """Of work with a meta copy. What the work returns is alive when it is done."""
+    """Return the cost of work with a meta copy. What the work returns is alive at its end."""
     with _FusedAttention(), _Counter((model.unet, model.vae)) as counter:
         result = work()
         left = counter.now
@@ -87,7 +87,7 @@ def cost_of(model: DiffusionModel, work: Callable[[], object]) -> Cost:
 
 
 def bytes_of(module: torch.nn.Module) -> int:
-    """Of a network's weights and buffers."""
+    """Return the size of a network's weights and buffers, bytes."""
     return sum(t.nbytes for t in (*module.parameters(), *module.buffers()))
 
 
@@ -163,7 +163,7 @@ def _layout(tensor: Tensor | None) -> tuple[Any, ...] | None:
 
 
 def _shape_of(value: Any) -> Any:
-    """All of an argument that a result's shape depends on."""
+    """Return all of an argument that a result's shape depends on."""
     if isinstance(value, Tensor):
         # An expanded tensor's result may be expanded, so its strides count.
         return (tuple(value.shape), value.stride(), value.dtype, value.device.type)

@@ -11,7 +11,7 @@ __all__ = ["calculates_fast", "float32_precision", "free_memory", "in_table"]
 
 
 def calculates_fast(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether a device has instructions for a type of numbers; without, it is emulated.
+    """Return whether a device has instructions for a type of numbers; without, it is emulated.
 
     On the CPU a convolution in emulated bfloat16 or float16 takes 50 to 100 times the time that it
     takes in float32.
@@ -33,7 +33,7 @@ def _cpu_has(dtype: torch.dtype) -> bool:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that could be taken on a device; ``None`` where the system does not say."""
+    """Return the free memory of a device, bytes; ``None`` if the system does not say."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     if device.type != "cpu":
@@ -42,7 +42,7 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def float32_precision() -> tuple[str, ...]:
-    """How float32 matrix products and convolutions are computed; TF32 changes every result.
+    """Return how float32 matrix products and convolutions are computed; TF32 changes every result.
 
     The user's choice, which nothing here changes.
     """
@@ -63,7 +63,7 @@ def _switch(backend: Any, default: str) -> str:
 
 
 def in_table(path: Path, field: str) -> int | None:
-    """A field of a table of Linux, in kB there, as bytes."""
+    """Return a field of a table of Linux, in kB there, as bytes."""
     try:
         lines = path.read_text().splitlines()
     except OSError:

@@ -28,7 +28,7 @@ __all__ = ["Finding", "Report", "examine"]
 # Looked up, not loaded: the widget's own packages have no place in the model's process.
 _PACKAGES = (
     "torch", "diffusers", "transformers", "safetensors", "huggingface_hub", "numpy",
-    "pillow", "matplotlib", "platformdirs", "ipywidgets", "ipycanvas",
+    "pillow", "platformdirs", "ipywidgets", "ipycanvas",
 )  # fmt: skip
 
 
@@ -43,7 +43,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """All findings, in the order in which they were made; ``str`` of it is for people."""
+    """All findings, in the order in which they were made; ``str`` of it is the report."""
 
     findings: tuple[Finding, ...]
 
@@ -141,10 +141,10 @@ def _try_model(
 def _timed(name: str, work: Callable[[], str]) -> Finding:
     started = time.perf_counter()
     try:
-        said = work()
+        result = work()
     except Exception as error:  # whatever it is, it is what was asked for
         return Finding(name, f"{type(error).__name__}: {first_line(error)}", ok=False)
-    return Finding(name, f"{said}, {time.perf_counter() - started:.1f} s")
+    return Finding(name, f"{result}, {time.perf_counter() - started:.1f} s")
 
 
 def _drag_once(model: DiffusionModel) -> str:

@@ -72,7 +72,7 @@ class RoundTrip:
     gain: float
 
     def is_in(self, domain: Domain) -> bool:
-        """Whether it is as good as for the images of a domain."""
+        """Return whether it is as good as for the images of a domain."""
         return self.psnr >= domain.psnr and (domain.gain is None or self.gain >= domain.gain)
 
 

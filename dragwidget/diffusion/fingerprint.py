@@ -27,7 +27,7 @@ _NO_SETTINGS = ("architectures", "dtype", "torch_dtype", "transformers_version",
 
 
 def digest_of(model: Any) -> str:
-    """The digest of a ``DiffusionModel``: hexadecimal SHA-256.
+    """Return the digest of a ``DiffusionModel``: hexadecimal SHA-256.
 
     It reads every byte of the weights: about a second per GB.
     """
@@ -95,7 +95,7 @@ def _configuration(network: Any) -> dict[str, str]:
 
 
 def tokenizer_of(tokenizer: Any) -> list[Any]:
-    """All that decides how a text is cut into tokens, ready for JSON."""
+    """Return all that decides how a text is cut into tokens, ready for JSON."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     rules = {} if backend is None else json.loads(backend.to_str())
     for call in ("truncation", "padding"):  # left there by the last call, and set in each
@@ -128,7 +128,7 @@ def _bytes(tensor: Tensor) -> bytes | memoryview:
 
 
 def _sample(tensor: Tensor) -> Tensor:
-    """A few values, spread over a weight."""
+    """Return a few values, spread over a weight."""
     flat = tensor.detach().reshape(-1)
     return flat[:: max(1, len(flat) // _SAMPLES)][:_SAMPLES]
 

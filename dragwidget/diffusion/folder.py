@@ -47,15 +47,15 @@ class ModelFolder:
     root: Path | None = None
 
     def part(self, name: str) -> ModelFolder:
-        """The sub-folder of one part of the model, within the same root."""
+        """Return the sub-folder of one part of the model, within the same root."""
         return ModelFolder(self.path / name, self.variant, self.dtype, self.root or self.path)
 
     def has(self, name: str) -> bool:
-        """Whether there is such a file."""
+        """Return whether there is such a file."""
         return (self.path / name).is_file()
 
     def file(self, name: str) -> Path:
-        """The real path of a file of this folder.
+        """Return the real path of a file of this folder.
 
         Raises:
             FileNotFoundError: there is none.
@@ -76,7 +76,7 @@ class ModelFolder:
         return real
 
     def json(self, name: str) -> dict[str, Any]:
-        """The JSON object in a file."""
+        """Return the JSON object in a file."""
         text = self.text(name).strip()
         try:
             content = json.loads(text)
@@ -89,7 +89,7 @@ class ModelFolder:
         return content
 
     def text(self, name: str) -> str:
-        """What is written in a file of at most ``MAX_JSON`` bytes."""
+        """Return what is written in a file of at most ``MAX_JSON`` bytes."""
         path = self.file(name)
         if path.stat().st_size > MAX_JSON:
             raise ValueError(f"{self.path / name} has more than {MAX_JSON} bytes")
@@ -99,14 +99,14 @@ class ModelFolder:
             raise ValueError(f"{self.path / name} is not text in UTF-8 ({error})") from error
 
     def weights(self, part: str) -> dict[str, Tensor]:
-        """All tensors of a network whose folder this is, in one file or several."""
+        """Return all tensors of a network whose folder this is, in one file or several."""
         tensors: dict[str, Tensor] = {}
         for file in self.weight_files(part):
             tensors.update(read_weights(file))
         return tensors
 
     def weight_files(self, part: str) -> list[Path]:
-        """The safetensors files with a network's weights, see ``choose_weights``.
+        """Return the safetensors files with a network's weights, see ``choose_weights``.
 
         Raises:
             FileNotFoundError: there are none.
@@ -139,7 +139,7 @@ class ModelFolder:
         return list(dict.fromkeys(named))
 
     def _instead(self) -> str:
-        """What a folder has where a file is missing, in words."""
+        """Return what a folder has where a file is missing, in words."""
         if not self.path.is_dir():
             return ""
         names = sorted(entry.name for entry in self.path.iterdir())
@@ -153,7 +153,7 @@ class ModelFolder:
 
 
 def weight_variants(names: Collection[str], stem: str) -> dict[str | None, str]:
-    """The weights in a folder by variant, ``None`` for the plain ones: a file, or its index.
+    """Return the weights in a folder by variant, ``None`` for the plain ones: a file, or its index.
 
     Where weights are there both whole and in several files, the index wins, as in diffusers.
     """
@@ -170,7 +170,7 @@ def weight_variants(names: Collection[str], stem: str) -> dict[str | None, str]:
 
 
 def shards(names: Collection[str], stem: str, variant: str | None) -> list[str]:
-    """The files beside an index that may hold weights of its variant."""
+    """Return the files beside an index that may hold weights of its variant."""
     mark = f".{re.escape(variant)}" if variant else ""
     pattern = rf"{stem}(?:{mark}-\d+-of-\d+|-\d+-of-\d+{mark})\.safetensors"
     return [name for name in names if re.fullmatch(pattern, name)]

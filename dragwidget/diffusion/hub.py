@@ -34,7 +34,7 @@ def fetch(
     revision: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Path:
-    """The local folder of a hub model with these files, as far as the model has them.
+    """Return the local folder of a hub model with these files, as far as the model has them.
 
     Raises:
         FileNotFoundError: the hub cannot be reached and the files are not in its cache; or it has
@@ -61,7 +61,7 @@ def fetch_weights(
     variant: str | None = None,
     half: bool = False,
 ) -> Path:
-    """The local folder of a hub model with the weights of these parts, one variant of each.
+    """Return the local folder of a hub model with the weights of these parts, one variant of each.
 
     Args:
         parts: ``"unet"``, ``"vae"``, ..; ``""`` for an autoencoder that is a model of its own.
@@ -114,7 +114,7 @@ def needed(
 
 
 def _listed(name: str, revision: str | None) -> list[str] | None:
-    """All files of a hub model; ``None``: the hub cannot be reached."""
+    """Return all files of a hub model; ``None``: the hub cannot be reached."""
     from huggingface_hub import HfApi
 
     try:
@@ -152,7 +152,7 @@ def _why(error: Exception, name: str, revision: str | None) -> str:
 
 
 def _unreachable(error: BaseException | None) -> bool:
-    """Whether an error of the client comes from a network that is not there."""
+    """Return whether an error of the client comes from a network that is not there."""
     from huggingface_hub import errors
 
     seen: set[int] = set()

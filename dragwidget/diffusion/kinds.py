@@ -84,7 +84,7 @@ def check_index(index: Mapping[str, Any], name: str) -> None:
 def check_sizes(config: Any, name: str = "its configuration") -> None:
     """Raise ValueError where a configuration asks for a network larger than any there is.
 
-    The libraries build what it says before they look at the weights, and a short file can ask for
+    The libraries build what it says before they read the weights, and a short file can ask for
     more layers than a day has seconds.
     """
     limit = MAX_LAYERS if "layers" in name else MAX_WIDTH
@@ -101,7 +101,7 @@ def check_sizes(config: Any, name: str = "its configuration") -> None:
 
 
 def unet_config(config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The settings of a UNet, defaults filled in.
+    """Return the settings of a UNet, defaults filled in.
 
     Raises:
         ValueError: a network of another kind, or one that asks for an input that is not given.
@@ -144,7 +144,7 @@ def unet_config(config: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def channels_refused(name: str, channels: int) -> ValueError:
-    """The error for a UNet whose latents come with something beside them."""
+    """Return the error for a UNet whose latents come with something beside them."""
     kind = _BY_CHANNELS.get(channels, "another")
     return ValueError(
         f"{name} has {kind} UNet of {channels} input channels, not 4; supported are {SUPPORTED}"
@@ -152,7 +152,7 @@ def channels_refused(name: str, channels: int) -> ValueError:
 
 
 def vae_config(config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The settings of an autoencoder, defaults filled in.
+    """Return the settings of an autoencoder, defaults filled in.
 
     Raises:
         ValueError: one of another kind.
@@ -176,7 +176,7 @@ def vae_config(config: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def text_config(config: Mapping[str, Any], name: str) -> Any:
-    """The ``CLIPTextConfig`` of a text encoder.
+    """Return the ``CLIPTextConfig`` of a text encoder.
 
     Raises:
         ValueError: one of another kind.

@@ -38,7 +38,7 @@ class LinearDecoder:
 
     @classmethod
     def fit(cls, latent: Tensor, pixels: npt.NDArray[np.uint8]) -> LinearDecoder:
-        """By least squares, with a small ridge.
+        """Fit the map by least squares, with a small ridge.
 
         Args:
             latent: of the image, (1, c, h, w).
@@ -60,7 +60,7 @@ class LinearDecoder:
         return cls(weight, bias, image, drawn)
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Latent (1, c, h, w) -> image (1, 3, H, W) float32 in [0, 1].
+        """Decode a latent (1, c, h, w) to an image (1, 3, H, W) float32 in [0, 1].
 
         Where the latent is the image's own, that is the image; where it differs a little, the
         image changed by the difference of what this map draws; where it differs much, what this

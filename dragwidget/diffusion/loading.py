@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 
 from dragwidget.data.quoting import quoted
 from dragwidget.data.settings import DragSettings, RenderSettings, Settings
+from dragwidget.data.user_warning import warn_user
 from dragwidget.diffusion.attention import layers_of, self_attention_layers
 from dragwidget.diffusion.checkpoint import (
     check_suffix,
@@ -40,7 +40,7 @@ RECOMMENDED_FILE = "dragwidget.json"
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
-    """The device asked for; ``"auto"``: CUDA, else Apple's MPS, else the CPU.
+    """Return the device asked for; ``"auto"``: CUDA, else Apple's MPS, else the CPU.
 
     Raises:
         ValueError: not a device's name, or this machine does not have it.
@@ -61,7 +61,7 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
 
 
 def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """The type asked for; ``"auto"``: float16 on CUDA, else float32.
+    """Return the type asked for; ``"auto"``: float16 on CUDA, else float32.
 
     Warns where the device calculates in it without hardware for it, 50 to 100 times slower.
     """
@@ -72,11 +72,9 @@ def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
         raise ValueError(f"dtype must be 'auto', 'float32', 'float16' or 'bfloat16', got {dtype!r}")
     if not calculates_fast(device, named):
         word = str(named).removeprefix("torch.")
-        warnings.warn(
+        warn_user(
             f"this {device.type.upper()} has no instructions for {word}, which can make it 50 to "
-            "100 times slower than float32: use dtype='auto'",
-            UserWarning,
-            stacklevel=3,
+            "100 times slower than float32: use dtype='auto'"
         )
     return named
 
@@ -221,7 +219,7 @@ class _Request:
 
 
 def _read_vae(name: str, here: Path | None, own: ModelFolder, request: _Request) -> Any:
-    """The autoencoder that a caller names, see ``load_model``.
+    """Return the autoencoder that a caller names, see ``load_model``.
 
     Args:
         own: the folder of the model's own, whose settings are those of a single file.
@@ -269,7 +267,7 @@ def _recommended(folder: ModelFolder | None, unet: Any) -> Settings:
 
 
 def _domain(folder: ModelFolder) -> Domain:
-    """The images that a model's folder says it knows."""
+    """Return the images that a model's folder says it knows."""
     if not folder.has(RECOMMENDED_FILE) or "domain" not in folder.json(RECOMMENDED_FILE):
         return Domain()
     try:

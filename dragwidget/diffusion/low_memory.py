@@ -22,7 +22,7 @@ _CHECKPOINTED = ("ResnetBlock2D", "Transformer2DModel")
 
 
 def check_memory(memory: str) -> Memory:
-    """The choice, or ValueError."""
+    """Return the choice; raise ValueError for any other word."""
     if memory not in ("normal", "low"):
         raise ValueError(f"memory must be 'normal' or 'low', got {memory!r}")
     return "low" if memory == "low" else "normal"
@@ -33,7 +33,7 @@ def checkpoints(
     inner: Sequence[Switch],
     again: Callable[[list[Switch], Callable[[], Any]], Any],
 ) -> list[Switch]:
-    """What lets a pass of a UNet with a graph keep only what its layers start from.
+    """Return what lets a pass of a UNet with a graph keep only what its layers start from.
 
     What lies within a layer is computed a second time for the gradient, bit for bit (Chen et al.,
     arXiv 1604.06174).

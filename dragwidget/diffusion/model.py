@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dragwidget.data.settings import RenderSettings, Settings
+from dragwidget.data.user_warning import warn_user
 from dragwidget.diffusion.domain import Domain
 from dragwidget.diffusion.fingerprint import digest_of, stamp_of
 from dragwidget.diffusion.lora import TEXT_ENCODER, LoRA, switches_of
@@ -291,11 +291,9 @@ class DiffusionModel:
         full = self.tokenizer(read, padding=False, truncation=False, verbose=False).input_ids
         if len(full) > limit or len(read) < len(prompt):
             of = "" if read == prompt else f" in the first {len(read)} of {len(prompt)} characters"
-            warnings.warn(
+            warn_user(
                 f"the prompt has {len(full) - 2} tokens{of} and this model reads {limit - 2}: "
-                "the rest is not used",
-                UserWarning,
-                stacklevel=2,
+                "the rest is not used"
             )
         lora = None if lora is None else self._placed(lora, self.text_encoder)
         network = self.text_encoder

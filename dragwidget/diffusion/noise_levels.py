@@ -6,7 +6,6 @@ Only the class's name and its numbers are read; the classes themselves are diffu
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from dragwidget.data.quoting import quoted
+from dragwidget.data.user_warning import warn_user
 from dragwidget.diffusion.weights import Header, first_line
 from dragwidget.drag.noise_path import PredictionType
 
@@ -101,7 +101,7 @@ class SchedulerMarks:
 
 
 def check_prediction_type(value: str | None) -> PredictionType | None:
-    """The prediction type that a caller names, or ``None``.
+    """Return the prediction type that a caller names, or ``None``.
 
     Raises:
         ValueError: none that is supported.
@@ -115,7 +115,7 @@ def check_prediction_type(value: str | None) -> PredictionType | None:
 
 
 def prediction_named(value: str, where: str) -> PredictionType:
-    """The prediction type that a file names in one of several spellings.
+    """Return the prediction type that a file names in one of several spellings.
 
     Raises:
         ValueError: one that is not supported; it names ``where`` it stands.
@@ -135,7 +135,7 @@ def marks_of(
     guess: PredictionType | None,
     prediction_type: PredictionType | None,
 ) -> SchedulerMarks:
-    """What the files of a UNet's weights say: empty tensors of known names, and metadata.
+    """Return what the files of a UNet's weights say: empty tensors of known names, and metadata.
 
     Args:
         name: what to call the model in an error.
@@ -172,7 +172,7 @@ def noise_scheduler(
     marks: SchedulerMarks = SchedulerMarks(),
     prediction_type: PredictionType | None = None,
 ) -> Any:
-    """A ``DDIMScheduler`` with a model's noise levels and its prediction type.
+    """Return a ``DDIMScheduler`` with a model's noise levels and its prediction type.
 
     Args:
         config: the scheduler's settings, of any class whose noise levels are of this kind.
@@ -190,7 +190,7 @@ def noise_scheduler(
     if marks.zero_snr or config.get("rescale_betas_zero_snr") is True:
         betas = _rescaled(betas, rescale_zero_terminal_snr)
     predicts = _prediction(config, name, marks, prediction_type)
-    # As diffusers' pipeline has it where nothing is said.
+    # As diffusers' pipeline has it without a setting.
     offset = config.get("steps_offset", min(1, len(betas) - 1))
     if type(offset) is not int or not 0 <= offset < len(betas):
         raise ValueError(
@@ -208,18 +208,16 @@ def noise_scheduler(
     )
     alphas = made.alphas_cumprod
     if predicts == "epsilon" and not alphas[-1] > 0:
-        warnings.warn(
+        warn_user(
             f"the noise levels of {name} end in pure noise (zero terminal SNR), where predicted "
             "noise says nothing of an image, and it is taken to predict noise (epsilon): if it "
-            "predicts the velocity, say so by prediction_type='v_prediction'",
-            UserWarning,
-            stacklevel=2,
+            "predicts the velocity, say so by prediction_type='v_prediction'"
         )
     return made
 
 
 def _kind(config: Mapping[str, Any], index_class: str | None, name: str) -> str:
-    """The scheduler's class, one of the family's."""
+    """Return the scheduler's class, one of the family's."""
     named = config.get("_class_name")
     for kind in (index_class, named):
         if kind is not None and kind not in (*_SAME_FAMILY, *_DISTILLED):
@@ -231,11 +229,9 @@ def _kind(config: Mapping[str, Any], index_class: str | None, name: str) -> str:
             )
     kind = str(named or index_class or "DDIMScheduler")
     if kind in _DISTILLED:
-        warnings.warn(
+        warn_user(
             f"{name} has the scheduler of a model distilled for a few steps ({kind}): its "
-            "inversion with many DDIM steps is less exact",
-            UserWarning,
-            stacklevel=2,
+            "inversion with many DDIM steps is less exact"
         )
     for key, wrong in (
         ("use_flow_sigmas", "flow matching"),
@@ -283,7 +279,7 @@ def _betas(config: Mapping[str, Any], kind: str, name: str) -> torch.Tensor:
 
 
 def _wrong_number(given: Mapping[str, Any]) -> str | None:
-    """What of the settings of betas is of the wrong kind or size, in words."""
+    """Return what of the settings of betas is of the wrong kind or size, in words."""
     count = given.get("num_train_timesteps", 1000)
     if type(count) is not int or not 1 <= count <= MAX_TIMESTEPS:
         return f"num_train_timesteps {quoted(count)}; wanted 1 to {MAX_TIMESTEPS}"
@@ -322,18 +318,16 @@ def _prediction(
         return prediction_type
     if marks.prediction_type is not None:
         return marks.prediction_type
-    said = config.get("prediction_type")
-    if said is None and config.get("predict_epsilon") is False:  # as it was called before
-        said = "sample"
-    if said is not None:
-        return prediction_named(said, f"the scheduler of {name}")
+    named = config.get("prediction_type")
+    if named is None and config.get("predict_epsilon") is False:  # as it was called before
+        named = "sample"
+    if named is not None:
+        return prediction_named(named, f"the scheduler of {name}")
     if marks.guess is None:
         return "epsilon"
-    warnings.warn(
+    warn_user(
         f"nothing in {name} says whether it predicts the noise or the velocity, and models of "
         f"Stable Diffusion 2 do either: {marks.guess} is a guess. Be explicit by prediction_type="
-        "'v_prediction' (the models of 768 pixels) or 'epsilon' (the base models of 512 pixels)",
-        UserWarning,
-        stacklevel=2,
+        "'v_prediction' (the models of 768 pixels) or 'epsilon' (the base models of 512 pixels)"
     )
     return marks.guess

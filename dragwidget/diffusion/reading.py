@@ -63,7 +63,7 @@ _HARMLESS = re.compile(
 def read_configs(
     folder: ModelFolder, name: str, *, vae: Mapping[str, Any] | None = None, vae_name: str = ""
 ) -> dict[str, Any]:
-    """The settings of a model's networks, of a supported kind and such that they fit.
+    """Return the settings of a model's networks, of a supported kind and such that they fit.
 
     Args:
         name: what to call the model in an error.
@@ -93,7 +93,7 @@ def read_configs(
 
 
 def read_vae_config(folder: ModelFolder, name: str) -> dict[str, Any]:
-    """The settings of the autoencoder in a folder."""
+    """Return the settings of the autoencoder in a folder."""
     with blaming("vae", name):
         config = folder.json("config.json")
         check_sizes(config)
@@ -101,7 +101,7 @@ def read_vae_config(folder: ModelFolder, name: str) -> dict[str, Any]:
 
 
 def read_vae(folder: ModelFolder, config: Mapping[str, Any], name: str) -> Any:
-    """The autoencoder in a folder, of these settings."""
+    """Return the autoencoder in a folder, of these settings."""
     with blaming("vae", name):
         return build("vae", config, folder.weights("vae"), folder.dtype)
 
@@ -114,7 +114,7 @@ def read_parts(
     vae: Any = None,
     prediction_type: PredictionType | None = None,
 ) -> dict[str, Any]:
-    """All parts of a model.
+    """Return all parts of a model.
 
     Args:
         configs: what ``read_configs`` returns of it.
@@ -148,7 +148,7 @@ def read_scheduler(
     marks: SchedulerMarks,
     prediction_type: PredictionType | None,
 ) -> Any:
-    """The noise levels of a model, see ``noise_scheduler``."""
+    """Return the noise levels of a model, see ``noise_scheduler``."""
     with blaming("scheduler", name):
         config = folder.part("scheduler").json("scheduler_config.json")
     index_class = configs["index"]["scheduler"][1:2]
@@ -178,7 +178,7 @@ def _check_variant(folder: ModelFolder, name: str) -> None:
 def build(
     part: str, config: Any, weights: Mapping[str, Tensor], dtype: torch.dtype | None = None
 ) -> Any:
-    """A network of these settings with these weights, which are copied.
+    """Return a network of these settings with these weights, which are copied.
 
     Args:
         dtype: that the weights are copied to; ``None``: they keep their own.
@@ -280,9 +280,9 @@ def blaming(part: str, name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        said = first_line(error)
-        whole = "" if "wanted" in said else "; wanted diffusers' layout with safetensors weights"
-        raise ValueError(f"the {part} of {name} cannot be loaded: {said}{whole}") from error
+        reason = first_line(error)
+        whole = "" if "wanted" in reason else "; wanted diffusers' layout with safetensors weights"
+        raise ValueError(f"the {part} of {name} cannot be loaded: {reason}{whole}") from error
 
 
 @contextmanager

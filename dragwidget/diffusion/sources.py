@@ -23,7 +23,7 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name can be a hub model's, ``owner/model``."""
+    """Return whether a name can be a hub model's, ``owner/model``."""
     return _HUB_ID.fullmatch(name) is not None and not name.lower().endswith(_FILE_ENDINGS)
 
 

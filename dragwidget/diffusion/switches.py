@@ -128,12 +128,12 @@ def _owner_of(network: nn.Module) -> _Owner:
 
 
 def lock_of(network: nn.Module) -> threading.RLock:
-    """The lock that is held during every pass of a network."""
+    """Return the lock that is held during every pass of a network."""
     return _owner_of(network).lock
 
 
 def _switches_in(network: nn.Module) -> list[Switch]:
-    """What of ours is in a network, on top of each other or not."""
+    """Return what of ours is in a network, on top of each other or not."""
     found: list[Switch] = []
     for module in network.modules():
         forward = vars(module).get("forward")

@@ -30,7 +30,7 @@ _SETTINGS = (
 
 
 def read_tokenizer(folder: ModelFolder, settings: ModelFolder | None = None) -> Any:
-    """The tokenizer in a folder.
+    """Return the tokenizer in a folder.
 
     Args:
         folder: with ``vocab.json`` and ``merges.txt``, or with a ``tokenizer.json``.
@@ -42,14 +42,16 @@ def read_tokenizer(folder: ModelFolder, settings: ModelFolder | None = None) -> 
     """
     from transformers import CLIPTokenizer
 
-    said = settings or folder
+    source = settings or folder
     files = {
-        "tokenizer_config.json": _settings_of(said),
+        "tokenizer_config.json": _settings_of(source),
         **(_of_one_file(folder) if _in_one_file(folder) else _of_two_files(folder)),
     }
     if settings is None and folder.has("special_tokens_map.json"):
-        told = folder.json("special_tokens_map.json")
-        files["special_tokens_map.json"] = json.dumps({k: told[k] for k in _SPECIAL if k in told})
+        tokens = folder.json("special_tokens_map.json")
+        files["special_tokens_map.json"] = json.dumps(
+            {k: tokens[k] for k in _SPECIAL if k in tokens}
+        )
     with tempfile.TemporaryDirectory(prefix="dragwidget-") as name:
         for file, text in files.items():
             (Path(name) / file).write_text(text, "utf-8")
@@ -59,8 +61,8 @@ def read_tokenizer(folder: ModelFolder, settings: ModelFolder | None = None) -> 
 def _settings_of(folder: ModelFolder) -> str:
     if not folder.has("tokenizer_config.json"):
         return "{}"
-    said = folder.json("tokenizer_config.json")
-    return json.dumps({key: said[key] for key in _SETTINGS if said.get(key) is not None})
+    config = folder.json("tokenizer_config.json")
+    return json.dumps({key: config[key] for key in _SETTINGS if config.get(key) is not None})
 
 
 def _in_one_file(folder: ModelFolder) -> bool:

@@ -34,7 +34,7 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """The header of a safetensors file.
+    """Return the header of a safetensors file.
 
     Raises:
         ValueError: not a safetensors file (a web page, a pickle, a pointer of Git LFS), or cut off.
@@ -63,7 +63,7 @@ def read_header(path: Path) -> Header:
 
 
 def read_weights(path: Path, names: Collection[str] | None = None) -> dict[str, Tensor]:
-    """Tensors of a safetensors file, all of them or those named; still the file's own bytes.
+    """Read tensors of a safetensors file, all or those named; memory-mapped.
 
     Raises:
         ValueError: see ``read_header``; or another fault of the file.
@@ -99,5 +99,5 @@ def _cut_off(path: Path, size: int, wanted: str) -> ValueError:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what an error says, at most 500 characters."""
+    """Return the first line of what an error says, at most 500 characters."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:500]

@@ -1,4 +1,4 @@
-"""One pass of the network at a latent: what the method needs of a model, and keeps of it."""
+"""One forward pass at a latent: what the method needs of a model, and keeps of it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["DragModel", "Evaluation", "ModelOutput", "Passes", "evaluate"]
 
 @dataclass(frozen=True, eq=False)
 class ModelOutput:
-    """What one pass of the network gives.
+    """The output of one forward pass.
 
     Attributes:
         prediction: noise or velocity, (1, c, h, w) float32; ``None`` if it was not asked for.
@@ -31,7 +31,7 @@ class ModelOutput:
 
 
 class DragModel(Protocol):
-    """All that the method needs of a diffusion model: one pass, differentiable in the latent."""
+    """What the method needs of a diffusion model: a forward pass, differentiable in the latent."""
 
     def __call__(
         self, latent: Tensor, timestep: Time, *, blocks: Sequence[int] = (), predict: bool = True
@@ -45,14 +45,14 @@ class DragModel(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """One pass of the network at a latent, with the graph that the next update needs.
+    """One forward pass at a latent, with the graph that the next update needs.
 
     Attributes:
         latent: the leaf of the graph, (1, c, h, w).
         features: on the feature grid, with gradient.
         previous: the latent one DDIM step nearer to the image, with gradient, or ``None`` where
             no mask asked for it.
-        x0: the clean latent as the network guesses it from here, likewise.
+        x0: the predicted clean latent, likewise.
     """
 
     latent: Tensor
@@ -61,7 +61,7 @@ class Evaluation:
     x0: Tensor | None = None
 
     def detach(self) -> Evaluation:
-        """The same values without the graph."""
+        """Return the same values without the graph."""
         previous = None if self.previous is None else self.previous.detach()
         x0 = None if self.x0 is None else self.x0.detach()
         return Evaluation(self.latent.detach(), self.features.detach(), previous, x0)
@@ -113,7 +113,7 @@ class Passes:
     def at(
         self, latent: Tensor, timestep: Time, *, previous: bool = False, graph: bool = True
     ) -> Evaluation:
-        """The pass at a latent: the one whose graph is at hand, or a new one.
+        """Return the pass at a latent: the one whose graph is kept, or a new one.
 
         Args:
             previous: also what lies behind the last feature block.
@@ -130,13 +130,13 @@ class Passes:
         return evaluation
 
     def take(self, latent: Tensor, timestep: Time, *, previous: bool = False) -> Evaluation:
-        """The pass at a latent with its graph, to be used up: it is forgotten here."""
+        """Return the pass at a latent with its graph, and forget it."""
         evaluation = self.at(latent, timestep, previous=previous)
         self._live = None
         return evaluation
 
     def live(self, latent: Tensor, timestep: Time, *, previous: bool) -> Evaluation | None:
-        """The pass whose graph is at hand, where it is of this latent."""
+        """Return the pass whose graph is kept, if it is at this latent."""
         if self._live is None or self._live[0] is not latent or self._live[1] != timestep:
             return None
         evaluation = self._live[2]

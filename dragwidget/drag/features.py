@@ -32,11 +32,11 @@ class FeatureMap:
     grid: tuple[int, int]
 
     def detach(self) -> FeatureMap:
-        """The same without gradient."""
+        """Return the same features without gradient."""
         return FeatureMap(tuple(block.detach() for block in self.blocks), self.grid)
 
     def patch(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Features at the crossings of ``rows`` (p,) and ``columns`` (q,): (C, p, q), float32.
+        """Return features at the crossings of ``rows`` (p,) and ``columns`` (q,), (C, p, q).
 
         Positions are grid cells and may be fractional: the value there is the bilinear mean of
         the four cells around it. Gradients flow to the blocks.
@@ -50,7 +50,7 @@ class FeatureMap:
         return down @ block.to(precision) @ across.T
 
     def full(self) -> Tensor:
-        """The whole map, (C, rows, columns), float32: for images of it, not for the drag."""
+        """Return the whole map, (C, rows, columns), float32: for images of it, not for the drag."""
         rows, columns = (torch.arange(n, dtype=torch.float32) for n in self.grid)
         return self.patch(rows, columns)
 

@@ -1,8 +1,8 @@
-"""A drag over any method, as a generator of steps; and one step as the user sees it."""
+"""The drag loop over any method, a generator of steps; and one step as the user sees it."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -32,11 +32,11 @@ class DragStep:
         index: steps since the start of the drag, 1 for the first.
         loss: the loss that this step minimised, before it.
         loss_terms: its parts by name: ``motion``, ``region``, ``prior``, each with its weight.
-        handles_xy: where the handles are after the step, (N, 2), (x, y) image pixels.
+        handles_xy: handles after the step, (N, 2), (x, y) image pixels.
         targets_xy: (N, 2), image pixels.
         distances: from handle to target, (N,), image pixels.
         reached: which handles have reached their targets, (N,) bool.
-        latent: after the step, (1, c, h, w) float32.
+        stored: the latent after the step, or what reads it from a file.
     """
 
     index: int
@@ -46,7 +46,12 @@ class DragStep:
     targets_xy: npt.NDArray[np.float64]
     distances: npt.NDArray[np.float64]
     reached: npt.NDArray[np.bool_]
-    latent: Tensor = field(repr=False)
+    stored: Tensor | Callable[[], Tensor] = field(repr=False)
+
+    @property
+    def latent(self) -> Tensor:
+        """After the step, (1, c, h, w) float32."""
+        return self.stored if isinstance(self.stored, Tensor) else self.stored()
 
 
 def describe(
@@ -56,7 +61,7 @@ def describe(
     size: tuple[int, int],
     grid: tuple[int, int],
 ) -> DragStep:
-    """The user's view of a state, in pixels of an image of ``size`` (width, height)."""
+    """Return the user's view of a state, in pixels of an image of ``size`` (width, height)."""
     handles_xy = from_grid(state.handles.numpy(), size, grid)
     targets_xy = from_grid(task.targets.numpy(), size, grid)
     arrived = distances(state.handles, task.targets) < task.settings.stop_distance
@@ -68,7 +73,7 @@ def describe(
         targets_xy=targets_xy,
         distances=np.linalg.norm(targets_xy - handles_xy, axis=-1),
         reached=arrived.numpy(),
-        latent=state.latent,
+        stored=state.latent,
     )
 
 
@@ -92,15 +97,15 @@ def drag(
         latent: at ``timestep``, (1, c, h, w); it is not changed.
         instructions: in image pixels.
         path: the model's noise path.
-        timestep: where the latent is edited; 681 for the paper's defaults.
+        timestep: noise level of the latent; 681 for the paper's defaults.
         grid: (rows, columns) of the feature grid; by default ``settings.feature_scale`` times the
             image's size.
         prior: needed with ``settings.prior_weight > 0``.
         clean: the image's clean latent, (1, c, h, w); needed with ``settings.start == "warped"``.
 
     Raises:
-        ValueError: what the settings need is missing; an unknown method; a timestep that is none of
-            the path's.
+        ValueError: an argument that the settings need is missing; the method is unknown; the
+            timestep is not on the path.
         ArithmeticError: a loss, its gradient or a feature is not finite; nothing was changed.
     """
     if settings.prior_weight > 0 and prior is None:
@@ -140,5 +145,5 @@ def drag(
 
 
 def protected_cells(mask: npt.NDArray[np.bool_], latent: Tensor) -> Tensor:
-    """1 where the latent must not change, (h, w), of its type, from a mask in latent cells."""
+    """Return 1 in the protected region, (h, w), in the latent's dtype; the mask is (h, w)."""
     return torch.from_numpy(~mask).to(latent)

@@ -1,8 +1,8 @@
-"""What a drag method is: the data that it works on, and the protocol that every method fits.
+"""The protocol of a drag method, and the data that it works on.
 
 A method takes one step at a time from a ``DragState`` to the next. Everything that the next step
-depends on is in the state, so that a drag can pause, continue, rewind and branch without a trace of
-how it was driven.
+depends on is in the state, so that a drag can pause, continue, rewind and branch, whatever drives
+it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["DragMethod", "DragState", "Ended", "Problem", "StepReport"]
 
 
 class Ended(str, Enum):
-    """Why a drag is over; a drag that was stopped from outside has no reason of its own."""
+    """Why a drag ended; a drag stopped by the caller has no reason."""
 
     REACHED = "reached"
     STEP_LIMIT = "step limit"
@@ -34,7 +34,7 @@ class Ended(str, Enum):
         return self.value
 
     def describe(self, settings: DragSettings) -> str:
-        """One clause for people, with the setting that ended the drag."""
+        """Return the reason as a clause, with the setting that ended the drag."""
         if self is Ended.REACHED:
             return (
                 f"all handles are within {settings.stop_distance:g} feature cells of their targets"
@@ -46,17 +46,17 @@ class Ended(str, Enum):
 
 @dataclass(frozen=True, eq=False)
 class DragState:
-    """Where a drag stands: everything that its next step depends on.
+    """The state of a drag: everything that its next step depends on.
 
     Attributes:
         latent: (1, c, h, w) float32.
         timestep: noise level of the latent; a method may move along the path.
         handles: current handle points, (N, 2) as (row, column) feature cells, float32.
-        anchors: what each handle is, (N).
-        moments: of Adam.
+        anchors: what each handle tracks, (N).
+        moments: Adam's moments.
         index: steps since the start.
         still: steps since a handle last moved.
-        retarget: a target is new since the last step.
+        retarget: whether a target has changed since the last step.
     """
 
     latent: Tensor
@@ -71,14 +71,14 @@ class DragState:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """What a step works on; the user may change it between two steps.
+    """The input of a step; the user can change it between two steps.
 
     Attributes:
         targets: (N, 2) as (row, column) feature cells, float32.
         settings: of the drag.
         path: the noise path of the model.
-        source: the pass at the source's own latent at a timestep, with its prediction and without
-            a graph.
+        source: returns the forward pass at the source's latent at a timestep, with its prediction
+            and without a graph.
         clean: the source's clean latent, (1, c, h, w).
         protected: 1 where the latent must not change, (h, w) latent cells; ``None``: everything is
             editable.

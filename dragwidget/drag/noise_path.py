@@ -28,18 +28,18 @@ __all__ = [
 ]
 
 Time = int | float
-"""A place on a noise path: a training timestep of DDIM, or a share of the way on a flow path."""
+"""A place on a noise path: a training timestep of DDIM, or a time in [0, 1] on a flow path."""
 
 PredictionType = Literal["epsilon", "v_prediction"]
 Predict = Callable[[Tensor, Time], Tensor]
-"""What a network says of a latent (B, c, h, w) at a timestep: noise or velocity, same shape."""
+"""A network's prediction for a latent (B, c, h, w) at a timestep: noise or velocity, same shape."""
 
 
 class NoisePath(Protocol):
-    """How a latent travels between noise and image; the only place that knows noise levels.
+    """A path of latents between noise and image; the only place that knows noise levels.
 
-    Every ``z`` is a latent (B, c, h, w), every prediction what the network says of one at a
-    timestep (noise or velocity, as the path was made for).
+    Every ``z`` is a latent (B, c, h, w), every prediction the network's output for one at a
+    timestep (noise or velocity, as the path requires).
     """
 
     @property
@@ -48,31 +48,31 @@ class NoisePath(Protocol):
         ...
 
     def last(self, count: int) -> Sequence[Time]:
-        """The last ``count`` timesteps, noisiest first; ValueError where there are fewer."""
+        """Return the last ``count`` timesteps, noisiest first; ValueError where there are fewer."""
         ...
 
     def previous(self, timestep: Time) -> Time:
-        """The next cleaner timestep; ValueError where ``timestep`` is none of the path's."""
+        """Return the next cleaner timestep; ValueError where ``timestep`` is none of the path's."""
         ...
 
     def levels(self, t: Time) -> tuple[Tensor, Tensor]:
-        """(signal, noise) at ``t``, scalars: z = signal x clean + noise x standard normal noise."""
+        """Return scalars (signal, noise) at ``t``: z = signal x clean + noise x normal noise."""
         ...
 
     def marginal(self, mean: Tensor, variance: Tensor, t: Time) -> tuple[Tensor, Tensor]:
-        """Mean and variance at ``t`` of clean values that have these."""
+        """Return mean and variance at ``t`` of clean values that have these."""
         ...
 
     def step(self, z: Tensor, prediction: Tensor, t: Time) -> tuple[Tensor, Tensor]:
-        """One step towards the image: (z at the next cleaner timestep, the predicted clean z)."""
+        """Take one step towards the image: return (next cleaner z, predicted clean z)."""
         ...
 
     def inverse_step(self, z: Tensor, prediction: Tensor, t: Time) -> Tensor:
-        """z at ``t`` from z at the next cleaner timestep: the exact inverse of ``step``."""
+        """Return z at ``t`` from z at the next cleaner timestep: the exact inverse of ``step``."""
         ...
 
     def training_target(self, clean: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(noised latents, what the network should predict of them); ``t`` is (B,)."""
+        """Return (noised latents, the network's target for them); ``t`` is (B,)."""
         ...
 
 
@@ -116,7 +116,7 @@ class Schedule:
                 f"got {self.offset}"
             )
         if not bool(((self.alphas_cumprod >= 0) & (self.alphas_cumprod <= 1)).all()):
-            raise ValueError("cumulative alphas must lie in [0, 1]: these make no noise schedule")
+            raise ValueError("alphas_cumprod must lie in [0, 1], got values outside")
         if self.prediction_type == "epsilon" and not self.alpha(self.timesteps[0]) > 0:
             raise ValueError(
                 f"timestep {self.timesteps[0]} of this model is pure noise (zero terminal "
@@ -134,18 +134,18 @@ class Schedule:
         )
 
     def last(self, count: int) -> tuple[int, ...]:
-        """The ``count`` timesteps nearest to the image, noisiest first.
+        """Return the ``count`` timesteps nearest to the image, noisiest first.
 
         Raises ValueError where ``count`` is not 0 to ``steps``.
         """
         if not 0 <= count <= self.steps:
             raise ValueError(
-                f"of {self.steps} DDIM steps, 0 to {self.steps} can be walked: {count}"
+                f"count must be 0 to {self.steps} of {self.steps} DDIM steps, got {count}"
             )
         return self.timesteps[self.steps - count :]
 
     def previous(self, timestep: Time) -> int:
-        """The timestep of the next step towards the image, 0 after the last one.
+        """Return the timestep of the next step towards the image, 0 after the last one.
 
         Raises ValueError where ``timestep`` is none of this schedule's.
         """
@@ -153,28 +153,28 @@ class Schedule:
             return (*self.timesteps, 0)[self.timesteps.index(timestep) + 1]
         except ValueError:
             raise ValueError(
-                f"{timestep} is none of the {self.steps} timesteps of this schedule, "
-                f"{self.timesteps[0]} to {self.timesteps[-1]}"
+                f"timestep must be one of the {self.steps} timesteps of this schedule, "
+                f"{self.timesteps[0]} to {self.timesteps[-1]}, got {timestep}"
             ) from None
 
     def alpha(self, timestep: int) -> Tensor:
-        """Cumulative alpha at ``timestep``."""
+        """Return the cumulative alpha at ``timestep``."""
         return self.alphas_cumprod[timestep]
 
     def levels(self, timestep: Time) -> tuple[Tensor, Tensor]:
-        """(signal, noise): the square roots of the cumulative alpha and of what it leaves."""
+        """Return (signal, noise): the square roots of a and 1 - a, a the cumulative alpha."""
         a = self.alpha(int(timestep))
         return a.sqrt(), (1 - a).sqrt()
 
     def marginal(self, mean: Tensor, variance: Tensor, timestep: Time) -> tuple[Tensor, Tensor]:
-        """Mean and variance at ``timestep`` of clean values that have these."""
+        """Return mean and variance at ``timestep`` of clean values that have these."""
         a = self.alpha(int(timestep))
         return a.sqrt() * mean, a * variance + (1 - a)
 
     def training_target(
         self, clean: Tensor, noise: Tensor, timesteps: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """(noised latents, what the network should say of them: noise or velocity)."""
+        """Return (noised latents, the network's target for them: noise or velocity)."""
         a = self.alphas_cumprod[timesteps][:, None, None, None].to(clean)
         noised = compose(clean, noise, a)
         if self.prediction_type == "v_prediction":
@@ -182,14 +182,14 @@ class Schedule:
         return noised, noise
 
     def step(self, z: Tensor, prediction: Tensor, timestep: Time) -> tuple[Tensor, Tensor]:
-        """One step towards the image: (z at ``previous(timestep)``, the predicted x0)."""
+        """Take one step towards the image: return (z at ``previous(timestep)``, predicted x0)."""
         timestep = int(timestep)
         nearer = self.alpha(self.previous(timestep))
         x0, eps = decompose(z, prediction, self.alpha(timestep), self.prediction_type)
         return compose(x0, eps, nearer), x0
 
     def inverse_step(self, z: Tensor, prediction: Tensor, timestep: Time) -> Tensor:
-        """One step towards noise: z at ``timestep`` from z at ``previous(timestep)``.
+        """Take one step towards noise: return z at ``timestep``, from ``previous(timestep)``.
 
         The inverse of ``step`` with the same ``prediction``, which was made for ``timestep``, where
         this step ends.
@@ -206,7 +206,7 @@ class Schedule:
 
 
 def compose(x0: Tensor, eps: Tensor, a: Tensor) -> Tensor:
-    """The latent at noise level ``a``."""
+    """Return the latent at noise level ``a``."""
     return a.sqrt() * x0 + (1 - a).sqrt() * eps
 
 
@@ -222,10 +222,10 @@ def decompose(
 
 @in_plain_torch
 def invert(predict: Predict, z: Tensor, schedule: NoisePath, count: int) -> Iterator[Tensor]:
-    """DDIM inversion: yield the latent after each of the ``count`` steps towards noise.
+    """Invert by DDIM: yield the latent after each of the ``count`` steps towards noise.
 
     Args:
-        predict: the network's answer for (z, timestep).
+        predict: the network's prediction for (z, timestep).
         z: clean latent, (1, c, h, w).
         schedule: its last ``count`` timesteps are walked in ascending order.
         count: steps to invert, 1 to ``schedule.steps``.
@@ -238,7 +238,7 @@ def invert(predict: Predict, z: Tensor, schedule: NoisePath, count: int) -> Iter
 
 @in_plain_torch
 def denoise(predict: Predict, z: Tensor, schedule: NoisePath, count: int) -> Iterator[Tensor]:
-    """DDIM sampling with eta 0: yield the latent after each of the last ``count`` steps."""
+    """Sample by DDIM with eta 0: yield the latent after each of the last ``count`` steps."""
     for timestep in schedule.last(count):
         with torch.no_grad():
             z, _ = schedule.step(z, predict(z, timestep), timestep)

@@ -46,7 +46,7 @@ def adam_step(
 
 
 def loss_scale(dtype: torch.dtype) -> float:
-    """What to multiply a loss by, and its gradient to divide by, for a network of this type.
+    """Return what to multiply a loss by, and its gradient to divide by, for a network of this type.
 
     float16 holds nothing smaller than 6e-8; scaled by a power of two, small gradients survive and
     the result is otherwise the same.

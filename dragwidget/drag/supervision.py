@@ -20,7 +20,7 @@ __all__ = ["Anchor", "GaussianPrior", "cells_around", "motion_supervision", "reg
 
 @dataclass(frozen=True, eq=False)
 class Anchor:
-    """What a handle point is: a place in the features of the latent it was put down on.
+    """What a handle tracks: a position in the features of the latent that it was drawn on.
 
     Attributes:
         features: the features of that latent, without gradient.
@@ -32,7 +32,7 @@ class Anchor:
 
 
 def cells_around(position: Tensor, radius: int, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Whole rows and columns within ``radius`` of ``position`` (2,), cut at the grid's border."""
+    """Return rows and columns within ``radius`` of ``position`` (2,), cut at the grid's border."""
     spans = []
     for centre, size in zip(position.tolist(), grid, strict=True):
         cell = int(centre)
@@ -51,16 +51,16 @@ def motion_supervision(
     step_length: float = 1.0,
     templates: Sequence[Anchor] | None = None,
 ) -> Tensor:
-    """The loss whose gradient moves every active handle's patch one step to its target.
+    """Return the loss whose gradient moves every active handle's patch one step to its target.
 
     For each pair the features at the patch shifted by a step d towards the target should become
-    those of the unshifted patch, which is held fixed: (2 r_m + 1)^2 x mean |A - B|.
+    those of the unshifted patch, which is detached: (2 r_m + 1)^2 x mean |A - B|.
 
     Args:
         features: of the current latent, with gradient.
         handles: current handle points, (N, 2).
         targets: target points, (N, 2).
-        active: which pairs are still on their way, (N,) bool; none gives a zero loss.
+        active: which pairs have not reached their targets, (N,) bool; none gives a zero loss.
         radius: r_m, cells.
         step_length: length of d, cells, cut so that it never passes the target.
         templates: what the patch should look like, one for each pair; without them the current
@@ -84,12 +84,12 @@ def motion_supervision(
 
 
 def region_loss(previous: Tensor, reference: Tensor, protected: Tensor) -> Tensor:
-    """How far one denoising step from here leaves the source where the mask freezes it.
+    """Return the region loss: how far one denoising step changes the protected region.
 
     Args:
         previous: the latent one DDIM step nearer to the image, (1, c, h, w), with gradient.
         reference: the same for the latent before the drag, (1, c, h, w).
-        protected: 1 where nothing may change, (h, w).
+        protected: 1 in the protected region, (h, w).
     """
     return ((previous - reference) * protected).abs().sum()
 
@@ -111,12 +111,12 @@ class GaussianPrior:
 
     @classmethod
     def of(cls, clean: Tensor, path: NoisePath, timestep: Time) -> GaussianPrior:
-        """From a clean latent (1, c, h, w), at a timestep of a noise path."""
+        """Return the prior of a clean latent (1, c, h, w) at a timestep of a noise path."""
         variance, mean = torch.var_mean(clean, dim=(0, 2, 3), correction=0)
         return cls(*path.marginal(mean, variance, timestep))
 
     def divergence(self, latent: Tensor) -> Tensor:
-        """KL of the latent's per-channel Gaussian from this one, summed over channels, >= 0."""
+        """Return the KL divergence of the latent's channel Gaussians from these, summed, >= 0."""
         variance, mean = torch.var_mean(latent, dim=(0, 2, 3), correction=0)
         usual = ordinary(self.variance)
         ratio = variance / usual

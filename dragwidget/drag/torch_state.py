@@ -83,7 +83,7 @@ def _plainly(work: Callable[[], Any]) -> Any:
 
 
 def _modes() -> Callable[[], None]:
-    """What puts PyTorch's modes back to what they are now.
+    """Return what puts PyTorch's modes back to what they are now.
 
     PyTorch's own contexts do it, but an interrupt may strike just where one of them is left: then
     no gradient would be recorded in the rest of the notebook, say, or every tensor saved for one
@@ -127,12 +127,12 @@ def _stepwise(work: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
 
 
 def ordinary(tensor: Tensor) -> Tensor:
-    """The tensor, or a copy where it was made in inference mode, which autograd refuses."""
+    """Return the tensor, or a copy where it was made in inference mode, which autograd refuses."""
     return tensor.clone() if tensor.is_inference() else tensor
 
 
 def ordinary_weights(network: Any) -> Any:
-    """The network, its weights and buffers copied where they were made in inference mode."""
+    """Return the network, its weights and buffers copied where they were made in inference mode."""
     made: dict[int, Tensor] = {}
     for module in network.modules():
         for own in (module._parameters, module._buffers):

@@ -1,4 +1,4 @@
-"""Point tracking: where did the content under each handle go (paper, section 3.3, equation 5)."""
+"""Point tracking: find where each handle's content moved (paper, section 3.3, equation 5)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["distances", "track_points"]
 def track_points(
     features: FeatureMap, handles: Tensor, anchors: Sequence[Anchor], *, radius: int
 ) -> Tensor:
-    """Find each handle again by nearest neighbour in the features around where it last was.
+    """Track each handle: the nearest feature in the window around its last position.
 
     Args:
         features: of the current latent.
         handles: last known handle points, (N, 2) as (row, column).
-        anchors: what each handle is, (N).
+        anchors: what each handle tracks, (N).
         radius: r_p, cells; the window is cut at the grid's border.
 
     Returns:
@@ -41,6 +41,6 @@ def track_points(
 
 
 def distances(handles: Tensor, targets: Tensor) -> Tensor:
-    """Euclidean distance of each handle to its target, (N,), cells."""
+    """Return the Euclidean distance of each handle to its target, (N,), cells."""
     distance: Tensor = (targets - handles).norm(dim=-1)
     return distance

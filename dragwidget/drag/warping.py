@@ -1,14 +1,14 @@
-"""A first guess in one go: the latent itself, warped so that handles lie on their targets.
+"""Warped initialization: warp the latent so that every handle lies on its target.
 
 FastDrag (Zhao et al., arXiv 2405.15769) showed that moving the cells of an inverted latent moves
-the content. What the paper's drag does in many small steps then only has to be put right. The field
-here is plainer than theirs: displacements are weighted by nearness and fade out towards the mask's
-border. Several pairs that all go the same way say that one thing is to move as a whole: then all of
-the mask does.
+the content. The steps of the drag then only correct the result. The field here is
+simpler than theirs: displacements are weighted by nearness and fade out towards the mask's border.
+Several pairs with the same displacement move one object as a whole: then the whole editable region
+moves.
 
-What is moved is another thing than theirs: a noised latent is clean latent and noise, and only the
-clean one is moved, by fractions of a cell, of which one is several pixels wide. The noise stays:
-a mean of several of its values would be less noisy than the network expects. On 18 drags of the
+Unlike theirs, the warp moves only the clean part of the noised latent, by fractions of a cell,
+which is several pixels wide. The noise stays: a mean of several of its values would be less noisy
+than the network expects. On 18 drags of the
 embedded model's domain, this completed 0.42, and moving whole cells, noise and all, 0.29.
 """
 
@@ -35,15 +35,15 @@ def warp_latent(
     targets: Tensor,
     protected: Tensor | None = None,
 ) -> Tensor:
-    """The latent with the content of each handle at its target.
+    """Return the latent with the content of each handle at its target.
 
     Args:
         latent: noised, (1, c, h, w).
-        clean: what is in it, or a good guess, likewise.
-        signal: its share, a scalar: latent = signal x clean + noise.
+        clean: its clean latent, or an estimate, likewise.
+        signal: signal level, a scalar: latent = signal x clean + noise.
         handles: (N, 2) as (row, column), latent cells; fractions are meant.
         targets: (N, 2), likewise.
-        protected: 1 where nothing may change, (h, w); ``None``: all may change.
+        protected: 1 in the protected region, (h, w); ``None``: everything is editable.
     """
     height, width = latent.shape[2:]
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
@@ -72,7 +72,7 @@ def warp_latent(
 
 
 def sampling_device(device: torch.device) -> torch.device:
-    """Where a latent on ``device`` is resampled: on the device, or the CPU for Apple's MPS.
+    """Return the device that resamples a latent on ``device``: itself, or the CPU for MPS.
 
     Older torch has neither the bicubic mode nor border padding of ``grid_sample`` there. A latent
     is small: it costs next to nothing.
@@ -81,23 +81,23 @@ def sampling_device(device: torch.device) -> torch.device:
 
 
 def in_latent(points: Tensor, grid: tuple[int, int], latent: Tensor) -> Tensor:
-    """Points (N, 2) as (row, column) in cells of a feature grid, in cells of a latent; fractions.
+    """Convert points (N, 2), (row, column), from feature cells to latent cells, with fractions.
 
-    A cell's index stands for its middle.
+    A cell's index is its centre.
     """
     scale = torch.tensor(latent.shape[2:]) / torch.tensor(grid)
     return (points + 0.5) * scale - 0.5
 
 
 def _alike(moves: Tensor) -> bool:
-    """Whether several pairs ask for the same move, (N, 2)."""
+    """Return whether several displacements (N, 2) are alike."""
     mean = moves.mean(0)
     spread = (moves - mean).norm(dim=-1).max()
     return len(moves) > 1 and bool(spread <= ALIKE * mean.norm())
 
 
 def _fading(free: Tensor) -> Tensor:
-    """1 well inside the free cells, 0 outside them, (h, w)."""
+    """Return 1 well inside the editable cells, fading to 0 at their border, (h, w)."""
     radius = max(1, round(FADE * max(free.shape)))
     mean = avg_pool2d(free[None], 2 * radius + 1, stride=1, padding=radius)[0]
     # At a straight border half of the window is free.

@@ -13,7 +13,9 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
+from queue import Empty, SimpleQueue
 from typing import Literal, Protocol
 
 __all__ = [
@@ -35,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 def clock_here() -> ClockName:
-    """The clock that suits where this runs.
+    """Return the name of the clock that suits the environment.
 
     Colab shows no update that a thread sends, so the page has to clock the work there. A kernel
     gets a worker thread, which leaves it free to serve clicks. Anything else has nobody who could
@@ -51,12 +53,12 @@ def clock_here() -> ClockName:
 def _importable(name: str) -> bool:
     try:
         return find_spec(name) is not None
-    except (ImportError, ValueError):  # its parent is missing, or was put there by hand
+    except (ImportError, ValueError):  # its parent is missing, or was put into sys.modules
         return False
 
 
 class Clock(Protocol):
-    """When the work is done, and on which thread.
+    """Decides when the work runs, and on which thread.
 
     Attributes:
         name: as in ``Runner(clock=...)``.
@@ -67,20 +69,20 @@ class Clock(Protocol):
     runs_in_wait: bool
 
     def context(self) -> contextvars.Context | None:
-        """The context that work started now has to run in; ``None`` for the caller's own."""
+        """Return the context that work started now runs in; ``None``: the caller's."""
 
     def go(self, state: str) -> None:
-        """There may be something to do, as the state has changed."""
+        """Check for work: the state has changed."""
 
     def show(self, state: str) -> None:
-        """Tick, or rest, as fits the state."""
+        """Start or stop ticking, as the state requires."""
 
     def close(self, timeout: float) -> bool:
-        """Release everything; whether that was done within ``timeout`` seconds."""
+        """Release everything; return whether that ended within ``timeout`` seconds."""
 
 
 def weakly(drive: Drive) -> Callable[[], Drive | None]:
-    """What a clock holds of ``drive``."""
+    """Return a weak reference to ``drive``."""
     return weakref.WeakMethod(drive) if hasattr(drive, "__self__") else lambda: drive
 
 
@@ -110,8 +112,8 @@ class SyncClock:
 class ThreadClock:
     """Does the work on one daemon thread, which is started by the first work and kept.
 
-    The same thread for all work: torch keeps a pool of helpers for every thread that ever
-    computed.
+    The same thread for all work: torch keeps a pool of threads for every thread that
+    ever computed.
     """
 
     name: ClockName = "thread"
@@ -119,7 +121,8 @@ class ThreadClock:
 
     def __init__(self, drive: Drive) -> None:
         self._drive = weakly(drive)
-        self._wake = threading.Event()
+        # No Event: an interrupt within its methods, on the thread that asks, would jam its lock.
+        self._wake: SimpleQueue[None] = SimpleQueue()
         self._ending = False
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -134,15 +137,17 @@ class ThreadClock:
             if gone and not self._ending:
                 self._thread = threading.Thread(target=self._run, name="dragwidget", daemon=True)
                 self._thread.start()
-        self._wake.set()
+        self._wake.put(None)
 
     def show(self, state: str) -> None:
         pass
 
     def _run(self) -> None:
         while True:
-            self._wake.wait()
-            self._wake.clear()
+            self._wake.get()
+            with suppress(Empty):  # what was asked for several times is done once
+                while True:
+                    self._wake.get_nowait()
             last = self._ending  # read before driving: what was asked for before it is still done
             drive = self._drive()
             if drive is None:
@@ -158,7 +163,7 @@ class ThreadClock:
     def end(self) -> None:
         """Let the thread end when its work is done."""
         self._ending = True
-        self._wake.set()
+        self._wake.put(None)
 
     def close(self, timeout: float) -> bool:
         self.end()

@@ -1,22 +1,21 @@
 """``Editing``: what the widget's buttons do, without a widget.
 
-What the user has typed is *wanted* and reaches the session when work begins, so that typing a
-prompt while a drag runs neither breaks nor changes that drag. Points, mask and drag settings are
-passed on at once: the next step takes them.
+The session holds what is asked for. Work is done on a fork of it, which holds what was asked for
+when that work was begun: typing a prompt while a drag runs neither breaks nor changes that drag.
+Points, mask and settings of drag and render are passed on at once: the next step takes them.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
 from dragwidget.editor import Runner, State
 from dragwidget.editor.images import Images
 from dragwidget.editor.work import (
-    Pace,
+    PreviewRateLimiter,
     Rendered,
     Report,
     dragging,
@@ -29,10 +28,9 @@ from dragwidget.progress import StageStatus
 if TYPE_CHECKING:
     from PIL import Image
 
-    from dragwidget.data.instructions import DragInstructions
-    from dragwidget.data.settings import Settings
     from dragwidget.editor.clocks import ClockName
-    from dragwidget.session.history import History, Node
+    from dragwidget.session.history import History
+    from dragwidget.session.node import Node
     from dragwidget.session.session import DragSession
 
 __all__ = ["PREVIEW", "Action", "Editing"]
@@ -43,19 +41,19 @@ PREVIEW = "Preview"  # the name of work that gives way to any other
 
 
 class Editing:
-    """A session, the runner that drives it, and what was seen so far.
+    """Drive a session: what the buttons of a front end do.
 
     Args:
         session: with an image.
-        drawn: what the canvas holds now; ``None`` where there is no pair; ValueError where it makes
-            no sense.
+        why_nothing: asked where the session has no instructions: why what is drawn makes none;
+            empty where nothing is.
         clock: of the runner, as is ``on_state`` and ``on_error``.
         on_report: called with every report.
         on_done: called with the result and the exception when work is over.
         on_waiting: called with what will happen when the step in progress has ended, in words.
 
     Attributes:
-        prompt, settings: wanted; see above.
+        work: the session's fork, whose edit is the one to be shown; see above.
         report: the last one of the work under way, or of the last.
         rendered: the last final render, and where it belongs.
         waiting: what happens when the step in progress has ended, in words; empty: nothing.
@@ -65,7 +63,7 @@ class Editing:
     def __init__(
         self,
         session: DragSession,
-        drawn: Callable[[], DragInstructions | None],
+        why_nothing: Callable[[], str] = lambda: "",
         clock: ClockName | None = None,
         *,
         on_report: Callable[[Report], object],
@@ -76,15 +74,16 @@ class Editing:
     ) -> None:
         self.session = session
         self.images = Images()
-        self.pace = Pace()
-        self.prompt, self.settings = session.prompt, session.settings
+        self.limiter = PreviewRateLimiter()
+        self.work = session.fork()
         self.report: Report | None = None
         self.rendered: Rendered | None = None
         self.waiting, self.single = "", False
         self._then: Callable[[], object] | None = None
         self._lock = threading.Lock()  # of the two that say what is waiting
-        self._drawn, self._on_report, self._on_done = drawn, on_report, on_done
+        self._why_nothing, self._on_report, self._on_done = why_nothing, on_report, on_done
         self._on_waiting = on_waiting
+        session.watchers.append(self._steer)
         self.runner = Runner(
             clock,
             on_item=self._reported,
@@ -97,58 +96,30 @@ class Editing:
 
     @property
     def history(self) -> History | None:
-        """Of the edit that the session stands at; ``None`` before its inversion."""
-        edit = self.session.stages.edit(self.session.source, self.session.settings)
+        """Of the edit that was worked at last; ``None`` before its inversion."""
+        edit = self.work.edit
         return None if edit is None else edit.history
 
     @property
     def status(self) -> dict[str, StageStatus]:
-        """Of each stage, for what is wanted now."""
-        source = replace(self.session.source, prompt=self.prompt)
-        return self.session.stages.status(source, self.settings)
+        """The status of each stage, for what is asked for now."""
+        return self.session.status
 
-    def want_settings(self, settings: Settings) -> None:
-        """Work with these from now on; drag settings already in the next step."""
-        self.session.model.check(settings)
-        self.settings = settings
-        if self._on_the_way():
-            self.session.settings = replace(
-                self.session.settings, drag=settings.drag, render=settings.render
-            )
-
-    def steer(self) -> None:
-        """What is drawn has changed: the next step takes it."""
-        if not self._on_the_way():
-            return
-        try:
-            drawn = self._drawn()
-        except ValueError:  # half-way to something else, such as a mask rubbed out
-            return
-        if drawn is not None:
-            self.session.instructions = drawn.replace(prompt=self.session.prompt)
-
-    def _on_the_way(self) -> bool:
-        return self.runner.state != "idle"
-
-    def _ask(self) -> None:
-        """Pass everything that is wanted to the session."""
-        self.session.settings = self.settings
-        if self.prompt != self.session.prompt:
-            self.session.prompt = self.prompt
-        drawn = self._drawn()
-        if drawn is not None:
-            self.session.instructions = drawn.replace(prompt=self.prompt)
+    def _steer(self) -> None:
+        """Pass on what the work under way can take; between works, all that needs no preparing."""
+        session, work = self.session, self.work
+        ready = session.edit is not None or session.request.image is not work.request.image
+        idle = self.runner.state == "idle"
+        work.request = session.request if idle and ready else work.request.steered(session.request)
 
     def _asks_for_more(self) -> bool:
-        """Whether something is wanted that a drag under way cannot take."""
-        session = self.session
-        now = replace(self.settings, drag=session.settings.drag, render=session.settings.render)
-        return self.prompt != session.prompt or now != session.settings
+        """Whether something is asked for that a drag under way cannot take."""
+        return self.work.request.steered(self.session.request) != self.session.request
 
     # What can be done
 
     def why_not(self, action: Action) -> str:
-        """Why an action is not possible now; empty where it is."""
+        """Return why an action is not possible now; empty if it is."""
         state, name = self.runner.state, self.runner.name
         if state == "stopping" and not (self.waiting and action in ("stop", "rewind", "reset")):
             return "waiting for the step in progress" if self.waiting else f"{name} is stopping"
@@ -164,13 +135,8 @@ class Editing:
             return "a step is in progress"
         if state == "paused" and action not in ("run", "step") and not self._at_a_step():
             return f"{name} is paused half-way: go on, or stop it first"
-        if action in ("run", "step"):
-            try:
-                drawn = self._drawn()
-            except ValueError as error:
-                return str(error)
-            if drawn is None:
-                return "there is nothing to drag: draw a pair of points first"
+        if action in ("run", "step") and self.session.instructions is None:
+            return self._why_nothing() or "there is nothing to drag: draw a pair of points first"
         if action in ("reset", "rewind") and (self.history is None or len(self.history.nodes) < 2):
             return "nothing was dragged yet"
         if action == "look" and self.history is None:
@@ -205,57 +171,58 @@ class Editing:
             runner.stop(cancel=runner.name == PREVIEW)
 
     def _start(self, name: str, make: Callable[[], Iterator[Report]]) -> None:
-        self._drawn()  # what makes no sense is refused now, not when the work begins
         self._when_free(name, lambda: self._start_now(name, make))
 
     def _start_now(self, name: str, make: Callable[[], Iterator[Report]]) -> None:
-        self._ask()
+        self.work.request = self.session.request
         if not self.runner.start(make, name=name, cancel=self.session.cancel):
             raise RuntimeError(f"cannot start: {self.runner.name} is running")
 
     # What the buttons do
 
     def prepare(self) -> None:
-        """Make LoRA and inversion, where they are not fresh."""
+        """Make LoRA and inversion, where they are not up to date."""
         self._check("prepare")
-        self._start("Prepare", lambda: preparing(self.session))
+        self._start("Prepare", lambda: preparing(self.work))
 
     def step(self, steps: int = 1) -> None:
-        """Drag so many steps on; paused, one more of what is under way."""
+        """Drag ``steps`` more steps; while paused, take one step of the paused work."""
         self._check("step")
         self.single = steps == 1
         if self.runner.state == "paused" and not self._asks_for_more() and steps == 1:
-            self.steer()
+            self.limiter.ask()
             self.runner.step()
         else:
-            self._start("Step", lambda: dragging(self.session, steps, pace=Pace(0.0, inf)))
+            self._start(
+                "Step", lambda: dragging(self.work, steps, limiter=PreviewRateLimiter(0.0, inf))
+            )
 
     def run(self, steps: int | None = None, *, render: bool = False) -> None:
-        """Drag on to the end, or go on where it was paused."""
+        """Drag to the end, ``steps`` at most, or resume paused work."""
         self._check("run")
         self.single = False
         paused = self.runner.state == "paused"
         if paused and not (self._asks_for_more() and self._at_a_step()):
-            self.steer()
             self.runner.resume()
         else:
             self._start(
-                "Drag", lambda: dragging(self.session, steps, pace=self.pace, render=render)
+                "Drag", lambda: dragging(self.work, steps, limiter=self.limiter, render=render)
             )
 
     def pause(self) -> None:
-        """After the step under way."""
+        """Pause after the step in progress."""
         self.single = False
+        self.limiter.ask()
         self.runner.pause()
 
     def stop(self) -> None:
-        """Within the step under way; whole steps stay."""
+        """Stop within the step in progress; finished steps are kept."""
         self.runner.stop()
 
     def render(self, step: int | None = None) -> None:
         """Make the final render of where the edit stands, or of a step of its branch."""
         self._check("render")
-        self._start("Render", lambda: rendering(self.session, step))
+        self._start("Render", lambda: rendering(self.work, step))
 
     def look(self, more: Sequence[int] = ()) -> None:
         """Make a preview of where the edit stands, then of ``more`` steps of its branch."""
@@ -264,11 +231,11 @@ class Editing:
 
     def _look_now(self, more: Sequence[int]) -> None:
         self.runner.start(
-            lambda: looking(self.session, more), name=PREVIEW, cancel=self.session.cancel
+            lambda: looking(self.work, more), name=PREVIEW, cancel=self.session.cancel
         )
 
     def rewind(self, step: int, then: Callable[[Node], object] = lambda _: None) -> None:
-        """Go to a step of the present branch, at the latest when the step in progress has ended.
+        """Go to a step of the current branch, at the latest when the step in progress has ended.
 
         Args:
             then: called with its node when that is done, on the thread that did it.
@@ -277,35 +244,34 @@ class Editing:
             ValueError: there is no such step.
         """
         self._check("rewind")
-        self.session.history.at(step)
-        self._move(f"step {step}", lambda: self.session.history.rewind(step), then)
+        history = self.work.history
+        history.at(step)
+        self._move(f"step {step}", lambda: history.rewind(step), then)
 
     def go_to(self, number: int, then: Callable[[Node], object] = lambda _: None) -> None:
-        """Go to any node of the history, likewise.
+        """Go to any node of the history, as ``rewind`` does.
 
         Raises:
             ValueError: there is no such node.
         """
         self._check("rewind")
-        node = self.session.history.node(number)
-        self._move(f"step {node.index}", lambda: self.session.history.go_to(number), then)
+        history = self.work.history
+        index = history.node(number).index
+        self._move(f"step {index}", lambda: history.go_to(number), then)
 
     def _move(self, words: str, move: Callable[[], Node], then: Callable[[Node], object]) -> None:
-        def action() -> None:
-            node = move()
-            self.session.ended = None
-            then(node)
-
-        self._when_free(words, action)
+        self._when_free(words, lambda: then(move()))
 
     def wait(self, timeout: float | None = None) -> Any:
-        """Until the work is over or paused; raises what it raised."""
+        """Wait until the work is over or paused; raise what it raised."""
         return self.runner.wait(timeout)
 
     def close(self) -> None:
-        """Stop, end the worker and free everything; nothing is told any more."""
+        """Stop, end the worker and free everything; call no callback any more."""
         with self._lock:
             self.waiting, self._then = "", None
+        if self._steer in self.session.watchers:
+            self.session.watchers.remove(self._steer)
         self.runner.close()
         runner = self.runner
         runner.on_item = runner.on_state = runner.on_done = runner.on_error = None
@@ -316,12 +282,12 @@ class Editing:
 
     def image_of(self, node: Node) -> Image.Image | None:
         """The best image of a node that was seen; of the start, the source."""
-        return self.session.image if node.number == 0 else self.images.get(node)
+        return self.work.image if node.number == 0 else self.images.get(node)
 
     def _reported(self, report: Report) -> None:
         self.report = report
         if report.image is not None and report.node is not None:
-            keep = self.images.put_exact if report.phase == "render" else self.images.put_preview
+            keep = self.images.put_render if report.phase == "render" else self.images.put_preview
             keep(report.node, report.image)
         self._on_report(report)
 

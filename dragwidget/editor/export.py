@@ -1,4 +1,4 @@
-"""Files made of an edit: image, film, instructions; and the links to load them down."""
+"""Make the files of an edit, and the links to download them."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from PIL import Image
 from dragwidget.data.image_reading import flattened
 from dragwidget.editor.images import data_uri
 
-__all__ = ["curtain", "film", "link", "side_by_side"]
+__all__ = ["animation", "before_after", "link", "side_by_side"]
 
 MAX_FRAMES = 40
 _TYPES = {"png": "image/png", "gif": "image/gif", "json": "application/json"}
 
 
-def film(frames: Sequence[Image.Image], *, milliseconds: int = 120) -> bytes:
-    """A GIF that plays the frames and rests on the last.
+def animation(frames: Sequence[Image.Image], *, milliseconds: int = 120) -> bytes:
+    """Return a GIF that plays the frames and rests on the last.
 
     Args:
         frames: all of one size; more than 40 are thinned out evenly, the last one stays.
-        milliseconds: each is shown.
+        milliseconds: duration of each frame.
     """
     if not frames:
-        raise ValueError("a film needs at least one image")
+        raise ValueError("an animation needs at least one image, got none")
     chosen = [frames[round(k)] for k in _evenly(len(frames), MAX_FRAMES)]
     palette = [flattened(frame).quantize(128, Image.Quantize.MEDIANCUT) for frame in chosen]
     times = [milliseconds] * (len(palette) - 1) + [10 * milliseconds]
@@ -41,18 +41,18 @@ def _evenly(count: int, most: int) -> list[float]:
 
 
 def side_by_side(left: Image.Image, right: Image.Image, *, gap: int = 4) -> Image.Image:
-    """Two images of one size beside each other."""
+    """Return two images of one size side by side."""
     both = Image.new("RGB", (left.width + gap + right.width, left.height), "white")
     both.paste(flattened(left), (0, 0))
     both.paste(flattened(right), (left.width + gap, 0))
     return both
 
 
-def curtain(left: Image.Image, right: Image.Image, share: float) -> Image.Image:
-    """The left part of one image and the right part of another, with a line between.
+def before_after(left: Image.Image, right: Image.Image, share: float) -> Image.Image:
+    """Return the left part of one image and the right part of another, with a line between.
 
     Args:
-        share: of the width that shows ``left``, 0 to 1.
+        share: share of the width that shows ``left``, 0 to 1.
     """
     if left.size != right.size:
         raise ValueError(f"the images are {left.size} and {right.size}: both must be of one size")
@@ -68,7 +68,7 @@ def curtain(left: Image.Image, right: Image.Image, share: float) -> Image.Image:
 
 
 def link(name: str, data: bytes) -> str:
-    """HTML of a link that saves ``data`` as a file of this name; its ending tells what it is."""
+    """Return an HTML link that saves ``data`` as ``name``; its suffix gives the media type."""
     ending = name.rpartition(".")[2]
     address = data_uri(data, _TYPES.get(ending, "application/octet-stream"))
     shown = html.escape(name, quote=True)

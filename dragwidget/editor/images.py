@@ -1,4 +1,4 @@
-"""Images of places in the history that were seen already, small and bounded."""
+"""A bounded cache of images of the history's nodes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ THUMBNAIL = 64  # longest side, pixels
 
 
 def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
-    """The bytes of an image file; ``form`` as Pillow names it."""
+    """Return the bytes of an image file; ``form`` as Pillow names it."""
     if form == "JPEG":  # which holds no alpha
         image = flattened(image)
     file = io.BytesIO()
@@ -27,53 +27,53 @@ def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
 
 
 def data_uri(data: bytes, kind: str) -> str:
-    """A file as an address that holds it; ``kind`` as ``image/png``."""
+    """Return a file as a data URI; ``kind`` is its media type, such as ``image/png``."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 class Images:
-    """What was seen of nodes of the history: previews as JPEG, exact images as they are.
+    """Caches images of the history's nodes: previews as JPEG, final renders as they are.
 
     Args:
-        previews: how many to keep; the one used longest ago goes first.
-        exact: likewise, of exact images.
+        previews: how many to keep; the least recently used is evicted.
+        renders: how many final renders to keep, likewise.
     """
 
-    def __init__(self, previews: int = 300, exact: int = 12) -> None:
-        self._limits = {"previews": previews, "exact": exact}
+    def __init__(self, previews: int = 300, renders: int = 12) -> None:
+        self._limits = {"previews": previews, "renders": renders}
         self._previews: OrderedDict[object, bytes] = OrderedDict()
-        self._exact: OrderedDict[object, Image.Image] = OrderedDict()
+        self._renders: OrderedDict[object, Image.Image] = OrderedDict()
         self._thumbnails: OrderedDict[object, str] = OrderedDict()
         self._lock = threading.Lock()
 
     def put_preview(self, node: object, image: Image.Image) -> None:
-        """Keep an approximate image of a node; an exact one that is there stays."""
+        """Cache a preview of a node; a cached final render stays."""
         data = encoded(image, "JPEG", quality=90, subsampling=0)
         with self._lock:
             self._put(self._previews, node, data, self._limits["previews"])
-            if node not in self._exact:
+            if node not in self._renders:
                 self._thumbnails.pop(node, None)
 
-    def put_exact(self, node: object, image: Image.Image) -> None:
-        """Keep an exact image of a node."""
+    def put_render(self, node: object, image: Image.Image) -> None:
+        """Cache the final render of a node."""
         with self._lock:
-            self._put(self._exact, node, image, self._limits["exact"])
+            self._put(self._renders, node, image, self._limits["renders"])
             self._thumbnails.pop(node, None)
 
     def get(self, node: object) -> Image.Image | None:
-        """The best image of a node that is kept."""
+        """Return the best cached image of a node: its final render, else its preview."""
         with self._lock:
-            if node in self._exact:
-                return self._exact[node]
+            if node in self._renders:
+                return self._renders[node]
             data = self._previews.get(node)
         return None if data is None else Image.open(io.BytesIO(data)).convert("RGB")
 
-    def exact(self, node: object) -> Image.Image | None:
-        """The exact image of a node, if it is kept."""
-        return self._exact.get(node)
+    def render(self, node: object) -> Image.Image | None:
+        """Return the final render of a node, if it is cached."""
+        return self._renders.get(node)
 
     def thumbnail(self, node: object) -> str | None:
-        """A small image of a node as a data URI, if there is one."""
+        """Return a thumbnail of a node as a data URI, if it has an image."""
         with self._lock:
             if node in self._thumbnails:
                 return self._thumbnails[node]
@@ -88,10 +88,10 @@ class Images:
         return uri
 
     def clear(self) -> None:
-        """Forget all."""
+        """Remove all images."""
         with self._lock:
             self._previews.clear()
-            self._exact.clear()
+            self._renders.clear()
             self._thumbnails.clear()
 
     @staticmethod

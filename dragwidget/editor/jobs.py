@@ -1,4 +1,4 @@
-"""``Job``: one piece of work that a runner takes item by item."""
+"""``Job``: one piece of work, which a runner takes item by item."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextvars import Context
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Job", "Over", "let_go"]
+__all__ = ["Job", "Over", "clear_frames"]
 
 
 class Over(Exception):  # noqa: N818 - what happened, not a fault
@@ -17,11 +17,11 @@ class Over(Exception):  # noqa: N818 - what happened, not a fault
 
 @dataclass(eq=False)
 class Job:
-    """Work, made when its first item is taken, on the thread that takes it.
+    """A piece of work, made when its first item is taken, on the thread that takes it.
 
     Attributes:
         make: makes the iterator.
-        name: for people.
+        name: name shown to the user.
         cancel: ends an item that takes long, from another thread.
         context: what it runs in; ``None`` for the caller's own.
     """
@@ -40,7 +40,7 @@ class Job:
             self.context.run(work, self)
 
     def take(self) -> Any:
-        """The next item.
+        """Return the next item.
 
         Raises:
             Over: there is none.
@@ -60,8 +60,8 @@ class Job:
             items.close()
 
 
-def let_go(error: BaseException | None) -> None:
-    """Release what an exception holds through its frames: the tensors of a step are large."""
+def clear_frames(error: BaseException | None) -> None:
+    """Clear the traceback frames of an exception, which hold the large tensors of a step."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

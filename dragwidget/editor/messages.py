@@ -1,4 +1,4 @@
-"""Every sentence of the status line, in one table."""
+"""All sentences of the status line, in one table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PHASES = {
 }
 
 MESSAGES = {
-    "start": "Draw a point pair, and a mask if only a part may change. Then press Run.",
+    "start": "Draw a point pair, and a mask to limit the editable region. Then press Run.",
     "prepared": "LoRA and inversion are ready. Press Run to drag.",
     "stepped": "Step {index} done. Press Step or Run to continue.",
     "rendered": "Final render of step {index}.",

@@ -1,4 +1,4 @@
-"""``Notices``: callbacks in the order in which things happened, never two at once."""
+"""``Notices``: dispatch callbacks in the order of their events, never two at once."""
 
 from __future__ import annotations
 
@@ -10,30 +10,31 @@ __all__ = ["Notices"]
 
 
 class Notices:
-    """Tells, one after the other, what threads have to say.
+    """Dispatches callbacks of several threads, one after the other.
 
-    One thread at a time tells, for all; a notice that belongs to a thread is told by that thread,
-    which waits for its turn. What a callback says is told after that callback.
+    One thread at a time dispatches, for all; a notice that belongs to a thread is dispatched by
+    that thread, which waits for its turn. What a callback adds is dispatched after it.
 
     Args:
-        changed: guards everything; callbacks are called without it.
+        lock: guards everything; callbacks are called without it.
+        changed: of that lock.
 
     Attributes:
-        herald: number of the thread that calls back just now, or ``None``.
+        dispatching_thread: number of the thread that calls a callback now, or ``None``.
     """
 
-    def __init__(self, changed: threading.Condition) -> None:
-        self._changed = changed
+    def __init__(self, lock: threading.RLock, changed: threading.Condition) -> None:
+        self._lock, self._changed = lock, changed
         self._notices: deque[tuple[Callable[[], object], int | None]] = deque()
-        self.herald: int | None = None
+        self.dispatching_thread: int | None = None
 
     @property
     def quiet(self) -> bool:
-        """Whether everything was told."""
-        return self.herald is None and not self._notices
+        """Whether every callback was called."""
+        return self.dispatching_thread is None and not self._notices
 
     def add(self, call: Callable[[], object], by: int | None = None) -> None:
-        """Remember a callback; it must not raise. With ``changed`` held.
+        """Queue a callback, which must not raise. Call this with the lock held.
 
         Args:
             by: number of the thread that has to call it; by default any may.
@@ -41,26 +42,26 @@ class Notices:
         self._notices.append((call, by))
 
     def tell(self, *, mine: bool = False) -> None:
-        """Call what is to be called.
+        """Call the queued callbacks.
 
         Args:
-            mine: return only when everything that belongs to this thread was told.
+            mine: return only when every callback of this thread was called.
         """
         me = threading.get_ident()
         while True:
-            with self._changed:
-                while not (self._notices and self.herald is None and self._free_for(me)):
+            with self._lock:
+                while not (self._notices and self._free_for(me)):
                     if not (mine and any(by == me for _, by in self._notices)):
-                        return  # whoever tells now goes on with it
+                        return  # the dispatching thread goes on with it
                     self._changed.wait()
-                self.herald = me
+                self.dispatching_thread = me
                 call, _ = self._notices.popleft()
             try:
                 call()
             finally:
-                with self._changed:
-                    self.herald = None
+                with self._lock:
+                    self.dispatching_thread = None
                     self._changed.notify_all()
 
     def _free_for(self, thread: int) -> bool:
-        return self._notices[0][1] in (None, thread)
+        return self.dispatching_thread is None and self._notices[0][1] in (None, thread)

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 from dragwidget.data.image import fit
 from dragwidget.data.paths import absolute, user_path
 from dragwidget.diffusion.loading import EMBEDDED
+from dragwidget.session.source import generation_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from dragwidget.data.instructions import DragInstructions
     from dragwidget.data.settings import Settings
-    from dragwidget.session.history import Node
+    from dragwidget.session.node import Node
     from dragwidget.session.session import DragSession
 
 __all__ = ["python_of"]
@@ -24,7 +25,7 @@ _IMPORTED = ("DragInstructions", "DragSession", "DragSettings", "Settings")
 _FILL_IN = {
     "image": "it was not read from a file: a path, a Pillow image or an array; here widget.image",
     "model": "it was not loaded by name: a DiffusionModel; here widget.session.model",
-    "lora": "it was not read from a file: a LoRA or a path; here widget.session.source.lora",
+    "lora": "it was not read from a file: a LoRA or a path; here widget.session.lora",
 }
 
 
@@ -50,11 +51,11 @@ def _imports(text: str) -> str:
 
 def _to_fill_in(session: DragSession) -> str:
     """Comments on the variables that whoever runs the code has to assign."""
-    source = session.source
+    request, lora = session.request, session.lora
     missing = {
-        "image": source.generation is None and source.call.image is None,
+        "image": generation_of(request) is None and request.image.path is None,
         "model": session.model.loaded_with is None,
-        "lora": source.lora is not None and source.call.lora is None,
+        "lora": lora is not None and lora.path is None,
     }
     lines = [
         f"# {name} = ...  # {_FILL_IN[name]}" for name, is_missing in missing.items() if is_missing
@@ -82,13 +83,13 @@ def _model(session: DragSession) -> Iterator[str]:
 
 
 def _place(word: str) -> str:
-    """The absolute path of a file or folder that is here; any other word as it is."""
+    """Return the absolute path of a file or folder that is here; any other word as it is."""
     return absolute(word) if user_path(word).exists() else word
 
 
 def _source(session: DragSession) -> Iterator[str]:
-    source, settings = session.source, session.settings
-    made = source.generation
+    request, lora = session.request, session.lora
+    settings, made = request.settings, generation_of(request)
     if made is not None:
         own = replace(settings, inversion=replace(settings.inversion, steps=made.steps))
         yield f"session.settings = {_settings(own)}"
@@ -96,42 +97,33 @@ def _source(session: DragSession) -> Iterator[str]:
             f"session.generate({made.prompt!r}, {made.negative_prompt!r}, "
             f"guidance_scale={made.guidance_scale!r}, seed={made.seed}, size={made.size})"
         )
-        if source.prompt != made.prompt:
-            yield f"session.prompt = {source.prompt!r}"
+        if request.prompt != made.prompt:
+            yield f"session.prompt = {request.prompt!r}"
     if made is None or settings.inversion.steps != made.steps:
         yield f"session.settings = {_settings(settings)}"
     if made is None:
-        image = "image" if source.call.image is None else repr(source.call.image)
+        image = "image" if request.image.path is None else repr(request.image.path)
         size = _arguments(_size_arguments(session))
-        yield f"session.set_image({image}, {source.prompt!r}{size})"
-        width, height = source.image.fitted_size
-        yield f"assert session.source.image.fitted_size == ({width}, {height})"
-    if source.lora is not None:
-        lora = "lora" if source.call.lora is None else repr(source.call.lora)
-        alpha = {} if source.call.alpha is None else {"alpha": source.call.alpha}
-        yield f"session.use_lora({lora}{_arguments(alpha)})"
+        yield f"session.set_image({image}, {request.prompt!r}{size})"
+        yield f"assert session.request.image.fitted_size == {request.image.fitted_size}"
+    if lora is not None:
+        given = "lora" if lora.path is None else repr(lora.path)
+        alpha = {} if lora.alpha is None else {"alpha": lora.alpha}
+        yield f"session.use_lora({given}{_arguments(alpha)})"
 
 
 def _size_arguments(session: DragSession) -> dict[str, int]:
     """The arguments of ``set_image`` that fit the image to the size that was worked at."""
-    model, call, image = session.model, session.source.call, session.source.image
-    given = {"max_side": call.max_side, "multiple": call.multiple}
-    known = {name: value for name, value in given.items() if value is not None}
-    if known:
-        return known
-    # Of a session that was opened from a file only the size is known.
-    side, factor = model.image_side, model.vae_factor
-    longest = max(image.fitted_size)
-    for multiple in (model.image_multiple, *(factor * 2**k for k in range(5))):
-        for max_side in (side, longest):
-            if (
-                multiple > max_side
-                or fit(image.size, multiple, max_side, side) != image.fitted_size
-            ):
-                continue
-            found = {"max_side": max_side, "multiple": multiple}
-            usual = {"max_side": side, "multiple": model.image_multiple}
-            return {name: value for name, value in found.items() if value != usual[name]}
+    model, image = session.model, session.request.image
+    side, factor, sides = model.image_side, model.vae_factor, image.fitted_size
+    usual = {"max_side": side, "multiple": model.image_multiple}
+    # Any other multiple that may have been asked for divides both sides.
+    others = [m for m in range(factor, min(sides) + 1, factor) if not any(s % m for s in sides)]
+    for multiple in (model.image_multiple, *others):
+        for max_side in (side, max(sides)):
+            if multiple <= max_side and fit(image.size, multiple, max_side, side) == sides:
+                found = {"max_side": max_side, "multiple": multiple}
+                return {name: value for name, value in found.items() if value != usual[name]}
     return {}  # the assertion after ``set_image`` fails
 
 
@@ -147,7 +139,7 @@ def _drags(session: DragSession) -> Iterator[str]:
             yield f"drag = DragSettings({_arguments(asdict(node.settings))[2:]})"
             yield "session.settings = replace(session.settings, drag=drag)"
         shown = node.settings
-        yield f"session.instructions = {_instructions(session, node.instructions)}"
+        yield f"session.instructions = {_instructions(node.instructions)}"
         yield f"session.step({count})"
         yield ""
     if shown not in (None, drag):
@@ -155,7 +147,7 @@ def _drags(session: DragSession) -> Iterator[str]:
         yield f"session.settings = {_settings(session.settings)}"
     last = nodes[-1].instructions if nodes else None
     if session.instructions is not None and session.instructions != last:
-        yield f"session.instructions = {_instructions(session, session.instructions)}"
+        yield f"session.instructions = {_instructions(session.instructions)}"
 
 
 def _arguments(values: Mapping[str, Any]) -> str:
@@ -168,15 +160,12 @@ def _settings(settings: Settings) -> str:
     )
 
 
-def _instructions(session: DragSession, instructions: DragInstructions) -> str:
-    """Instructions with the prompt of the edit, which setting them would replace."""
-    text = instructions.replace(prompt=session.prompt).to_json()
-    return f"DragInstructions.from_json(\n    {text!r}\n)"
+def _instructions(instructions: DragInstructions) -> str:
+    return f"DragInstructions.from_json(\n    {instructions.to_json()!r}\n)"
 
 
 def _nodes(session: DragSession) -> list[Node]:
-    edit = session.stages.edit(session.source, session.settings)
-    return [] if edit is None else edit.history.path()[1:]
+    return [] if session.edit is None else session.edit.history.path()[1:]
 
 
 def _stretches(nodes: list[Node]) -> Iterator[tuple[Node, int]]:

@@ -1,7 +1,7 @@
 """``Runner``: drives any iterator without freezing the notebook: run, pause, step, stop, wait.
 
 The work is an iterator whose items are small steps. The runner takes one after the other, on the
-thread of its clock, and looks between two of them at what was asked for meanwhile.
+thread of its clock, and checks between two of them what was requested meanwhile.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from dragwidget.editor.clocks import CLOCKS, Clock, ClockName, ThreadClock, clock_here
-from dragwidget.editor.jobs import Job, Over, let_go
+from dragwidget.editor.jobs import Job, Over, clear_frames
 from dragwidget.editor.notices import Notices
 from dragwidget.progress import Cancelled
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class Runner:
-    """One piece of work at a time, driven item by item.
+    """Run one piece of work at a time, item by item.
 
     Callbacks are short. They never overlap and come in the order in which things happened; one
     that raises harms nothing: the error is logged, kept in ``last_error`` and told to
@@ -72,14 +72,17 @@ class Runner:
         self.last_error: BaseException | None = None
         self._traceback: TracebackType | None = None
 
-        self._changed = threading.Condition()  # of everything below; never held in a callback
+        # Of everything below; never held in a callback. It is entered as a lock and not as a
+        # condition, which an interrupt can leave without releasing it.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._state: State = "idle"
         self._job: Job | None = None
         self._left: int | None = None  # items to take before pausing
         self._taking = False
         self._cancelled = False
         self._closed = False
-        self._notices = Notices(self._changed)
+        self._notices = Notices(self._lock, self._changed)
         # threads, by number: who takes items, and who calls a job's cancel
         self._driver: int | None = None
         self._canceller: int | None = None
@@ -107,12 +110,12 @@ class Runner:
 
     @property
     def clock(self) -> ClockName:
-        """What clocks it."""
+        """The name of the clock."""
         return self._clock.name
 
     @property
     def play(self) -> Any:
-        """The hidden widget that ticks while it is on the page; ``None`` with another clock."""
+        """The hidden widget that ticks while it is on the page; ``None`` with other clocks."""
         return getattr(self._clock, "play", None)
 
     # What is asked for, from any thread. Each tells whether there was anything to do.
@@ -125,18 +128,18 @@ class Runner:
         cancel: Callable[[], None] | None = None,
         paused: bool = False,
     ) -> bool:
-        """Start work, where none is under way; ``False`` where there is.
+        """Start work; return ``False`` if other work is under way.
 
         Args:
             make: makes the iterator; called on the thread that takes its items.
-            name: for people.
+            name: name shown to the user.
             cancel: called by ``stop``, to end an item that takes long; it raises ``Cancelled``.
             paused: wait for ``step`` or ``resume``.
 
         Raises:
             RuntimeError: the runner is closed.
         """
-        with self._changed:
+        with self._lock:
             if self._closed:
                 raise RuntimeError(f"cannot start {name!r}: this runner is closed")
             if self._job is not None:
@@ -149,8 +152,8 @@ class Runner:
         return True
 
     def pause(self) -> bool:
-        """Take no further item until ``resume`` or ``step``."""
-        with self._changed:
+        """Pause: take no further item until ``resume`` or ``step``."""
+        with self._lock:
             if self._state != "running":
                 return False
             self._left = None
@@ -159,8 +162,8 @@ class Runner:
         return True
 
     def resume(self) -> bool:
-        """Go on."""
-        with self._changed:
+        """Resume paused work."""
+        with self._lock:
             single_step = self._state == "running" and self._left is not None
             if not (single_step or self._state == "paused"):
                 return False
@@ -172,7 +175,7 @@ class Runner:
 
     def step(self) -> bool:
         """Take exactly one item, then pause; while running, the one under way is the last."""
-        with self._changed:
+        with self._lock:
             if self._state == "running" and self._left is None:
                 if self._driver is None:
                     self._left = 1
@@ -193,7 +196,7 @@ class Runner:
             cancel: ``False``: let the item under way end, however long it takes. A second call may
                 still cancel it.
         """
-        with self._changed:
+        with self._lock:
             job = self._job
             if job is None or (self._state == "stopping" and (self._cancelled or not cancel)):
                 return False
@@ -208,20 +211,20 @@ class Runner:
                 self._guard(job.cancel)
         finally:
             if cancel:
-                with self._changed:
+                with self._lock:
                     self._canceller = None
                     self._changed.notify_all()
         self._settle()
         return True
 
     def wait(self, timeout: float | None = None) -> Any:
-        """Until nothing more happens by itself: the work is over, or paused; its result.
+        """Wait until the work is over or paused; return its result.
 
         With a worker thread this only waits, and an interrupt ends only the waiting. Otherwise it
-        does the work itself. Callbacks were all called when it returns.
+        does the work itself. All callbacks were called when it returns.
 
         Raises:
-            TimeoutError: it is not over after ``timeout`` seconds; it goes on.
+            TimeoutError: the work is not over after ``timeout`` seconds; it continues.
             RuntimeError: called by the work itself or by a callback: it would never return.
             BaseException: what the work raised, again with every call until new work is started.
         """
@@ -229,18 +232,22 @@ class Runner:
         runs = self._clock.runs_in_wait
         while True:
             if self._is_inside():
-                raise RuntimeError("wait() by the work itself or by a callback would never return")
+                raise RuntimeError(
+                    "the work itself and callbacks must not call wait(): it would never return"
+                )
             if runs:
                 self._drive(deadline)
             elif self._work() and self._driver is None:
                 self._clock.go(self._state)  # a worker that was killed left it undone
-            with self._changed:
+            with self._lock:
                 if self._settled():
                     error, result = self.error, self.result
                     break
                 left = 0.5 if deadline is None else min(0.5, deadline - monotonic())
                 if left <= 0:
-                    raise TimeoutError(f"{self.name} is not over after {timeout:g} s")
+                    raise TimeoutError(
+                        f"{self.name} did not end within {timeout:g} s; it continues"
+                    )
                 # in slices: some systems cannot interrupt a long wait
                 self._changed.wait_for(
                     lambda: self._settled() or (runs and self._work() and self._driver is None),
@@ -251,11 +258,11 @@ class Runner:
         return result
 
     def close(self, timeout: float = 5.0) -> bool:
-        """Stop, and end the worker; whether that was done within ``timeout`` seconds.
+        """Stop and end the worker; return whether both ended within ``timeout`` seconds.
 
         From a callback it does not wait. Nothing can be started any more.
         """
-        with self._changed:
+        with self._lock:
             self._closed = True
             if self._is_inside():
                 timeout = 0.0
@@ -284,8 +291,12 @@ class Runner:
         return self._driver is None and self._notices.quiet and not self._work()
 
     def _is_inside(self) -> bool:
-        """Whether this is called by the work itself or by a callback."""
-        return threading.get_ident() in (self._driver, self._notices.herald, self._canceller)
+        """Return whether this is called by the work itself or by a callback."""
+        return threading.get_ident() in (self._driver, *self._calling_back())
+
+    def _calling_back(self) -> tuple[int | None, int | None]:
+        """Return the threads that call a callback or a job's cancel now."""
+        return self._notices.dispatching_thread, self._canceller
 
     def _drive(self, until: float | None) -> None:
         """Do what there is to do, on this thread, unless another is at it or this one calls back.
@@ -293,8 +304,8 @@ class Runner:
         Whatever becomes to do while this runs is done by it.
         """
         me = threading.get_ident()
-        with self._changed:
-            if self._driver is not None or me in (self._notices.herald, self._canceller):
+        with self._lock:
+            if self._driver is not None or me in self._calling_back():
                 return
             self._driver = me
         try:
@@ -306,7 +317,7 @@ class Runner:
                 self._end(job, "stopped")
             raise
         finally:
-            with self._changed:
+            with self._lock:
                 if self._driver == me:
                     self._driver = None
                     self._changed.notify_all()
@@ -314,7 +325,7 @@ class Runner:
 
     def _turn(self, late: bool) -> bool:
         """Do the next thing there is to do; ``False`` where there is none, or it is too late."""
-        with self._changed:
+        with self._lock:
             job, stopping = self._job, self._state == "stopping"
             if job is None or not self._work() or (late and not stopping):
                 # in one go with looking: what is asked for from now on finds no driver
@@ -347,7 +358,7 @@ class Runner:
             self._end(job, outcome, result, error)
             error = None  # or its traceback, which holds this frame, would keep itself alive
             return
-        with self._changed:
+        with self._lock:
             self._say("on_item", item, by=self._driver)
             if self._left == 0 and self._state == "running":
                 self._left = None
@@ -361,16 +372,16 @@ class Runner:
         result: Any = None,
         error: BaseException | None = None,
     ) -> None:
-        """The work is over, one way or another."""
+        """End the work, whatever its outcome."""
         try:
             job.close()
         except Exception as problem:
             if error is None and not isinstance(problem, Cancelled):
                 outcome, result, error = "failed", None, problem
         if error is not None:
-            let_go(error)
+            clear_frames(error)
         me = threading.get_ident()
-        with self._changed:
+        with self._lock:
             self._changed.wait_for(lambda: self._canceller in (None, me))
             self._job = self._left = None
             self.outcome, self.result = outcome, result

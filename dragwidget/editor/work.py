@@ -1,8 +1,7 @@
 """The work behind the buttons, as generators of small ``Report``s that any ``Runner`` can drive.
 
-All of it may run on another thread than the page. A session is asked for nothing here that it was
-not asked for when the work was begun, but for points, mask and drag settings, which the next step
-takes as they are then.
+The work may run on another thread than the page's. It uses the request as it was when the work
+began, except for points, mask and drag settings, which each step reads.
 """
 
 from __future__ import annotations
@@ -18,12 +17,19 @@ if TYPE_CHECKING:
     from dragwidget.drag.loop import DragStep
     from dragwidget.drag.method import Ended
     from dragwidget.progress import Progress
-    from dragwidget.session.history import Node
+    from dragwidget.session.node import Node
     from dragwidget.session.session import DragSession
 
 __all__ = [
-    "Pace", "Rendered", "Report", "dragging", "looking", "preparing", "previewing", "rendering",
-]  # fmt: skip
+    "PreviewRateLimiter",
+    "Rendered",
+    "Report",
+    "dragging",
+    "looking",
+    "preparing",
+    "previewing",
+    "rendering",
+]
 
 T = TypeVar("T")
 
@@ -37,7 +43,7 @@ class Report:
             ``preview``.
         index, total: of its steps, ``index`` are done.
         node: the node of the history that ``step`` or ``image`` belongs to.
-        image: a preview, or the exact image at the end of a render.
+        image: a preview, or the final render.
     """
 
     phase: str
@@ -51,38 +57,45 @@ class Report:
 
 @dataclass(frozen=True, eq=False)
 class Rendered:
-    """An exact image, and the place in the history that it shows."""
+    """A final render, and the node of the history that it shows."""
 
     image: Image.Image
     node: Node
 
 
-class Pace:
-    """When the next preview is due: often enough to see, and never much of the time.
+class PreviewRateLimiter:
+    """Limits how often previews are made, and the share of the time that they take.
 
     Args:
-        interval: seconds from one to the next, at least.
-        share: of the drag's own time that previews may add; infinite: whatever they take.
+        interval: minimum time between two previews, seconds.
+        share: time of previews over time of drag steps, at most; infinite: no limit.
 
     Attributes:
-        quick: the autoencoder was too slow for this, so they are drawn without it.
+        quick: whether previews use the linear decoder, as the autoencoder is too slow.
     """
 
     def __init__(self, interval: float = 0.5, share: float = 0.1) -> None:
         self.interval, self.share = interval, share
         self.quick = False
-        self._due = 0.0
+        self._due, self._is_asked = 0.0, False
+
+    def ask(self) -> None:
+        """Request a preview of the next step, which may be the last before a pause."""
+        self._is_asked = True
 
     def due(self) -> bool:
-        return monotonic() >= self._due
+        """Return whether the next step has a preview."""
+        return self._is_asked or monotonic() >= self._due
 
     def took(self, seconds: float) -> None:
+        """Record that a preview took ``seconds``."""
+        self._is_asked = False
         self._due = monotonic() + max(self.interval, seconds / self.share)
         self.quick = self.quick or seconds > self.interval / 2
 
 
 def preparing(session: DragSession) -> Generator[Report, None, None]:
-    """LoRA and inversion, where they are not fresh."""
+    """Make LoRA and inversion, where they are not up to date."""
     session.monitor.start()
     yield from _reported(session.preparing())
 
@@ -91,16 +104,16 @@ def dragging(
     session: DragSession,
     steps: int | None = None,
     *,
-    pace: Pace | None = None,
+    limiter: PreviewRateLimiter | None = None,
     render: bool = False,
 ) -> Generator[Report, None, Ended | Rendered]:
-    """Prepare, drag on from where the edit stands, and, if asked for, render the end.
+    """Prepare, drag on from the current node, and render the last one if ``render``.
 
     Args:
-        steps: at most so many.
-        pace: of previews; the last step has one in any case.
+        steps: maximum number of steps.
+        limiter: for previews; the last step always has one.
     """
-    pace = pace or Pace()
+    limiter = limiter or PreviewRateLimiter()
     yield from preparing(session)
     total = steps or session.settings.drag.steps
     drag = session.drag(steps=steps)
@@ -114,9 +127,9 @@ def dragging(
         index += 1
         node = session.history.current
         image = None
-        previewed = pace.due()
+        previewed = limiter.due()
         if previewed:
-            image = _timed_preview(session, pace)
+            image = _timed_preview(session, limiter)
         yield Report("drag", index, total, step.loss, step, node, image)
     if render:
         return (yield from rendering(session))
@@ -125,17 +138,17 @@ def dragging(
     return ended
 
 
-def _timed_preview(session: DragSession, pace: Pace) -> Image.Image:
+def _timed_preview(session: DragSession, limiter: PreviewRateLimiter) -> Image.Image:
     start = monotonic()
-    image = _finished(session.previewing(quick=pace.quick))
-    pace.took(monotonic() - start)
+    image = _finished(session.previewing(quick=limiter.quick))
+    limiter.took(monotonic() - start)
     return image
 
 
 def previewing(
     session: DragSession, step: int | None = None, *, quick: bool = False
 ) -> Generator[Report, None, None]:
-    """An approximate image of the place where the edit stands, or of a step of its branch."""
+    """Make a preview of the current node, or of a step of its branch."""
     history = session.history
     node = history.current if step is None else history.at(step)
     image = _finished(session.previewing(step, quick=quick))
@@ -143,7 +156,7 @@ def previewing(
 
 
 def looking(session: DragSession, more: Sequence[int] = ()) -> Generator[Report, None, None]:
-    """Make a preview of where the edit stands, then quick ones of ``more`` steps of its branch."""
+    """Make a preview of the current node, then quick ones of ``more`` steps of its branch."""
     session.monitor.start()
     yield from previewing(session)
     for step in more:
@@ -151,7 +164,7 @@ def looking(session: DragSession, more: Sequence[int] = ()) -> Generator[Report,
 
 
 def rendering(session: DragSession, step: int | None = None) -> Generator[Report, None, Rendered]:
-    """The exact image of the place where the edit stands, or of a step of its branch."""
+    """Make the final render of the current node, or of a step of its branch."""
     session.monitor.start()
     work = session.rendering(step)
     image: Image.Image = yield from _reported(work)

@@ -2,8 +2,8 @@
 
 What made a stage is all that its values depend on: image, prompt and settings (the stage's key),
 the model's fingerprint, the number format, the kind of device, how attention and float32 products
-are computed there, and the releases of what computes it. Anything else in the way of finding it
-again would be a wait for nothing; anything less a wrong edit.
+are computed there, and the releases of what computes it. More would prevent
+valid hits, less would give wrong edits.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dragwidget.data.settings import DragSettings, RenderSettings, Settings
+from dragwidget.data.request import EditRequest
+from dragwidget.data.settings import DragSettings, RenderSettings
 from dragwidget.diffusion.attention import ReferenceBranch, attention_of
 from dragwidget.diffusion.devices import float32_precision
 from dragwidget.diffusion.lora import LoRA
@@ -24,7 +25,7 @@ from dragwidget.diffusion.lora.training import LoRAStep
 from dragwidget.diffusion.model import DiffusionModel
 from dragwidget.drag.evaluation import Evaluation
 from dragwidget.drag.features import FeatureMap
-from dragwidget.session.source import Inversion, Source
+from dragwidget.session.source import Inversion, inversion_settings
 from dragwidget.storage.cache import Store
 
 __all__ = [
@@ -38,58 +39,56 @@ __all__ = [
     "keep_lora",
     "keep_reference",
     "keep_training",
-]
+    "lora_tensors",
+    "read_lora",
+]  # fmt: skip
 
 LAYOUT = 2  # of the tensors in an entry; counted up when it changes
 SHARE = 0.25  # of the store's limit that one entry of features or of a reference may take
 
 
-def find_lora(
-    store: Store | None, model: DiffusionModel, source: Source, settings: Settings
-) -> LoRA | None:
+def find_lora(store: Store | None, model: DiffusionModel, request: EditRequest) -> LoRA | None:
     """The LoRA of exactly this image, prompt and settings, if any session has trained it."""
     if store is None:
         return None
-    made_by = _lora_made_by(model, source, settings)
+    made_by = _lora_made_by(model, request)
     kept = store.get("lora", made_by)
     if kept is None:
         return None
     store.remove("training", made_by)  # of a session that was killed when it was done
-    return _lora_of(kept, "", model)
+    return read_lora(kept, "", model)
 
 
-def keep_lora(
-    store: Store | None, model: DiffusionModel, source: Source, settings: Settings, lora: LoRA
-) -> None:
+def keep_lora(store: Store | None, model: DiffusionModel, request: EditRequest, lora: LoRA) -> None:
     """Let other sessions find a LoRA; where that was possible, its training is not kept on."""
     if store is None:
         return
-    made_by = _lora_made_by(model, source, settings)
-    if store.put("lora", made_by, _matrices(lora, "")):
+    made_by = _lora_made_by(model, request)
+    if store.put("lora", made_by, lora_tensors(lora, "")):
         store.remove("training", made_by)
 
 
 def find_training(
-    store: Store | None, model: DiffusionModel, source: Source, settings: Settings
+    store: Store | None, model: DiffusionModel, request: EditRequest
 ) -> LoRAStep | None:
     """How far any session has come in training exactly this LoRA."""
     if store is None:
         return None
-    kept = store.get("training", _lora_made_by(model, source, settings))
+    kept = store.get("training", _lora_made_by(model, request))
     if kept is None:
         return None
     return LoRAStep(
         int(kept["index"]),
         float(kept["loss"]),
-        _lora_of(kept, "", model),
-        _lora_of(kept, "first.", model),
-        _lora_of(kept, "second.", model),
+        read_lora(kept, "", model),
+        read_lora(kept, "first.", model),
+        read_lora(kept, "second.", model),
         kept["random"],
     )
 
 
 def keep_training(
-    store: Store | None, model: DiffusionModel, source: Source, settings: Settings, step: LoRAStep
+    store: Store | None, model: DiffusionModel, request: EditRequest, step: LoRAStep
 ) -> None:
     """Let a later session go on after this step, in place of any earlier one."""
     if store is None or step.random is None:
@@ -98,63 +97,62 @@ def keep_training(
         "index": torch.tensor(step.index),
         "loss": torch.tensor(step.loss, dtype=torch.float64),
         "random": step.random,
-        **_matrices(step.lora, ""),
-        **_matrices(step.first, "first."),
-        **_matrices(step.second, "second."),
+        **lora_tensors(step.lora, ""),
+        **lora_tensors(step.first, "first."),
+        **lora_tensors(step.second, "second."),
     }
-    store.put("training", _lora_made_by(model, source, settings), tensors, alone=True)
+    store.put("training", _lora_made_by(model, request), tensors, alone=True)
 
 
-def _matrices(lora: LoRA, name: str) -> dict[str, Tensor]:
+def lora_tensors(lora: LoRA, name: str) -> dict[str, Tensor]:
+    """The matrices of a LoRA by names that begin with ``name``; ``read_lora`` undoes it."""
     tensors = {f"{name}down.{path}": matrix for path, matrix in lora.down.items()}
     return tensors | {f"{name}up.{path}": matrix for path, matrix in lora.up.items()}
 
 
-def _lora_of(kept: dict[str, Tensor], name: str, model: DiffusionModel) -> LoRA:
+def read_lora(tensors: dict[str, Tensor], name: str, model: DiffusionModel) -> LoRA:
+    """The LoRA that ``lora_tensors`` wrote, on the model's device. Raises ValueError: not its."""
     down, up = (
-        {key[len(start) :]: matrix for key, matrix in kept.items() if key.startswith(start)}
+        {key[len(start) :]: matrix for key, matrix in tensors.items() if key.startswith(start)}
         for start in (f"{name}down.", f"{name}up.")
     )
     lora = LoRA(down, up).map(lambda matrix: matrix.to(model.device))
-    lora.check(model.unet)
+    lora.check(model.unet, model.text_encoder)
     return lora
 
 
 def find_inversion(
     store: Store | None,
     model: DiffusionModel,
-    source: Source,
-    settings: Settings,
+    request: EditRequest,
     lora: LoRA | None,
 ) -> tuple[Tensor, ...] | None:
     """The latents of exactly this inversion, clean first, if any session has walked it."""
     if store is None:
         return None
-    kept = store.get("inversion", _inversion_made_by(model, source, settings, lora))
+    kept = store.get("inversion", _inversion_made_by(model, request, lora))
     if kept is None:
         return None
-    latents = kept["latents"].to(model.device)
-    return tuple(latents[k : k + 1] for k in range(len(latents)))
+    return torch.split(kept["latents"].to(model.device), 1)
 
 
 def keep_inversion(
     store: Store | None,
     model: DiffusionModel,
-    source: Source,
-    settings: Settings,
+    request: EditRequest,
     lora: LoRA | None,
     latents: tuple[Tensor, ...],
 ) -> None:
     """Let other sessions find an inversion."""
     if store is not None:
-        made_by = _inversion_made_by(model, source, settings, lora)
+        made_by = _inversion_made_by(model, request, lora)
         store.put("inversion", made_by, {"latents": torch.cat(latents)})
 
 
 def find_reference(
     store: Store | None, inversion: Inversion, render: RenderSettings
 ) -> ReferenceBranch | None:
-    """The source's own pass along exactly this inversion, if any session has recorded it."""
+    """Return the reference branch of exactly this inversion, if any session recorded it."""
     if store is None:
         return None
     kept = store.get("reference", _reference_made_by(inversion, render))
@@ -166,8 +164,7 @@ def find_reference(
         tuple(kept[f"state.{step}.{layer}"].to(model.waiting_device) for layer in layers)
         for step in range(inversion.count)
     ]
-    latents = kept["latents"].to(model.device)
-    return ReferenceBranch(layers, states, [latents[k : k + 1] for k in range(len(latents))])
+    return ReferenceBranch(layers, states, list(torch.split(kept["latents"].to(model.device), 1)))
 
 
 def keep_reference(
@@ -218,11 +215,11 @@ def keep_features(
     store.put("features", made_by, tensors, alone=True, share=SHARE)
 
 
-def _made_by(model: DiffusionModel, source: Source) -> dict[str, Any]:
+def _made_by(model: DiffusionModel, request: EditRequest) -> dict[str, Any]:
     return {
         "layout": LAYOUT,
-        "image": source.digest,
-        "prompt": source.prompt,
+        "image": request.image.digest,
+        "prompt": request.prompt,
         "model": model.fingerprint,
         "dtype": str(model.dtype),
         "device": model.device.type,
@@ -234,24 +231,24 @@ def _made_by(model: DiffusionModel, source: Source) -> dict[str, Any]:
     }
 
 
-def _lora_made_by(model: DiffusionModel, source: Source, settings: Settings) -> dict[str, Any]:
-    return {**_made_by(model, source), "settings": asdict(settings.lora)}
+def _lora_made_by(model: DiffusionModel, request: EditRequest) -> dict[str, Any]:
+    return {**_made_by(model, request), "settings": asdict(request.settings.lora)}
 
 
 def _inversion_made_by(
-    model: DiffusionModel, source: Source, settings: Settings, lora: LoRA | None
+    model: DiffusionModel, request: EditRequest, lora: LoRA | None
 ) -> dict[str, Any]:
     return {
-        **_made_by(model, source),
+        **_made_by(model, request),
         "lora": None if lora is None else lora.digest,
-        "settings": asdict(source.inversion(settings)),
+        "settings": asdict(inversion_settings(request)),
     }
 
 
 def _start_made_by(inversion: Inversion) -> dict[str, Any]:
     """What makes all that begins where the drag does."""
     model = inversion.predictor.model
-    made_by = _inversion_made_by(model, inversion.source, inversion.settings, inversion.lora)
+    made_by = _inversion_made_by(model, inversion.request, inversion.lora)
     # It may have come in a file, from another device or release.
     start = inversion.latents[-1].detach().float().cpu().contiguous().numpy()
     return {**made_by, "start": hashlib.sha256(start.tobytes()).hexdigest()}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dragwidget.data.image import source_image
+from dragwidget.data.request import EditRequest
 from dragwidget.diffusion.domain import SIDE, round_trip
 from dragwidget.diffusion.loading import EMBEDDED
 from dragwidget.diffusion.model import DiffusionModel
-from dragwidget.session.source import Source
+from dragwidget.session.source import generation_of
 
 __all__ = ["PHOTOGRAPHS", "domain_warning"]
 
@@ -19,17 +20,17 @@ _SIZES = (
 )
 
 
-def domain_warning(model: DiffusionModel, source: Source) -> str:
+def domain_warning(model: DiffusionModel, request: EditRequest) -> str:
     """Return a warning where the model does not know images like this one; empty where it does.
 
     A generated image is of the model's domain.
     """
-    if source.generation is not None:
+    if generation_of(request) is not None:
         return ""
     side = min(SIDE, model.image_side)
     multiple = model.image_multiple
     image = source_image(
-        source.image.pillow.convert("RGB"),
+        request.image.unfitted,
         multiple=multiple,
         max_side=max(side, multiple),
         min_side=side,

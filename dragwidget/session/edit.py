@@ -1,12 +1,13 @@
 """A drag on one inverted image, with its history: from what the user drew to the method's steps.
 
-A method (``drag.methods``) knows feature cells and one fixed task. Here instructions in pixels may
+A method (``drag.methods``) knows feature cells and one fixed task. Here instructions in pixels can
 change between two steps, and handles keep their identity while they do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,8 @@ from dragwidget.drag.noise_path import NoisePath, Time
 from dragwidget.drag.supervision import Anchor, GaussianPrior
 from dragwidget.drag.torch_state import in_plain_torch
 from dragwidget.session.cached_stages import find_features, keep_features
-from dragwidget.session.history import History, Node
+from dragwidget.session.history import History
+from dragwidget.session.node import Node, NodeTensors
 from dragwidget.session.snapshot import EditSnapshot
 from dragwidget.session.source import Inversion, finite
 from dragwidget.storage.cache import Store
@@ -42,6 +44,7 @@ class Edit:
         history: every step that was taken.
         before_pass: called before every forward pass; it may raise to stop the work.
         store: where the pass at the start is looked for, and cached for other sessions.
+        ending: why a drag was over, and the number of the node where it was.
     """
 
     @in_plain_torch
@@ -49,6 +52,7 @@ class Edit:
         self.inversion = inversion
         self.before_pass: Callable[[], None] = lambda: None
         self.store: Store | None = None
+        self.ending: tuple[int, Ended | None] = (0, None)
         self.history = History(Node.start(inversion))
         # The last pass with its graph, for the next step; and, without graphs, the passes at nodes
         # on whose images handles were drawn. Both belong to one set of feature settings.
@@ -69,7 +73,7 @@ class Edit:
     @property
     def _size(self) -> Size:
         """(width, height) of the image as it was given; the frame of instructions."""
-        return self.inversion.source.image.size
+        return self.inversion.request.image.size
 
     @in_plain_torch
     def ended(self, instructions: DragInstructions, settings: DragSettings) -> Ended | None:
@@ -108,18 +112,18 @@ class Edit:
             passes.release()  # the graph is used up by the step, whether it succeeds or not
             raise
         step = describe(state, task, report, self._size, grid)
+        tensors = NodeTensors((state.latent, state.moments))
         after = Node(
             number=len(self.history.nodes),
             parent=node.number,
-            latent=state.latent,
-            moments=state.moments,
+            tensors=tensors,
             timestep=state.timestep,
             still=state.still,
             instructions=instructions,
             settings=settings,
             anchor_nodes=anchor_nodes,
             handles=tuple((float(x), float(y)) for x, y in step.handles_xy),
-            step=step,
+            step=replace(step, stored=tensors.read_latent),  # the user's own step keeps it
         )
         self.history.append(after)
         # Passes at nodes that no handle of this step was drawn on are seldom needed, and large.
@@ -235,7 +239,7 @@ class Edit:
         return [xy for xy, _ in found], tuple(number for _, number in found)
 
     def _grid(self, settings: DragSettings) -> tuple[int, int]:
-        width, height = self.inversion.source.image.fitted_size
+        width, height = self.inversion.request.image.fitted_size
         return settings.grid(height, width)
 
     def _prime(self, node: Node, task: Problem, *, any_pass: bool) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dragwidget.data.frames import Size
-from dragwidget.data.instructions import DragInstructions
+from dragwidget.data.request import EditRequest
 from dragwidget.data.settings import Settings
 from dragwidget.diffusion.attention import record_reference
 from dragwidget.diffusion.costs import META, Cost, bytes_of, cost_of, meta_copy
@@ -21,7 +21,7 @@ from dragwidget.diffusion.lora.training import LoRABatch, loss_of
 from dragwidget.diffusion.model import Conditioning, DiffusionModel
 from dragwidget.drag.evaluation import evaluate
 from dragwidget.drag.torch_state import in_plain_torch
-from dragwidget.session.source import Source
+from dragwidget.session.source import why_no_lora
 
 __all__ = ["Estimate", "PhaseEstimate", "estimate"]
 
@@ -101,40 +101,34 @@ class Estimate:
 
 
 @in_plain_torch
-def estimate(
-    model: DiffusionModel,
-    source: Source,
-    settings: Settings,
-    instructions: DragInstructions | None = None,
-    *,
-    timed: bool = True,
-) -> Estimate:
+def estimate(model: DiffusionModel, request: EditRequest, *, timed: bool = True) -> Estimate:
     """Of an edit, nothing of it made before.
 
     Args:
-        instructions: with a mask a step sees the whole network, which takes more; so it is taken
-            where there are none yet.
+        request: with a mask a step sees the whole network, which takes more; so it is taken where
+            nothing is drawn yet.
         timed: take a pass, to know how quick the device is.
     """
-    if source.why_no_lora(settings) or source.lora is not None:
+    settings, instructions = request.settings, request.instructions
+    if why_no_lora(request) or request.lora is not None:
         settings = replace(settings, lora=replace(settings.lora, steps=0))
     mask = instructions is None or instructions.mask is not None
-    costs = _Costs(model, source.image.fitted_size, settings, mask=mask)
+    costs = _Costs(model, request.image.fitted_size, settings, mask=mask)
     made = costs.estimate(costs.seconds_per_flop() if timed else None)
     return replace(made, advice=_advice(costs, made)) if made.fits is False else made
 
 
 def _advice(costs: _Costs, made: Estimate) -> tuple[str, ...]:
     """What would help, least loss first, up to the first that is enough; each with all before."""
-    said, best = [], made.memory
+    advice, best = [], made.memory
     for words, less in _smaller(costs):
         other = less.estimate(None)
         if other.memory < best:
             best = other.memory
-            said.append(f"  {words}: {best / _GB:.2f} GB")
+            advice.append(f"  {words}: {best / _GB:.2f} GB")
         if other.fits:
             break
-    return tuple(said)
+    return tuple(advice)
 
 
 def _smaller(costs: _Costs) -> Iterator[tuple[str, _Costs]]:

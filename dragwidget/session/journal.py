@@ -1,7 +1,9 @@
 """An edit on disk while it is made: when the process dies, at most the step under way is lost.
 
     <folder>/session.drag                                the whole, as ``DragSession.save`` has it
-    <folder>/step-<image>-<edit>-<node>.<SHA-256>.safetensors   each step that was taken after it
+    <folder>/step-<image>-<edit>-<node>.<SHA-256>.safetensors   each step that was taken after it,
+                                                         as ``session.node`` has it
+    <folder>/instructions-<SHA-256>.json                 what those steps were asked for
     <folder>/drawn.json                                  what is drawn and asked for now
     <folder>/.dragwidget-journal                         the folder is ours; its process locks it
 
@@ -12,7 +14,6 @@ other. Nothing here may stop an edit: what cannot be written is logged.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -24,36 +25,35 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as write_tensors
+from typing import Any
 
 from dragwidget.data.frames import BoolArray
-from dragwidget.data.instructions import DragInstructions, PointPair, check_prompt
+from dragwidget.data.instructions import DragInstructions, PointPair
 from dragwidget.data.instructions_json import from_runs, to_runs
 from dragwidget.data.limits import parse_json
 from dragwidget.data.paths import user_path
+from dragwidget.data.request import EditRequest
 from dragwidget.data.settings import Settings
+from dragwidget.diffusion.model import DiffusionModel
 from dragwidget.session import session_file
+from dragwidget.session.edit import Edit
+from dragwidget.session.history import History
+from dragwidget.session.node import Node, instructions_json, node_bytes, open_node
 from dragwidget.session.session import DragSession
+from dragwidget.session.snapshot import Snapshot
 from dragwidget.storage.atomic import (
     OWNER,
     Lock,
     is_abandoned,
     owner,
     remove_abandoned,
+    remove_folder,
     write_whole,
 )
 from dragwidget.storage.cache import default_folder
+from dragwidget.storage.tensors import digest
 
-if TYPE_CHECKING:
-    from dragwidget.diffusion.model import DiffusionModel
-    from dragwidget.session.edit import Edit
-    from dragwidget.session.history import Node
-    from dragwidget.session.snapshot import Snapshot
-
-__all__ = ["Journal", "Wanted", "journals", "restore"]
+__all__ = ["Drawing", "Journal", "journals", "restore"]
 
 log = logging.getLogger(__name__)
 
@@ -65,28 +65,27 @@ _FOLDER = re.compile(r"[0-9]{8}-[0-9]{6}-" + OWNER)
 _STEP = re.compile(
     r"(?P<name>step-[0-9a-f]{16}-[0-9]+)-(?P<node>[0-9]+)\.[0-9a-f]{64}\.safetensors"
 )
+_INSTRUCTIONS = re.compile(r"instructions-(?P<sha256>[0-9a-f]{64})\.json")
+_PART = re.compile(f"{_STEP.pattern}|{_INSTRUCTIONS.pattern}")
+_OURS = re.compile(f"{_PART.pattern}|{re.escape(WHOLE)}|{re.escape(DRAWN)}")
 
 
 @dataclass(frozen=True, eq=False)
-class Wanted:
-    """What is drawn and asked for, though it may not be enough to drag by yet.
+class Drawing:
+    """What is drawn, though it may not be enough to drag by yet.
 
     Attributes:
         pairs: in image pixels.
-        mask: (height, width), True where the image may change; ``None``: everywhere.
+        mask: (height, width), True = editable; ``None``: everything is editable.
     """
 
-    prompt: str
-    settings: Settings
     pairs: tuple[PointPair, ...] = ()
     mask: BoolArray | None = None
 
     @classmethod
-    def of(cls, snapshot: Snapshot) -> Wanted:
-        """What a session is asked for."""
-        drawn = snapshot.instructions
-        pairs, mask = ((), None) if drawn is None else (drawn.pairs, drawn.mask)
-        return cls(snapshot.source.prompt, snapshot.settings, pairs, mask)
+    def of(cls, drawn: DragInstructions | None) -> Drawing:
+        """The drawing of instructions."""
+        return cls() if drawn is None else cls(drawn.pairs, drawn.mask)
 
 
 class Journal:
@@ -106,21 +105,21 @@ class Journal:
         self._image = ""  # digest of the image in the whole
         self._lock_file: Lock | None = None
         self._lock = threading.Lock()
-        self._wanted: Wanted | None = None
+        self._drawing: Drawing | None = None
         self._is_new = False  # what is drawn, since it was last written
 
-    def drew(self, session: DragSession, wanted: Wanted | None = None) -> None:
-        """What is drawn or asked for has changed; ``None``: to what the session is asked for.
+    def drew(self, session: DragSession, drawing: Drawing | None = None) -> None:
+        """What is drawn or asked for has changed; ``None``: the session's instructions are drawn.
 
         It never waits: while another thread writes, it is that one which writes this too.
         """
-        self._wanted, self._is_new = wanted, True
+        self._drawing, self._is_new = drawing, True
         self._safely(session, lambda: None, wait=False)
 
-    def took_step(self, session: DragSession) -> None:
-        """A drag step was taken; to be called before the next one."""
+    def took_step(self, session: DragSession, edit: Edit | None = None) -> None:
+        """A drag step was taken, in ``edit`` or in the session's; call it before the next one."""
         self._is_new = True  # where the edit stands
-        self._safely(session, lambda: self._took_step(session), wait=True)
+        self._safely(session, lambda: self._took_step(session, edit or session.edit), wait=True)
 
     def _safely(self, session: DragSession, write: Callable[[], None], *, wait: bool) -> None:
         while self._lock.acquire(blocking=wait):
@@ -139,29 +138,29 @@ class Journal:
                 self._lock.release()
             if not self._is_new:
                 return
-            write, wait = _nothing, False  # drawn between the last look and the release
+            write, wait = (lambda: None), False  # drawn between the last look and the release
 
     def _write_drawn(self, session: DragSession) -> None:
         snapshot = session.snapshot()
         if not self._holds(snapshot):
             self._write_whole(snapshot)
-        wanted = self._wanted or Wanted.of(snapshot)
+        request = snapshot.request
+        drawing = self._drawing or Drawing.of(request.instructions)
         content = {
-            "prompt": wanted.prompt,
-            "settings": wanted.settings.to_dict(),
-            "points": [[*pair.handle, *pair.target] for pair in wanted.pairs],
-            "mask": None if wanted.mask is None else to_runs(wanted.mask),
+            "prompt": request.prompt,
+            "settings": request.settings.to_dict(),
+            "points": [[*pair.handle, *pair.target] for pair in drawing.pairs],
+            "mask": None if drawing.mask is None else to_runs(drawing.mask),
             "at": [edit.current for edit in snapshot.edits],
         }
         write_whole(self.folder / DRAWN, json.dumps(content).encode())
 
     def _holds(self, snapshot: Snapshot) -> bool:
         """Whether steps can follow on the whole that is there: it may be deleted, or outdated."""
-        same = self._written is not None and self._image == snapshot.source.digest
+        same = self._written is not None and self._image == snapshot.request.image.digest
         return same and (self.folder / WHOLE).is_file()
 
-    def _took_step(self, session: DragSession) -> None:
-        edit = session.stages.edit(session.source, session.settings)
+    def _took_step(self, session: DragSession, edit: Edit | None) -> None:
         snapshot = session.snapshot()
         places = [k for k, e in enumerate(snapshot.edits) if edit and e.inversion is edit.inversion]
         if not places:
@@ -179,13 +178,11 @@ class Journal:
     def _write_whole(self, snapshot: Snapshot) -> None:
         self._begin()
         session_file.save(snapshot, self.folder / WHOLE)
-        self._image = snapshot.source.digest
+        self._image = snapshot.request.image.digest
         self._written = [len(edit.nodes) for edit in snapshot.edits]
-        names = {_step_name(snapshot, k): n for k, n in enumerate(self._written)}
         for path in self.folder.iterdir():
-            step = _STEP.fullmatch(path.name)
-            if step and int(step["node"]) < names.get(step["name"], 10**9):
-                path.unlink(missing_ok=True)  # it is in the whole, or of another image
+            if _PART.fullmatch(path.name):  # the whole has it, or it is of another edit
+                path.unlink(missing_ok=True)
         if self.folder.parent == _home():  # elsewhere, what lies beside it is not ours
             _tidy(spare=self.folder)
 
@@ -201,23 +198,18 @@ class Journal:
 
 def journals(home: Path | None = None) -> list[Path]:
     """The folders of all edits that can be restored, the newest first."""
-    found = []
-    for path in (home or _home()).glob(f"*/{WHOLE}"):
-        try:
-            found.append((max(p.stat().st_mtime for p in path.parent.iterdir()), path.parent))
-        except OSError:
-            continue  # another process has removed it
-    return [folder for _, folder in sorted(found, reverse=True)]
+    found = [path.parent for path in (home or _home()).glob(f"*/{WHOLE}")]
+    return sorted(filter(_written_at, found), key=lambda f: (_written_at(f), f), reverse=True)
 
 
 def restore(
     folder: str | os.PathLike[str] | None = None,
     model: DiffusionModel | None = None,
     **options: Any,
-) -> tuple[DragSession, Wanted]:
-    """The session whose edit a journal wrote down, and what was drawn and asked for last.
+) -> tuple[DragSession, Drawing]:
+    """The session whose edit a journal wrote down, and what was drawn last.
 
-    The session is asked for that already, as far as it is enough to drag by.
+    The session has that as its instructions already, where it is enough to drag by.
 
     Args:
         folder: the journal's; by default the newest there is.
@@ -238,11 +230,13 @@ def restore(
     session = DragSession.load(folder / WHOLE, model, **options)
     snapshot = session.snapshot()
     steps = _steps(folder)
-    drawn: dict[str, DragInstructions] = {}
+    drawn = _instructions(folder, session.request)
     for place, edit in enumerate(session.edits):
         name = _step_name(snapshot, place)
         while _read_step(steps.get((name, len(edit.history.nodes)), []), edit, drawn):
             pass
+        if len(edit.history.nodes) > len(snapshot.edits[place].nodes):
+            _go_to(edit.history, len(edit.history.nodes) - 1)
     return session, _read_drawn(folder, session)
 
 
@@ -252,7 +246,7 @@ def _tidy(spare: Path) -> None:
     ours = [folder for folder in ours if (folder / MARK).is_file() and folder != spare]
     for folder in sorted(ours, key=_written_at, reverse=True)[KEPT - 1 :]:
         if is_abandoned(folder / MARK, folder.name.split("-", 2)[2], ABANDONED):
-            _remove(folder)
+            remove_folder(folder, MARK, _OURS.fullmatch)
 
 
 def _written_at(folder: Path) -> float:
@@ -262,37 +256,22 @@ def _written_at(folder: Path) -> float:
         return 0.0
 
 
-def _remove(folder: Path) -> None:
-    """Remove a journal's files, and its folder if nothing else is in it."""
-    remove_abandoned(folder)
-    with suppress(OSError):
-        for path in folder.iterdir():
-            if path.name in (WHOLE, DRAWN) or _STEP.fullmatch(path.name):
-                path.unlink(missing_ok=True)
-        if not any(path.name != MARK for path in folder.iterdir()):
-            (folder / MARK).unlink(missing_ok=True)
-            folder.rmdir()
-
-
 def _home() -> Path:
     return default_folder() / "edits"
 
 
 def _step_name(snapshot: Snapshot, place: int) -> str:
-    """How the names of an edit's steps begin: the steps of another image are not taken for it."""
-    return f"step-{snapshot.source.digest[:16]}-{place}"
+    """How the names of an edit's steps begin; those of another image begin differently."""
+    return f"step-{snapshot.request.image.digest[:16]}-{place}"
 
 
 def _write_step(folder: Path, name: str, node: Node) -> None:
     assert node.instructions is not None
-    said = {
-        "node": json.dumps(session_file.write_node(node, 0)),
-        "drawn": node.instructions.to_json(),
-    }
-    tensor = node.packed.detach().cpu().contiguous()
-    content = write_tensors({"node": tensor}, said)
-    digest = hashlib.sha256(content).hexdigest()
-    write_whole(folder / f"{name}-{node.number}.{digest}.safetensors", content)
+    sha256, text = instructions_json(node.instructions)
+    if not (drawn := folder / f"instructions-{sha256}.json").exists():
+        write_whole(drawn, text.encode())
+    header, data = node_bytes(node)
+    write_whole(folder / f"{name}-{node.number}.{digest(header)}.safetensors", header + data)
 
 
 def _steps(folder: Path) -> dict[tuple[str, int], list[Path]]:
@@ -304,65 +283,75 @@ def _steps(folder: Path) -> dict[tuple[str, int], list[Path]]:
     return found
 
 
-def _read_step(written: list[Path], edit: Edit, known: dict[str, DragInstructions]) -> bool:
-    """Take one more step from the journal; whether there was one.
-
-    Args:
-        known: instructions that were read, which steps share: a mask is as large as the image.
-    """
-    number = len(edit.history.nodes)
+def _read_step(written: list[Path], edit: Edit, drawn: dict[str, DragInstructions]) -> bool:
+    """Take one more step from the journal; whether there was one."""
+    history = edit.history
     for path in written:
-        digest = path.name.split(".")[1]
-        if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-            log.warning("%s is damaged: it and the steps after it are not restored", path)
-            return False
+        kept = path
+        with suppress(OSError):  # else it is read where it lies, as long as it lies there
+            kept = history.offload.adopt(len(history.nodes), path)
+        name = path.name.split(".")[1]
         try:
-            with safe_open(path, "pt") as opened:
-                said, tensor = opened.metadata(), opened.get_tensor("node")
-            if said["drawn"] not in known:
-                known[said["drawn"]] = DragInstructions.from_json(said["drawn"])
-            drawn = known[said["drawn"]]
-            edit.inversion.source.check(drawn)
-            like = edit.inversion.latents[0]
-            data = parse_json(said["node"].encode(), "its node")
-            node = session_file.read_node(number, data, tensor.to(like.device), [drawn], like)
-            edit.history.go_to(node.parent)
-            edit.history.append(node)
-        except (LookupError, TypeError, ValueError, ArithmeticError, AssertionError,
-                AttributeError, RecursionError, SafetensorError) as error:  # fmt: skip
+            size = kept.stat().st_size
+            history.add(open_node(kept, size, name, history.nodes, drawn, owner=history.offload))
+            return True
+        except (OSError, ValueError) as error:
             log.warning("%s is no step of this edit: %s", path, error)
-            return False
-        return True
     return False
 
 
-def _read_drawn(folder: Path, session: DragSession) -> Wanted:
-    size = session.source.image.size
+def _instructions(folder: Path, request: EditRequest) -> dict[str, DragInstructions]:
+    """What steps were asked for, by the SHA-256 of the text; steps share it, as masks are large."""
+    found = {}
+    for path in folder.iterdir():
+        if (name := _INSTRUCTIONS.fullmatch(path.name)) and not path.is_symlink():
+            try:
+                text = path.read_bytes()
+                if digest(text) != name["sha256"]:
+                    raise ValueError("it was changed")
+                drawn = DragInstructions.from_json(text)
+                request.drawn(drawn)  # refused where it is of another size
+            except (OSError, ValueError) as error:
+                log.warning("%s is damaged: %s", path, error)
+            else:
+                found[name["sha256"]] = drawn
+    return found
+
+
+def _go_to(history: History, number: int) -> None:
+    """Go to a node, or where it is lost to the nearest one before it that is not."""
+    while True:
+        try:
+            history.go_to(number)
+            return
+        except OSError as error:
+            log.warning("step %d is not gone to: %s", number, error)
+            number = history.nodes[number].parent
+
+
+def _read_drawn(folder: Path, session: DragSession) -> Drawing:
+    request = session.request
     try:
         content = parse_json((folder / DRAWN).read_bytes(), DRAWN)
         runs = content["mask"]
-        check_prompt(content["prompt"])
-        wanted = Wanted(
-            content["prompt"],
-            Settings.from_dict(content["settings"]),
+        drawing = Drawing(
             tuple(PointPair((hx, hy), (tx, ty)) for hx, hy, tx, ty in content["points"]),
-            None if runs is None else from_runs(runs, size),
+            None if runs is None else from_runs(runs, request.image.size),
         )
-        session.model.check(wanted.settings)
         at = [int(number) for number in content["at"]]
+        session.request = request.replace(
+            prompt=content["prompt"], settings=Settings.from_dict(content["settings"])
+        )
     except FileNotFoundError:
-        return Wanted.of(session.snapshot())
+        return Drawing.of(request.instructions)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         log.warning("%s is damaged, what was drawn last is not restored: %s", folder / DRAWN, error)
-        return Wanted.of(session.snapshot())
-    session.prompt, session.settings = wanted.prompt, wanted.settings
+        return Drawing.of(session.instructions)
     with suppress(ValueError):  # not enough to drag by: it is drawn on
-        session.instructions = DragInstructions(wanted.pairs, size=size, mask=wanted.mask)
+        session.instructions = DragInstructions(
+            drawing.pairs, size=request.image.size, mask=drawing.mask
+        )
     for edit, number in zip(session.edits, at, strict=False):
         if 0 <= number < len(edit.history.nodes):
-            edit.history.go_to(number)
-    return wanted
-
-
-def _nothing() -> None:
-    pass
+            _go_to(edit.history, number)
+    return drawing

@@ -1,4 +1,4 @@
-"""From an edited latent back to an image, beside the source image's own pass."""
+"""Render an edited latent, with the reference branch of the source image."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["referencing", "rendering"]
 def referencing(
     inversion: Inversion, settings: RenderSettings
 ) -> Generator[Progress, None, ReferenceBranch]:
-    """Walk the source image's own pass, once for all renders of an inversion."""
+    """Record the reference branch, once for all renders of an inversion."""
     steps = record_reference(
         inversion.predictor, inversion.latents[-1], inversion.schedule, inversion.count, settings
     )
     for index, branch in enumerate(steps, start=1):
-        finite(branch.latents[-1], "a latent of the source's own pass")
+        finite(branch.latents[-1], "a latent of the reference branch")
         yield Progress("reference", index, inversion.count)
     return branch
 

@@ -1,18 +1,18 @@
-"""``DragSession``: one image being edited, with everything expensive kept.
+"""``DragSession``: edit one image, with a cache of every expensive stage.
 
     image -> LoRA -> inversion -> drag -> render
 
-Each arrow is a stage that is made on demand, once, and kept with what made it (``making``).
+Each arrow is a stage, computed on demand and cached by key (``stages``).
 
-Work that takes long comes in two forms: a plain verb runs it (``prepare``, ``render``), its -ing
-form is a generator of ``Progress`` for whoever drives it step by step (``preparing``,
-``rendering``).
+Long work comes in two forms: a verb runs it (``prepare``, ``render``), its -ing form is a generator
+of ``Progress`` for a caller that drives it step by step (``preparing``, ``rendering``).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator
+from copy import copy
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ from PIL import Image
 from dragwidget.data.frames import XY
 from dragwidget.data.image_reading import ImageSource
 from dragwidget.data.instructions import DragInstructions
-from dragwidget.data.paths import absolute
+from dragwidget.data.request import EditRequest
 from dragwidget.data.settings import DragSettings, Settings
 from dragwidget.diffusion.loading import load_model
 from dragwidget.diffusion.lora import GivenLoRA, LoRA, given_lora
@@ -37,9 +37,17 @@ from dragwidget.session.edit import Edit
 from dragwidget.session.estimate import Estimate, estimate
 from dragwidget.session.history import History
 from dragwidget.session.snapshot import EditSnapshot, Snapshot
-from dragwidget.session.source import Call, Generation, Inversion, Source, fitted, generating
-from dragwidget.session.stages import Asked, Stages
+from dragwidget.session.source import (
+    Generation,
+    Inversion,
+    check_request,
+    fitted,
+    generating,
+    lora_of,
+)  # fmt: skip
+from dragwidget.session.stages import Stages
 from dragwidget.storage.cache import Store
+from dragwidget.storage.image_files import EditedImage
 
 __all__ = ["Cancelled", "DragSession"]
 
@@ -47,18 +55,18 @@ T = TypeVar("T")
 
 
 class DragSession:
-    """An edit of one image.
+    """Session that edits one image.
 
-    A call that fails leaves the session as it was before, but for stages and steps that were done.
+    A call that fails leaves the session unchanged, but for finished stages and steps.
 
     Args:
-        progress: called with how far the work has come.
-        store: where stages are looked for, and kept for other sessions; ``None``: nowhere.
+        progress: called with every ``Progress`` of the work.
+        store: disk cache of stages, shared with other sessions; ``None``: no disk cache.
 
     Attributes:
         monitor: reports progress, and cancels.
         stages: what was made so far, and makes the rest.
-        ended: why the last drag was over; ``None`` while it can go on.
+        watchers: called, without arguments, after ``request`` has changed.
     """
 
     def __init__(
@@ -71,8 +79,9 @@ class DragSession:
         self.model = model
         self.monitor = Monitor(progress)
         self.stages = Stages(model, self.monitor.check, store)
-        self.ended: Ended | None = None
-        self._asked = Asked(model.recommended)
+        self.watchers: list[Callable[[], object]] = []
+        self._settings = model.recommended  # until there is an image
+        self._request: EditRequest | None = None
 
     @classmethod
     def from_pretrained(
@@ -83,14 +92,14 @@ class DragSession:
         store: Store | None = None,
         **options: Any,
     ) -> DragSession:
-        """A session on a model; ``name`` and ``options`` are ``load_model``'s, with its errors.
+        """Load a model and start a session; ``name`` and ``options`` are ``load_model``'s.
 
         Options: ``vae``, ``device``, ``dtype``, ``revision``, ``variant``, ``cache_dir``,
         ``config``, ``prediction_type``, ``memory``.
         """
         return cls(load_model(name, **options), progress=progress, store=store)
 
-    # What is edited, and how
+    # The request
 
     def set_image(
         self,
@@ -100,19 +109,18 @@ class DragSession:
         max_side: int | None = None,
         multiple: int | None = None,
     ) -> None:
-        """Choose the image; what was drawn on another one is put aside.
+        """Set the image; the request on another image is dropped.
 
         Args:
-            image: what ``read_image`` takes; results carry its alpha, EXIF and dpi.
-            prompt: what it shows.
-            max_side: longest side that the model works at, pixels; by default what it was
-                trained on. Smaller images are stretched to it; results have their own size.
-            multiple: both sides that the model works at are multiples of this, pixels; by default
-                what every level of its network divides evenly.
+            image: anything ``read_image`` accepts; results carry its alpha, EXIF and dpi.
+            prompt: description of the image.
+            max_side: longest side of the image that the model edits, pixels; by default the one
+                it was trained on. Smaller images are enlarged; results have the original size.
+            multiple: both of its sides are multiples of this, pixels; by default what every level
+                of the network divides evenly.
         """
-        path = absolute(image) if isinstance(image, str | os.PathLike) else None
-        source = Source.of(fitted(self.model, image, max_side, multiple), prompt)
-        self._choose(replace(source, call=Call(path, max_side, multiple)))
+        chosen = fitted(self.model, image, max_side, multiple)
+        self.request = EditRequest(chosen, prompt, settings=self.settings)
 
     def generate(
         self,
@@ -122,119 +130,146 @@ class DragSession:
         seed: int = 0,
         size: tuple[int, int] | None = None,
     ) -> Image.Image:
-        """Make an image from text and choose it; it needs neither LoRA nor inversion.
+        """Generate an image from text and set it; it needs neither LoRA nor inversion.
 
         Args:
-            guidance_scale: of classifier-free guidance; the drag and the render use it too.
-            size: (width, height), pixels; by default what the model was trained on, square.
+            guidance_scale: scale of classifier-free guidance, also for drag and render.
+            size: (width, height), pixels; by default the square the model was trained on.
         """
         size = (self.model.image_side,) * 2 if size is None else size
         steps = self.settings.inversion.steps
         generation = Generation(prompt, negative_prompt, guidance_scale, seed, size, steps)
-        self._choose(self._run(generating(self.model, generation)))
+        made = self._run(generating(self.model, generation))
+        self.request = EditRequest(made, prompt, settings=self.settings)
         return self.image
 
-    def _choose(self, source: Source) -> None:
-        self._asked = Asked(self.settings, source)
-        self.ended = None
-        for edit in self.edits:  # of the same image, chosen before: a new choice is a new start
-            edit.history.go_to(0)
-
     @property
-    def source(self) -> Source:
-        """The image being edited, and where it comes from."""
-        return self._asked.source
+    def request(self) -> EditRequest:
+        """All that is asked for. Set it to ask for everything at once.
+
+        Raises RuntimeError where there is no image yet, ValueError where the model cannot do it.
+        """
+        if self._request is None:
+            raise RuntimeError("there is no image yet: set_image() or generate() first")
+        return self._request
+
+    @request.setter
+    def request(self, request: EditRequest) -> None:
+        check_request(self.model, request, self._request)
+        self._take(request)
+
+    def _take(self, request: EditRequest) -> None:
+        """Ask for something that was checked, and tell whoever watches."""
+        before, self._request = self._request, request
+        if before is None or request.image is not before.image:
+            for edit in self.edits:  # of the same image, chosen before: a new choice is a new start
+                edit.history.go_to(0)
+                edit.ending = (0, None)
+        for watcher in list(self.watchers):
+            watcher()
 
     @property
     def image(self) -> Image.Image:
         """The image as it was given, upright, sRGB, with its alpha (mode RGBA) if it has any."""
-        return self.source.pillow
+        return EditedImage.of(self.request.image.pillow)
 
     @property
     def prompt(self) -> str:
         """What the image shows."""
-        return self.source.prompt
+        return self.request.prompt
 
     @prompt.setter
     def prompt(self, prompt: str) -> None:
-        self._asked = replace(self._asked, image=replace(self.source, prompt=prompt))
+        self.request = self.request.replace(prompt=prompt)
 
     @property
     def settings(self) -> Settings:
         """How every stage works; the model's recommendation until it is set."""
-        return self._asked.settings
+        return self._settings if self._request is None else self._request.settings
 
     @settings.setter
     def settings(self, settings: Settings) -> None:
-        self.model.check(settings)
-        self._asked = replace(self._asked, settings=settings)
+        if self._request is None:
+            self.model.check(settings)
+            self._settings = settings
+        else:
+            self.request = self._request.replace(settings=settings)
 
     @property
     def instructions(self) -> DragInstructions | None:
-        """What the user drew. Setting it during a drag steers the next step."""
-        return self._asked.instructions
+        """What the user drew, with the prompt. Setting it during a drag steers the next step.
+
+        Its prompt becomes the session's, if it has one.
+        """
+        return None if self._request is None else self._request.instructions
 
     @instructions.setter
     def instructions(self, instructions: DragInstructions) -> None:
-        self._asked = self._asked.drawn(instructions)
+        self.request = self.request.drawn(instructions)
+
+    @property
+    def lora(self) -> LoRA | None:
+        """The LoRA that was given; ``None``: one is trained, as the settings say."""
+        return lora_of(self.request)
 
     def use_lora(self, lora: GivenLoRA, *, alpha: float | None = None) -> None:
-        """Use a LoRA that was trained before, as weights or a file; ``None``: train one again.
+        """Use a trained LoRA, weights or a file; ``None``: train one for this image.
 
         ``alpha`` is for a file that does not say its own; see ``load_lora``.
         """
-        source, model = self.source, self.model
-        given = given_lora(lora, model.unet, model.text_encoder, alpha)
-        path = absolute(lora) if isinstance(lora, str | os.PathLike) else None
-        call = replace(source.call, lora=path, alpha=alpha)
-        self._asked = replace(self._asked, image=replace(source, lora=given, call=call))
+        given = given_lora(lora, self.model.unet, self.model.text_encoder, alpha)
+        self.request = self.request.replace(lora=given)
 
     @property
     def mask_growth(self) -> int:
         """Latent cells that were made editable because the mask is thinner than one there."""
-        return self._asked.mask_growth(self.model.vae_factor)
+        return self.request.mask_growth(self.model.vae_factor)
 
-    # Stages
+    def fork(self) -> DragSession:
+        """A session on the same stages that from now on is asked for things of its own."""
+        other = copy(self)
+        other.watchers = []
+        return other
 
     @property
     def status(self) -> dict[str, StageStatus]:
         """For each stage, whether it can be used as it is, and if not, why."""
-        return self.stages.status(self.source, self.settings)
+        return self.stages.status(self.request)
 
     def estimate(self, *, timed: bool = True) -> Estimate:
-        """How long the edit will take from nothing, and how much memory; ``print`` it.
+        """Estimate time and memory of the whole edit, nothing cached; ``print`` the result.
 
         Args:
-            timed: take a pass of the network, to know how quick the device is.
+            timed: run a forward pass to measure the speed of the device.
         """
-        return estimate(self.model, self.source, self.settings, self.instructions, timed=timed)
+        return estimate(self.model, self.request, timed=timed)
 
     def domain_warning(self) -> str:
-        """Return a warning where the model does not know images like this one; else nothing.
+        """Return a warning if the model does not know images like this one; else ``""``.
 
         It encodes and decodes the image, reduced to 256 pixels; see ``diffusion.domain``.
         """
-        return domain_warning(self.model, self.source)
+        return domain_warning(self.model, self.request)
 
     def prepare(self) -> None:
-        """Make LoRA and inversion now, where they are not fresh; otherwise on demand."""
+        """Make LoRA and inversion now, where they are not up to date."""
         self.invert()
 
     def preparing(self) -> Generator[Progress, None, Inversion]:
-        """Make LoRA and inversion where they are not fresh."""
-        edit = yield from self.stages.preparing(self.source, self.settings)
+        """Compute LoRA and inversion where they are not up to date."""
+        edit = yield from self.stages.preparing(self.request)
         return edit.inversion
 
     def train_lora(self) -> LoRA | None:
-        """Train the LoRA now, if it is wanted and not fresh; ``save_lora`` keeps it in a file."""
+        """Train the LoRA, unless it is off or up to date; ``save_lora`` writes it to a file."""
         return self._run(self.training_lora())
 
     def training_lora(self) -> Generator[Progress, None, LoRA | None]:
-        """Train the LoRA, if it is wanted and not fresh."""
-        return self.stages.training(self.source, self.settings)
+        """Train the LoRA, if the settings ask for one and it is not up to date."""
+        return self.stages.training(self.request)
 
     def invert(self) -> Inversion:
-        """Invert the image now, with its LoRA, if that is not fresh."""
+        """Invert the image with its LoRA, unless the inversion is up to date."""
         return self._run(self.preparing())
 
     def _run(self, work: Generator[Progress, None, T]) -> T:
@@ -249,73 +284,73 @@ class DragSession:
         settings: DragSettings | None = None,
         steps: int | None = None,
     ) -> Generator[DragStep, None, Ended]:
-        """Go on from the current latent, step by step; what is not given stays as it was.
+        """Drag on from the current latent, step by step; omitted arguments stay unchanged.
 
-        A pair whose handle was drawn before goes on from where its handle is now; a new handle
-        means the place in the image as it is now. Between two steps, instructions and drag
-        settings may be set anew; another image, prompt, LoRA or inversion needs a new drag.
+        A known pair continues from the current position of its handle; a new handle is a point of
+        the current image. Between two steps, instructions and drag settings can change; another
+        image, prompt, LoRA or inversion needs a new drag.
 
         Args:
-            steps: at most so many; by default ``settings.steps``.
+            steps: maximum number of steps; by default ``settings.steps``.
 
         Raises:
-            RuntimeError: there is no image, nothing was drawn on it, or it is another by now.
-            ValueError: instructions for an image of another size; no number of steps.
+            RuntimeError: there is no image, there are no instructions, or the image was changed.
+            ValueError: the instructions are for an image of another size; ``steps`` < 1.
         """
         if steps is not None and (not isinstance(steps, int) or steps < 1):
-            raise ValueError(f"steps must be a whole number from 1 up, got {steps!r}")
-        before = asked = self._asked
+            raise ValueError(f"steps must be a whole number of 1 or more, got {steps!r}")
+        before = request = self.request
         if instructions is not None:
-            asked = asked.drawn(instructions)
+            request = request.drawn(instructions)
         if settings is not None:
-            asked = replace(asked, settings=replace(asked.settings, drag=settings))
-            self.model.check(asked.settings)
-        preparing = self.stages.preparing(asked.source, asked.settings)
-        if asked.instructions is None:
+            request = request.replace(settings=replace(request.settings, drag=settings))
+        check_request(self.model, request, self._request)
+        if request.instructions is None:
             raise RuntimeError("nothing to drag: pass DragInstructions with at least one pair")
-        self._asked = asked
+        if request is not before:
+            self._take(request)
         self.monitor.start()
-        return self._drag(preparing, steps or asked.settings.drag.steps, asked, before)
+        return self._drag(steps or request.settings.drag.steps, request, before)
 
     def _drag(
-        self, preparing: Generator[Progress, None, Edit], total: int, asked: Asked, old: Asked
+        self, total: int, request: EditRequest, before: EditRequest
     ) -> Generator[DragStep, None, Ended]:
-        """At most ``total`` steps; where not even one is taken, ``old`` is asked for again."""
+        """At most ``total`` steps; where not even one is taken, ``before`` is asked for again."""
         index = 0
         try:
-            edit = self.monitor.run(preparing)
+            edit = self.monitor.run(self.stages.preparing(request))
             while index < total:
-                instructions, settings = self._wanted(edit)
+                instructions, settings = self._next(edit)
                 if ended := edit.ended(instructions, settings):
                     self.ended = ended
                     return ended
                 step = edit.advance(instructions, settings)
-                self.ended, index = None, index + 1
+                index += 1
                 self.monitor.report(Progress("drag", index, total, step.loss))
                 yield step
-            self.ended = edit.ended(*self._wanted(edit)) or Ended.STEP_LIMIT
-            return self.ended
+            self.ended = ended = edit.ended(*self._next(edit)) or Ended.STEP_LIMIT
+            return ended
         except BaseException:
-            if index == 0 and self._asked is asked:
-                self._asked = old
+            if index == 0 and self._request is request is not before:
+                self._take(before)
             raise
 
-    def _wanted(self, edit: Edit) -> tuple[DragInstructions, DragSettings]:
-        """What the next step of a drag is to do; it may have been set anew since the last."""
-        asked = self._asked
-        if asked.instructions is None or self.stages.edit(asked.source, asked.settings) is not edit:
+    def _next(self, edit: Edit) -> tuple[DragInstructions, DragSettings]:
+        """What the next step of a drag is to do; it may have changed since the last."""
+        request = self.request
+        if request.instructions is None or self.edit is not edit:
             raise RuntimeError(
-                "this drag cannot go on: the image, its prompt, its LoRA or its inversion was "
-                "changed meanwhile; drag() again"
+                "this drag cannot continue: the image, its prompt, its LoRA or its inversion was "
+                "changed meanwhile; call drag() again"
             )
-        return asked.instructions, asked.settings.drag
+        return request.instructions, request.settings.drag
 
     def step(self, n: int = 1) -> DragStep | None:
-        """Drag ``n`` steps on; return the last, or ``None`` where there was nothing left to do."""
+        """Drag ``n`` more steps; return the last, or ``None`` if nothing was left to do."""
         return self.run(steps=n)
 
     def run(self, steps: int | None = None) -> DragStep | None:
-        """Drag on to the end, or ``steps`` at most; return the last step."""
+        """Drag to the end, ``steps`` at most; return the last step."""
         last = None
         for last in self.drag(steps=steps):
             pass
@@ -324,44 +359,60 @@ class DragSession:
     @property
     def edits(self) -> list[Edit]:
         """All edits of this image: one for each prompt and settings it was inverted with."""
-        digest = self.source.digest
-        return [edit for edit in self.stages.edits if edit.inversion.source.digest == digest]
+        return self.stages.edits_of(self.request.image)
+
+    @property
+    def edit(self) -> Edit | None:
+        """The edit that is asked for, with its history; ``None`` where nothing is inverted so."""
+        return self.stages.edit(self.request)
 
     @property
     def history(self) -> History:
         """The steps so far, and every branch; RuntimeError where nothing is inverted as asked."""
-        edit = self.stages.edit(self.source, self.settings)
+        edit = self.edit
         if edit is None:
             raise RuntimeError("the image is not inverted yet: prepare() or drag() first")
         return edit.history
 
+    @property
+    def ended(self) -> Ended | None:
+        """Why the last drag was over; ``None`` while it can go on from where the edit stands."""
+        edit = None if self._request is None else self.edit
+        if edit is None or edit.ending[0] != edit.history.current.number:
+            return None
+        return edit.ending[1]
+
+    @ended.setter
+    def ended(self, ended: Ended | None) -> None:
+        if (edit := self.edit) is not None:
+            edit.ending = (edit.history.current.number, ended)
+
     def rewind(self, k: int) -> None:
-        """Go back, or forth again, to step ``k`` of this branch; 0 is the start."""
+        """Go to step ``k`` of the current branch; 0 is the start."""
         self.history.rewind(k)
-        self.ended = None
 
     def reset(self) -> None:
-        """Go back to the start; what was dragged stays in the history."""
+        """Go back to the start; all steps stay in the history."""
         self.rewind(0)
 
     # Images
 
     def render(self, step: int | None = None) -> Image.Image:
-        """The image as it is now, or at step ``step`` of this branch, at its own size: exact."""
+        """Make the final render of the current node, or of ``step``, at the source's size."""
         return self._run(self.rendering(step))
 
     def rendering(self, step: int | None = None) -> Generator[Progress, None, Image.Image]:
-        """Denoise the latent beside the source image's own pass, which is made once."""
-        return self.stages.rendering(self._asked, step)
+        """Denoise the latent with the reference branch, which is computed once."""
+        return self.stages.rendering(self.request, step)
 
     def preview(self, step: int | None = None, *, quick: bool = False) -> Image.Image:
-        """The image as it is now, or at a step of this branch: soon and approximate.
+        """Make a preview of the current node, or of ``step``: fast and approximate.
 
-        The source, changed by how the network's first guess at the clean latent has changed; that
-        is one pass of the network, which a drag step with a mask has taken already.
+        It adds the change of the predicted clean latent to the source; that is one forward pass,
+        which a drag step with a mask has already run.
 
         Args:
-            quick: draw it by a linear map in place of the autoencoder: blurred where it changed.
+            quick: decode by a linear map instead of the autoencoder; changes look blurred.
         """
         return self._run(self.previewing(step, quick=quick))
 
@@ -369,29 +420,26 @@ class DragSession:
         self, step: int | None = None, *, quick: bool = False
     ) -> Generator[Progress, None, Image.Image]:
         """The same, stepwise; it does not forget that other work was cancelled."""
-        return self.stages.previewing(self._asked, step, quick=quick)
+        return self.stages.previewing(self.request, step, quick=quick)
 
     def similarity(self, xy: XY) -> dict[int, npt.NDArray[np.float32]]:
-        """How alike the features under ``xy``, image pixels, and elsewhere are, as it is now.
+        """Return the similarity of the current features to those at ``xy``, image pixels.
 
-        For every feature block from the mid block (0) up: the cosine, -1..1, of each grid cell.
+        For every feature block from the mid block (0) on: the cosine, -1..1, of each grid cell.
         """
-        return self.stages.similarity(self._asked, xy)
+        return self.stages.similarity(self.request, xy)
 
-    # Running and keeping
+    # Snapshots and files
 
     def snapshot(self) -> Snapshot:
         """A frozen copy of everything, also while a drag goes on in another thread."""
-        asked = self._asked
-        digest = asked.source.digest
-        edits = [e for e in self.stages.edits if e.inversion.source.digest == digest]
+        request = self.request
+        image, edits = request.image, self.stages.edits_of(request.image)
         return Snapshot(
             model=self.model,
-            source=asked.source,
-            settings=asked.settings,
-            instructions=asked.instructions,
+            request=request,
             ended=self.ended,
-            trained=tuple(t for t in self.stages.loras if t.source.digest == digest),
+            trained=tuple(t for t in self.stages.loras if t.request.image.digest == image.digest),
             edits=tuple(EditSnapshot.of(edit.inversion, edit.history) for edit in edits),
         )
 
@@ -399,23 +447,23 @@ class DragSession:
     def of(
         cls, snapshot: Snapshot, *, progress: Callable[[Progress], None] | None = None
     ) -> DragSession:
-        """A session that goes on where a copy was taken."""
+        """Return a session that continues from a snapshot."""
         session = cls(snapshot.model, progress=progress)
-        session.settings = snapshot.settings
+        check_request(snapshot.model, snapshot.request)
         for trained in snapshot.trained:
             session.stages.keep_lora(trained)
-        for copy in snapshot.edits:
-            session.stages.keep_edit(Edit.of(copy))
-        session._asked = Asked(snapshot.settings, snapshot.source, snapshot.instructions)
+        for edit in snapshot.edits:
+            session.stages.keep_edit(Edit.of(edit))
+        session._request = snapshot.request
         session.ended = snapshot.ended
         return session
 
     def cancel(self) -> None:
-        """Stop what is running, from another thread: it raises ``Cancelled`` after this pass."""
+        """Cancel running work from another thread: it raises ``Cancelled`` after this pass."""
         self.monitor.cancel()
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything to one file: image, instructions, settings, stages, history."""
+        """Save everything to one file: image, instructions, settings, stages, history."""
         session_file.save(self.snapshot(), path)
 
     @classmethod
@@ -427,16 +475,16 @@ class DragSession:
         progress: Callable[[Progress], None] | None = None,
         **options: Any,
     ) -> DragSession:
-        """Open a session that ``save`` wrote.
+        """Open a session file that ``save`` wrote.
 
         The file never makes us fetch or open a model: it opens on ``model``, on the embedded model,
         or on one of the same weights that this process holds.
 
         Args:
-            model: the one that it was made with.
-            options: of the embedded model, as ``load_model`` takes them.
+            model: the model that made the session.
+            options: options of the embedded model, as ``load_model`` takes them.
 
         Raises:
-            ValueError: it is no session, damaged, or of a model that it names.
+            ValueError: the file is no session, is damaged, or needs the model that it names.
         """
         return cls.of(session_file.load(path, model, **options), progress=progress)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dragwidget.data.instructions import DragInstructions
-from dragwidget.data.settings import Settings
+from dragwidget.data.request import EditRequest
 from dragwidget.drag.method import Ended
-from dragwidget.session.history import History, Node
-from dragwidget.session.source import Inversion, Source, TrainedLoRA
+from dragwidget.session.history import History
+from dragwidget.session.node import Node
+from dragwidget.session.source import Inversion, TrainedLoRA
 
 if TYPE_CHECKING:
     from dragwidget.diffusion.model import DiffusionModel
@@ -45,17 +45,13 @@ class Snapshot:
     """A session: what is asked for, and the stages of its image.
 
     Attributes:
-        source: the image, with its prompt and a LoRA that was given.
-        instructions: what was drawn; ``None``: nothing yet.
         ended: why the last drag was over; ``None`` while it can go on.
         trained: the LoRAs that were trained on this image.
         edits: one for each prompt and settings that it was inverted with.
     """
 
     model: DiffusionModel
-    source: Source
-    settings: Settings
-    instructions: DragInstructions | None
+    request: EditRequest
     ended: Ended | None
     trained: tuple[TrainedLoRA, ...]
     edits: tuple[EditSnapshot, ...]

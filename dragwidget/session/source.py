@@ -1,8 +1,7 @@
-"""Where an edit starts: an image that was given or generated, and its latents up to the edit."""
+"""The source of an edit: an image, given or generated, and its inversion."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,8 +15,9 @@ from torch import Tensor
 
 from dragwidget.data.frames import Size
 from dragwidget.data.image import SourceImage, source_image
-from dragwidget.data.instructions import DragInstructions, check_prompt, check_size
-from dragwidget.data.settings import InversionSettings, Settings, check_number
+from dragwidget.data.instructions import check_prompt, check_size
+from dragwidget.data.request import EditRequest
+from dragwidget.data.settings import InversionSettings, check_number
 from dragwidget.diffusion.linear_decoder import LinearDecoder
 from dragwidget.diffusion.lora import LoRA
 from dragwidget.diffusion.model import Conditioning, DiffusionModel, Predictor
@@ -27,7 +27,7 @@ from dragwidget.progress import Key, Progress
 from dragwidget.storage.image_files import EditedImage
 
 __all__ = [
-    "Call", "Generation", "Inversion", "Source", "TrainedLoRA", "fitted", "generating", "inverting",
+    "GeneratedImage", "Generation", "Inversion", "TrainedLoRA", "fitted", "generating", "inverting",
 ]  # fmt: skip
 
 
@@ -57,120 +57,99 @@ class Generation:
         object.__setattr__(self, "size", check_size(self.size))
 
 
-@dataclass(frozen=True)
-class Call:
-    """The arguments of ``set_image`` and ``use_lora``, as far as they have a name.
-
-    Attributes:
-        image: absolute path of the image; ``None`` where it is no file, or that is not known.
-        max_side, multiple: as given; ``None`` also where that is not known.
-        lora: absolute path of the LoRA, likewise.
-        alpha: of the LoRA, as given.
-    """
-
-    image: str | None = None
-    max_side: int | None = None
-    multiple: int | None = None
-    lora: str | None = None
-    alpha: float | None = None
-
-
 @dataclass(frozen=True, eq=False)
-class Source:
-    """The image being edited.
+class GeneratedImage(SourceImage):
+    """An image that the model made from text.
 
     Attributes:
-        digest: of the pixels, and of how they were generated.
-        trajectory: of a generated image: its latents from noise to clean, (steps + 1).
-        lora: one that was given, in place of training it.
-        call: how the image and the LoRA were given, for code that repeats the edit.
+        generation: how.
+        trajectory: its latents from noise to clean, (steps + 1).
     """
 
-    image: SourceImage
-    prompt: str
-    digest: str
-    generation: Generation | None = None
-    trajectory: tuple[Tensor, ...] = ()
-    lora: LoRA | None = None
-    call: Call = field(default_factory=lambda: Call())
+    generation: Generation = field(kw_only=True)
+    trajectory: tuple[Tensor, ...] = field(kw_only=True)
 
-    def __post_init__(self) -> None:
-        check_prompt(self.prompt)
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the pixels, and of how they were generated."""
+        return self._hash(self.generation)
 
-    @classmethod
-    def of(
-        cls,
-        image: SourceImage,
-        prompt: str,
-        generation: Generation | None = None,
-        trajectory: tuple[Tensor, ...] = (),
-    ) -> Source:
-        digest = hashlib.sha256(
-            f"{image.original.shape} {image.pixels.shape} {generation}".encode()
+
+def generation_of(request: EditRequest) -> Generation | None:
+    """How the image was generated; ``None``: it was given."""
+    return request.image.generation if isinstance(request.image, GeneratedImage) else None
+
+
+def check_request(
+    model: DiffusionModel, request: EditRequest, before: EditRequest | None = None
+) -> None:
+    """Raise ValueError where the model cannot do what is requested.
+
+    Args:
+        before: a request that was checked.
+    """
+    model.check(request.settings)
+    if any(side % model.vae_factor for side in request.image.fitted_size):
+        raise ValueError(
+            f"the image is fitted to {request.image.fitted_size}, and this model takes "
+            f"multiples of {model.vae_factor} pixels: set_image() fits it"
         )
-        digest.update(image.original.tobytes())
-        return cls(image, prompt, digest.hexdigest(), generation, trajectory)
+    lora = lora_of(request)
+    if lora is not None and (before is None or lora is not before.lora):
+        lora.check(model.unet, model.text_encoder)
 
-    def check(self, instructions: DragInstructions) -> None:
-        """Raise unless these instructions are for this image."""
-        if not isinstance(instructions, DragInstructions):
-            raise TypeError(
-                f"instructions must be DragInstructions, got {type(instructions).__name__}"
-            )
-        if instructions.size != self.image.size:
-            (width, height), size = instructions.size, self.image.size
-            raise ValueError(
-                f"the instructions are for an image of {width} x {height}, this one is "
-                f"{size[0]} x {size[1]} (width x height): draw them on this image"
-            )
 
-    @property
-    def pillow(self) -> Image.Image:
-        """The image as it was given, upright, sRGB, with its alpha (mode RGBA) if it has any."""
-        return EditedImage.of(self.image.pillow)
+def lora_of(request: EditRequest) -> LoRA | None:
+    """The LoRA that was given; ``None``: none was."""
+    assert request.lora is None or isinstance(request.lora, LoRA)
+    return request.lora
 
-    def image_of(self, decoded: Tensor) -> Image.Image:
-        """A decoded image (1, 3, h, w) in [0, 1] at the size of the source, carrying what it does.
 
-        That is its alpha (mode RGBA), and EXIF, dpi and sRGB profile, which ``save`` writes.
-        """
-        return EditedImage.of(self.image.restore(to_pixels(decoded)))
+def inversion_settings(request: EditRequest) -> InversionSettings:
+    """Those that hold for this image: a generated one keeps the steps it was made with."""
+    made, settings = generation_of(request), request.settings.inversion
+    return settings if made is None else replace(settings, steps=made.steps)
 
-    def inversion(self, settings: Settings) -> InversionSettings:
-        """Those that hold for this image: a generated one keeps the steps it was made with."""
-        if self.generation is None:
-            return settings.inversion
-        return replace(settings.inversion, steps=self.generation.steps)
 
-    def known_way(self, settings: Settings) -> tuple[Tensor, ...]:
-        """Of a generated image: its latents from clean to where it is edited, (count + 1)."""
-        return self.trajectory[::-1][: self.inversion(settings).count + 1]
+def known_trajectory(request: EditRequest) -> tuple[Tensor, ...]:
+    """The latents of a generated image from clean to where it is edited, (count + 1)."""
+    if not isinstance(request.image, GeneratedImage):
+        return ()
+    return request.image.trajectory[::-1][: inversion_settings(request).count + 1]
 
-    # What makes each stage of an edit of it, exactly
 
-    def why_no_lora(self, settings: Settings) -> str:
-        """The reason why this image gets no LoRA; empty where it gets one."""
-        if self.lora is not None:
-            return ""
-        if self.generation is not None:
-            return "a generated image needs none"
-        return "" if settings.lora.steps else "LoRA steps are 0"
+# What makes each stage of an edit, exactly
 
-    def lora_key(self, settings: Settings) -> Key:
-        made_by = settings.lora if self.lora is None else self.lora.digest
-        return (
-            ("the image", self.digest),
-            ("the prompt", self.prompt),
-            ("the LoRA", None if self.why_no_lora(settings) else made_by),
-        )
 
-    def inversion_key(self, settings: Settings) -> Key:
-        return (*self.lora_key(settings), ("inversion settings", self.inversion(settings)))
+def why_no_lora(request: EditRequest) -> str:
+    """The reason why this image gets no LoRA; empty where it gets one."""
+    if request.lora is not None:
+        return ""
+    if generation_of(request) is not None:
+        return "a generated image needs none"
+    return "" if request.settings.lora.steps else "LoRA steps are 0"
 
-    def reference_key(self, settings: Settings) -> Key:
-        render = settings.render
-        layers = render.start_layer if render.mutual_self_attention else None
-        return (*self.inversion_key(settings), ("the render's attention layers", layers))
+
+def lora_key(request: EditRequest) -> Key:
+    """All that a LoRA depends on but the model's weights."""
+    made_by = request.settings.lora if request.lora is None else request.lora.digest
+    return (
+        ("the image", request.image.digest),
+        ("the prompt", request.prompt),
+        ("the LoRA", None if why_no_lora(request) else made_by),
+    )
+
+
+def inversion_key(request: EditRequest) -> Key:
+    """All that an inversion depends on but the model's weights."""
+    return (*lora_key(request), ("inversion settings", inversion_settings(request)))
+
+
+def reference_key(request: EditRequest) -> Key:
+    """All that a reference branch depends on but the model's weights."""
+    render = request.settings.render
+    layers = render.start_layer if render.mutual_self_attention else None
+    return (*inversion_key(request), ("the render's attention layers", layers))
 
 
 def fitted(
@@ -189,6 +168,14 @@ def fitted(
     return source_image(image, multiple=multiple, max_side=max_side, min_side=side)
 
 
+def image_of(request: EditRequest, decoded: Tensor) -> Image.Image:
+    """A decoded image (1, 3, h, w) in [0, 1] at the size of the source, carrying what it does.
+
+    That is its alpha (mode RGBA), and EXIF, dpi and sRGB profile, which ``save`` writes.
+    """
+    return EditedImage.of(request.image.restore(to_pixels(decoded)))
+
+
 def to_pixels(decoded: Tensor) -> npt.NDArray[np.uint8]:
     """(1, 3, H, W) in [0, 1] -> (H, W, 3) uint8, the nearest of 256 levels."""
     image = finite(decoded, "the decoded image")[0].permute(1, 2, 0)
@@ -198,22 +185,20 @@ def to_pixels(decoded: Tensor) -> npt.NDArray[np.uint8]:
 
 @dataclass(frozen=True, eq=False)
 class Inversion:
-    """The image's own way from clean to where it is edited, and what made it.
+    """The inversion trajectory of an image, clean to edited timestep, and what made it.
 
     Attributes:
         latents: clean first, edited last, (count + 1), each (1, c, h, w) float32.
-        predictor: the network with the text and LoRA that the way was walked with.
+        predictor: the network with the text and LoRA of the inversion.
         schedule: its timesteps.
-        source: the image, with its prompt.
-        settings: of LoRA and inversion.
-        lora: ``None`` where there is none.
+        request: what was asked for: image, prompt, and settings of LoRA and inversion.
+        lora: the one that was given or trained; ``None`` where there is none.
     """
 
     latents: tuple[Tensor, ...]
     predictor: Predictor
     schedule: NoisePath
-    source: Source
-    settings: Settings
+    request: EditRequest
     lora: LoRA | None
 
     @property
@@ -236,16 +221,15 @@ class Inversion:
     @cached_property
     def linear_decoder(self) -> LinearDecoder:
         """Draws latents that are like this image's."""
-        return LinearDecoder.fit(self.latents[0], self.source.image.pixels)
+        return LinearDecoder.fit(self.latents[0], self.request.image.pixels)
 
 
 @dataclass(frozen=True, eq=False)
 class TrainedLoRA:
-    """A LoRA, and what it was trained on and with."""
+    """A LoRA, and what was asked for when it was trained."""
 
     lora: LoRA
-    source: Source
-    settings: Settings
+    request: EditRequest
 
 
 def conditioning(
@@ -264,18 +248,18 @@ def conditioning(
 
 @in_plain_torch
 def inverting(
-    model: DiffusionModel, source: Source, settings: Settings, lora: LoRA | None
+    model: DiffusionModel, request: EditRequest, lora: LoRA | None
 ) -> Generator[Progress, None, Inversion]:
-    """Invert an image; of a generated one the way is known.
+    """Invert an image; the trajectory of a generated one is known.
 
     Raises:
         ArithmeticError: the network overflowed.
     """
-    if way := source.known_way(settings):
-        return inversion_from(way, model, source, settings, lora)
-    count = settings.inversion.count
-    clean = model.encode(source.image.pixels)
-    inversion = inversion_from((clean,), model, source, settings, lora)
+    if known := known_trajectory(request):
+        return inversion_from(known, model, request, lora)
+    count = request.settings.inversion.count
+    clean = model.encode(request.image.pixels)
+    inversion = inversion_from((clean,), model, request, lora)
     latents = [clean]
     for latent in invert(inversion.predictor.predict, clean, inversion.schedule, count):
         latents.append(finite(latent, "a latent of the inversion"))
@@ -287,15 +271,14 @@ def inverting(
 def inversion_from(
     latents: tuple[Tensor, ...],
     model: DiffusionModel,
-    source: Source,
-    settings: Settings,
+    request: EditRequest,
     lora: LoRA | None,
 ) -> Inversion:
     """An inversion whose latents are known."""
-    text = conditioning(model, source.prompt, source.generation, lora)
+    text = conditioning(model, request.prompt, generation_of(request), lora)
     predictor = model.predictor(text, lora)
-    schedule = model.schedule(source.inversion(settings).steps)
-    return Inversion(latents, predictor, schedule, source, settings, lora)
+    schedule = model.schedule(inversion_settings(request).steps)
+    return Inversion(latents, predictor, schedule, request.replace(instructions=None), lora)
 
 
 def finite(tensor: Tensor, what: str) -> Tensor:
@@ -309,8 +292,10 @@ def finite(tensor: Tensor, what: str) -> Tensor:
 
 
 @in_plain_torch
-def generating(model: DiffusionModel, generation: Generation) -> Generator[Progress, None, Source]:
-    """Sample an image from text, keeping every latent on the way.
+def generating(
+    model: DiffusionModel, generation: Generation
+) -> Generator[Progress, None, GeneratedImage]:
+    """Sample an image from text, keeping every latent of the trajectory.
 
     Raises:
         ValueError: a size that the model cannot make.
@@ -333,4 +318,4 @@ def generating(model: DiffusionModel, generation: Generation) -> Generator[Progr
         yield Progress("generation", len(latents) - 1, generation.steps)
     pixels = to_pixels(model.decode(latents[-1]))
     pixels.setflags(write=False)
-    return Source.of(SourceImage(pixels, pixels), generation.prompt, generation, tuple(latents))
+    return GeneratedImage(pixels, pixels, generation=generation, trajectory=tuple(latents))

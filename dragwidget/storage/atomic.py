@@ -16,7 +16,7 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -28,16 +28,9 @@ except ImportError:  # Windows, where an open file cannot be removed anyway
     fcntl = None  # type: ignore[assignment]
 
 __all__ = [
-    "OWNER",
-    "UNFINISHED",
-    "Lock",
-    "check_writable",
-    "is_abandoned",
-    "owner",
-    "remove_abandoned",
-    "whole_file",
-    "write_whole",
-]
+    "OWNER", "UNFINISHED", "Lock", "check_writable", "is_abandoned", "owner", "remove_abandoned",
+    "remove_folder", "whole_file", "write_whole",
+]  # fmt: skip
 
 PREFIX, UNFINISHED = ".dragwidget-", ".unfinished"
 OWNER = r"[0-9a-f]{16}-[0-9a-f]{16}"  # what ``owner`` gives
@@ -177,3 +170,15 @@ def remove_abandoned(folder: Path) -> None:
         if name and not path.is_symlink() and is_abandoned(path, name[1], ABANDONED):
             with suppress(OSError):
                 path.unlink(missing_ok=True)
+
+
+def remove_folder(folder: Path, mark: str, is_ours: Callable[[str], object]) -> None:
+    """Remove files of our names, and the folder if nothing but its mark is left in it."""
+    remove_abandoned(folder)
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if is_ours(path.name) and not path.is_symlink():
+                path.unlink(missing_ok=True)
+        if not any(path.name != mark for path in folder.iterdir()):
+            (folder / mark).unlink(missing_ok=True)
+            folder.rmdir()

@@ -65,7 +65,7 @@ class Entry:
 
     Attributes:
         kind: ``"lora"``, ``"inversion"``, ``"features"`` at the start of a drag, ``"reference"``:
-            the source's own pass for renders, or ``"training"``: a LoRA that is not done yet.
+            the reference branch of renders, or ``"training"``: an unfinished LoRA.
         size: bytes.
         used: when it was written or last read, seconds since the epoch.
     """
@@ -107,7 +107,7 @@ class Store:
     def get(self, kind: str, made_by: Mapping[str, Any]) -> dict[str, Tensor] | None:
         """The tensors that were made by exactly this, on the CPU; ``None`` where there are none.
 
-        A damaged file is set aside, said, and as good as not there.
+        A damaged file is set aside, with a warning, and counts as missing.
         """
         for path in self._kept(kind, _digest(made_by)):
             try:
@@ -147,13 +147,13 @@ class Store:
             log.log(level, "a %s of %d bytes is not kept: the limit is %d", kind, bytes_, room)
             return False
         about = {"made_by": json.dumps(made_by, sort_keys=True)}
-        sha = _Sha256()  # in a walk of its own: what is large is never in memory as a whole file
-        write_tensors(sha, tensors, about)
+        sha = hashlib.sha256()  # in a walk of its own: a large file is never in memory as a whole
+        write_tensors(sha.update, tensors, about)
         path = self.folder / kind / f"{_digest(made_by)}.{sha.hexdigest()}{SUFFIX}"
         try:
             _mark(path.parent)
             with whole_file(path) as file:
-                write_tensors(file, tensors, about)
+                write_tensors(file.write, tensors, about)
             if alone:
                 self.remove(kind, made_by, spare=path)
             self._make_room(spare=path)
@@ -276,19 +276,6 @@ def _mark(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / MARK).exists():
         (folder / MARK).touch()
-
-
-class _Sha256:
-    """Digests what is written to it."""
-
-    def __init__(self) -> None:
-        self._sha = hashlib.sha256()
-
-    def write(self, data: Any, /) -> None:
-        self._sha.update(data)
-
-    def hexdigest(self) -> str:
-        return self._sha.hexdigest()
 
 
 def _digest(made_by: Mapping[str, Any]) -> str:

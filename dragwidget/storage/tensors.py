@@ -1,79 +1,72 @@
-"""Writing safetensors piece by piece: what is large need not be in memory at once."""
+"""Writing safetensors piece by piece: the whole file is never in memory beside its tensors."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["Later", "Sink", "size", "write_tensors"]
+__all__ = ["data_chunks", "digest", "header_bytes", "layout", "size", "write_tensors"]
 
 NAMES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.uint8: "U8",
-}
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.uint8: "U8",
+}  # fmt: skip
+
+Tensors = Mapping[str, Tensor]
 
 
-class Sink(Protocol):
-    """What takes bytes: a file, or whoever only counts or digests them."""
-
-    def write(self, data: Any, /) -> object: ...
-
-
-class Later:
-    """A tensor that is made when it is written.
-
-    Args:
-        like: of its type.
-        shape: its own.
-    """
-
-    def __init__(self, like: Tensor, shape: tuple[int, ...], make: Callable[[], Tensor]) -> None:
-        self.dtype, self.shape, self.make = like.dtype, torch.Size(shape), make
-
-    @property
-    def nbytes(self) -> int:
-        return self.shape.numel() * self.dtype.itemsize
+def digest(content: bytes | bytearray) -> str:
+    """SHA-256, 64 hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
 
 
-def size(tensors: Mapping[str, Tensor | Later]) -> int:
+def size(tensors: Tensors) -> int:
     """Bytes of all of them."""
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
-def write_tensors(
-    file: Sink, tensors: Mapping[str, Tensor | Later], about: Mapping[str, str] | None = None
-) -> None:
-    """Write tensors as a safetensors file, one after the other.
-
-    Args:
-        about: the file's metadata.
-    """
+def layout(tensors: Tensors) -> dict[str, dict[str, Any]]:
+    """Type, shape and place of each tensor, as a header states them, in the order of the file."""
+    places, end = {}, 0
     # What is wide first, so that everything lies where its type wants it.
-    order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
-    header: dict[str, Any] = {"__metadata__": dict(about)} if about else {}
-    end = 0
-    for name in order:
+    for name in sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name)):
         tensor = tensors[name]
         start, end = end, end + tensor.nbytes
-        header[name] = {
+        places[name] = {
             "dtype": NAMES[tensor.dtype],
             "shape": list(tensor.shape),
             "data_offsets": [start, end],
         }
-    said = json.dumps(header).encode()
-    said += b" " * (-len(said) % 8)
-    file.write(len(said).to_bytes(8, "little") + said)
-    for name in order:
-        tensor = tensors[name]
-        made = tensor.make() if isinstance(tensor, Later) else tensor
-        assert (made.dtype, made.shape) == (tensor.dtype, tensor.shape)
-        flat = made.detach().cpu().contiguous().reshape(-1)
-        file.write(flat.view(torch.uint8).numpy().data)
+    return places
+
+
+def header_bytes(tensors: Tensors, about: Mapping[str, str] | None = None) -> bytes:
+    """All of a safetensors file that comes before the tensors' bytes."""
+    header = json.dumps(({"__metadata__": dict(about)} if about else {}) | layout(tensors)).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header
+
+
+def data_chunks(tensors: Tensors) -> Iterator[memoryview]:
+    """Yield the bytes of each tensor, in the order of the file."""
+    for name in layout(tensors):
+        flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+        yield flat.view(torch.uint8).numpy().data
+
+
+def write_tensors(
+    write: Callable[[Any], object], tensors: Tensors, about: Mapping[str, str] | None = None
+) -> None:
+    """Pass the bytes of a safetensors file on to ``write``, one tensor after the other.
+
+    Args:
+        about: the file's metadata.
+    """
+    write(header_bytes(tensors, about))
+    for chunk in data_chunks(tensors):
+        write(chunk)

@@ -1,1 +1,1 @@
-"""The widgets: what is seen and touched in a notebook. The only door to Jupyter."""
+"""The widgets. Only this package imports Jupyter."""

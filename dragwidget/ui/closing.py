@@ -1,4 +1,4 @@
-"""Closing widgets with everything that they made: layouts, styles and hidden parts are models too.
+"""Close widgets with everything that they made: layouts, styles and hidden parts are models too.
 
 ``Widget.close`` closes one model and its comm. What it displays, its layout and its style stay
 registered, and with them all that their callbacks hold.
@@ -6,21 +6,36 @@ registered, and with them all that their callbacks hold.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import ipywidgets
 
-__all__ = ["close_all"]
+__all__ = ["close_all", "close_later"]
 
 _OURS = "dragwidget.ui."
+_later: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def close_all(root: Any) -> None:
-    """Close a widget and every widget that it or a part of ours in it holds."""
+    """Close a widget, or a list of widgets, and every widget that it or its parts hold."""
     for widget in list(_widgets_in(root)):
-        widget.unobserve_all()
-        ipywidgets.Widget.close(widget)
+        if widget not in _later:
+            widget.unobserve_all()
+            ipywidgets.Widget.close(widget)
+
+
+def close_later(widgets: Iterable[Any]) -> Callable[[], None]:
+    """Let ``close_all`` skip these widgets; return a function that closes them, thread-safe."""
+    kept = list(widgets)
+    _later.update(kept)
+
+    def close() -> None:
+        _later.difference_update(kept)
+        close_all(kept)
+
+    return close
 
 
 def _widgets_in(root: Any) -> Iterator[ipywidgets.Widget]:

@@ -1,4 +1,4 @@
-"""The one safe way to draw on ipycanvas: ``drawing()`` round everything, ``Layer`` for everything.
+"""Draw on ipycanvas safely: ``drawing()`` around everything, ``Layer`` for everything.
 
 ipycanvas collects the commands of all canvases of the process in one place, without a lock; its own
 ``hold_canvas`` does not give back after an exception, and its front end stops for good at the first
@@ -8,6 +8,7 @@ away whole, every message names its canvas, and only plain floats are sent.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,8 +19,11 @@ from ipycanvas import Canvas
 from ipycanvas.canvas import _CANVAS_MANAGER
 
 from dragwidget.data.frames import XY
+from dragwidget.ui.closing import close_later
 
 Source: TypeAlias = Any  # an ipywidgets.Image or an ipycanvas.Canvas
+
+CLOSE_SECONDS = 2.0
 
 _lock = threading.RLock()  # of the process, as the manager is one for the process
 _depth = 0
@@ -27,7 +31,7 @@ _depth = 0
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Send what is drawn inside as one message, or, after an exception, nothing of it.
+    """Send all drawing inside as one message; after an exception, send nothing.
 
     May be nested, then the outermost one sends. Compute first and draw then: other threads wait.
     """
@@ -38,7 +42,7 @@ def drawing() -> Iterator[None]:
             caching = manager._caching
             manager._caching = True
             # After a page is loaded again the front end no longer knows which canvas is drawn on
-            # (ipycanvas issue 322), so every message says it anew.
+            # (ipycanvas issue 322), so every message names it again.
             manager._current_canvas = None
         _depth += 1
         try:
@@ -54,8 +58,30 @@ def drawing() -> Iterator[None]:
                 manager._caching = caching
 
 
+def close_when_drawn(last: Canvas, widgets: Sequence[Any]) -> None:
+    """Close canvases and images once a front end has drawn all commands that were sent.
+
+    A command that reaches a canvas which is closed stops the front end's drawing for good, on every
+    canvas of the page. A page that is gone never says that it has drawn; so they are closed after
+    ``CLOSE_SECONDS`` in any case.
+
+    Args:
+        last: one of the widgets, a canvas that nothing draws on any more.
+    """
+    if sys.is_finalizing():  # the kernel ends, and the page with it
+        return
+    close = close_later(widgets)
+    last.observe(lambda _: close(), "image_data")
+    last.sync_image_data = True  # the page sends it back when it has drawn what follows
+    with drawing():
+        Layer(last).rectangle((0, 0), (1, 1), "#000000")
+    timer = threading.Timer(CLOSE_SECONDS, close)
+    timer.daemon = True
+    timer.start()
+
+
 class Layer:
-    """One canvas, drawn on in canvas pixels; to be used inside ``drawing()``."""
+    """One canvas, drawn on in canvas pixels; use it inside ``drawing()``."""
 
     def __init__(self, canvas: Canvas) -> None:
         self.canvas = canvas
@@ -64,14 +90,14 @@ class Layer:
         self.canvas.clear()
 
     def image(self, source: Source, xy: XY, size: XY, smooth: bool = True) -> None:
-        """An image scaled to ``size``. An ``ipywidgets.Image`` must hold a valid image: the
+        """Draw an image scaled to ``size``. An ``ipywidgets.Image`` must hold a valid image: the
         front end waits for it for ever."""
         if "image_smoothing_enabled" in Canvas.ATTRS:  # since ipycanvas 0.14
             self.canvas.image_smoothing_enabled = smooth
         self.canvas.draw_image(source, float(xy[0]), float(xy[1]), float(size[0]), float(size[1]))
 
     def blend(self, operation: str) -> None:
-        """How what is drawn next meets what is there, by its name in HTML."""
+        """Set the blend mode of what is drawn next, by its name in HTML."""
         self.canvas.global_composite_operation = operation
 
     def rectangle(self, xy: XY, size: XY, fill: str) -> None:
@@ -88,7 +114,7 @@ class Layer:
         self.canvas.stroke_circle(float(centre[0]), float(centre[1]), float(radius))
 
     def line(self, points: Sequence[XY], colour: str, width: float, dash: float = 0.0) -> None:
-        """A polyline of at least two points, round caps; ``dash``: canvas pixels."""
+        """Draw a polyline of at least two points, round caps; ``dash``: canvas pixels."""
         canvas = self.canvas
         canvas.stroke_style = colour
         canvas.line_width = float(width)

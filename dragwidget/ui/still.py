@@ -1,4 +1,4 @@
-"""What a notebook shows without a kernel, in place of a live widget: an image and a line."""
+"""Store an image in the notebook, shown in place of a live widget without a kernel."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ SIDE = 512  # its longest, pixels, if that fits
 
 
 class StillImage:
-    """A widget that leaves its ``snapshot()`` in the notebook; to be named before its VBox."""
+    """Mixin that stores a widget's ``snapshot()`` in the notebook; list it before ``VBox``."""
 
     snapshot: Callable[[int], Image.Image]  # of its longest side, pixels
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        """The live widget, and for a notebook without a kernel its image and a line of text."""
+        """Return the live widget, and for a notebook without a kernel an image and text."""
         data: dict[str, Any] = {"text/plain": repr(self)}
         if hasattr(ipywidgets.VBox, "_repr_mimebundle_"):  # since ipywidgets 8
             data = dict(super()._repr_mimebundle_(**kwargs) or data)  # type: ignore[misc]
@@ -47,7 +47,7 @@ class StillImage:
 
 
 def small_png(image: Image.Image, limit: int) -> bytes:
-    """A PNG of at most ``limit`` bytes: with fewer colours, then smaller, until it fits."""
+    """Return a PNG of at most ``limit`` bytes: fewer colours, then smaller, until it fits."""
     for side in (512, 384, 256, 192, 128, 64):
         scale = min(1.0, side / max(image.size))
         width, height = (max(1, round(length * scale)) for length in image.size)

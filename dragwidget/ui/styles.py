@@ -1,6 +1,6 @@
 """HTML that the widgets share: status, badges, errors, and the one style sheet.
 
-Colours are those of the notebook's theme; what a colour says, a word or a symbol says too.
+Colours are those of the notebook's theme; no information is conveyed by colour alone.
 
 Class names to automate and style by (each on the element that it names):
 
@@ -11,8 +11,8 @@ Class names to automate and style by (each on the element that it names):
 ``dragwidget-prepare``           make LoRA and inversion
 ``dragwidget-run``, ``-step``,   drive the drag
 ``-stop``, ``-reset``
-``dragwidget-render``            make the exact image
-``dragwidget-status``            what is going on, as text
+``dragwidget-render``            make the final render
+``dragwidget-status``            the current activity, as text
 ``dragwidget-error``             what went wrong; empty otherwise
 ``dragwidget-model``             the model that is used
 ``dragwidget-warning``           what to know before a run
@@ -29,11 +29,19 @@ import traceback
 from typing import Literal
 
 __all__ = [
-    "FAINT", "FONT", "INK", "STYLE", "badge", "error_line", "escape", "model_line", "status_line",
+    "FAINT",
+    "FONT",
+    "STYLE",
+    "TEXT",
+    "badge",
+    "error_line",
+    "escape",
+    "model_line",
+    "status_line",
     "warning_line",
 ]  # fmt: skip
 
-INK = "var(--jp-ui-font-color1, currentColor)"
+TEXT = "var(--jp-ui-font-color1, currentColor)"
 FAINT = "var(--jp-ui-font-color2, currentColor)"
 FONT = "var(--jp-ui-font-family, system-ui, sans-serif)"
 _GOOD = "var(--jp-success-color1, #388e3c)"
@@ -42,22 +50,22 @@ _BAD = "var(--jp-error-color1, #d32f2f)"
 
 LONGEST_TRACEBACK = 20_000  # characters; the end of one says most
 
-BadgeState = Literal["fresh", "stale", "missing", "off"]
+BadgeState = Literal["ready", "outdated", "missing", "off"]
 _BADGES = {  # symbol, word
-    "fresh": ("✓", "ready"),
-    "stale": ("↻", "stale"),
+    "ready": ("✓", "ready"),
+    "outdated": ("↻", "outdated"),
     "missing": ("○", "not made"),
     "off": ("◌", "off"),
 }
 
 STYLE = f"""<style>
 .dragwidget-status, .dragwidget-error, .dragwidget-badge {{
-  color: {INK}; font-family: {FONT}; font-size: var(--jp-ui-font-size1, 13px); line-height: 20px;
+  color: {TEXT}; font-family: {FONT}; font-size: var(--jp-ui-font-size1, 13px); line-height: 20px;
 }}
 .dragwidget-status, .dragwidget-error {{ min-height: 20px; overflow-wrap: anywhere; }}
 .dragwidget-status {{ font-variant-numeric: tabular-nums; }}
 .dragwidget-model, .dragwidget-warning {{
-  color: {INK}; font-family: {FONT}; font-size: var(--jp-ui-font-size1, 13px); line-height: 18px;
+  color: {TEXT}; font-family: {FONT}; font-size: var(--jp-ui-font-size1, 13px); line-height: 18px;
   overflow-wrap: anywhere;
 }}
 .dragwidget-warning {{ border-left: 3px solid {_CARE}; padding-left: 8px; margin: 2px 0 4px; }}
@@ -65,7 +73,7 @@ STYLE = f"""<style>
 .dragwidget-frame .widget-button {{
   position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; padding: 0 0 1px;
   display: flex; align-items: flex-end; justify-content: center;
-  background: transparent; box-shadow: none; color: {INK}; font-size: 10px; line-height: 14px;
+  background: transparent; box-shadow: none; color: {TEXT}; font-size: 10px; line-height: 14px;
 }}
 .dragwidget-frame .widget-button:not(:disabled):hover {{
   outline: 2px solid {FAINT}; outline-offset: -2px;
@@ -84,8 +92,8 @@ STYLE = f"""<style>
 .dragwidget-badge-why {{
   color: {FAINT}; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; min-width: 0;
 }}
-.dragwidget-badge-fresh .dragwidget-badge-symbol {{ color: {_GOOD}; }}
-.dragwidget-badge-stale .dragwidget-badge-symbol {{ color: {_CARE}; }}
+.dragwidget-badge-ready .dragwidget-badge-symbol {{ color: {_GOOD}; }}
+.dragwidget-badge-outdated .dragwidget-badge-symbol {{ color: {_CARE}; }}
 .dragwidget-settings {{ --jp-widgets-container-padding: 6px; }}
 .dragwidget-settings .widget-toggle-button.mod-active {{
   box-shadow: inset 0 -3px 0 currentColor; font-weight: 700;
@@ -97,26 +105,26 @@ STYLE = f"""<style>
 .dragwidget-unit {{
   color: {FAINT}; font-family: {FONT}; font-size: 11px; line-height: 28px; white-space: nowrap;
 }}
-.dragwidget-help {{ color: {INK}; font-family: {FONT}; font-size: 12px; line-height: 1.45; }}
+.dragwidget-help {{ color: {TEXT}; font-family: {FONT}; font-size: 12px; line-height: 1.45; }}
 .dragwidget-help summary {{ cursor: pointer; color: {FAINT}; }}
 .dragwidget-help dl {{ margin: 6px 0 0; }}
 .dragwidget-help dt {{ font-weight: 600; }}
 .dragwidget-help dd {{ margin: 0 0 6px; }}
 .dragwidget-plot {{ display: block; max-width: 100%; height: auto; }}
 </style>"""
-"""To be put on the page once, as the value of an ``HTML`` widget."""
+"""The style sheet, the value of one ``HTML`` widget on the page."""
 
 
 def escape(text: object) -> str:
-    """Text that can stand anywhere in HTML, attributes in quotes included."""
+    """Escape text for HTML, quoted attributes included."""
     return html.escape(str(text), quote=True)
 
 
 def status_line(text: str, *, faint: str = "") -> str:
-    """What is going on; screen readers read it when it changes.
+    """Return the status line; screen readers read it when it changes.
 
     Args:
-        faint: what is less important, after it.
+        faint: less important text, after it.
     """
     more = f' <span class="dragwidget-faint">{escape(faint)}</span>' if faint else ""
     return (
@@ -126,7 +134,7 @@ def status_line(text: str, *, faint: str = "") -> str:
 
 
 def model_line(name: str, where: str) -> str:
-    """The model that is used, and where it calculates."""
+    """Return the line that names the model, and its device."""
     return (
         '<div class="dragwidget-model"><span class="dragwidget-faint">Model</span> '
         f'<b>{escape(name)}</b> <span class="dragwidget-faint">{escape(where)}</span></div>'
@@ -134,7 +142,7 @@ def model_line(name: str, where: str) -> str:
 
 
 def warning_line(text: str) -> str:
-    """What to know before the work begins; screen readers read it at once."""
+    """Return a warning; screen readers read it at once."""
     if not text:
         return ""
     return (
@@ -144,7 +152,7 @@ def warning_line(text: str) -> str:
 
 
 def badge(name: str, state: BadgeState, why: str = "") -> str:
-    """Whether a stage can be used as it is, by symbol and word."""
+    """Return the badge of a stage's state, a symbol and a word."""
     symbol, word = _BADGES[state]
     why = "" if why.startswith(word) else why
     reason = f'<span class="dragwidget-badge-why">{escape(why)}</span>' if why else ""
@@ -157,7 +165,7 @@ def badge(name: str, state: BadgeState, why: str = "") -> str:
 
 
 def error_line(error: BaseException | str | None, *, hint: str = "") -> str:
-    """What went wrong in one line, its traceback folded; of the same height where nothing did.
+    """Return an error in one line, its traceback folded; of the same height without an error.
 
     Args:
         hint: what to do about it.

@@ -1,4 +1,4 @@
-"""What is said of a widget when the pointer rests on it."""
+"""Set the tooltips of widgets, in ipywidgets 7 and 8."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ __all__ = ["set_tooltip"]
 
 
 def set_tooltip(widget: Any, text: str) -> None:
-    """Give a widget its tooltip; some have none in ipywidgets 7."""
-    # there, it has another name on everything but buttons
+    """Set the tooltip of a widget; some widgets have none in ipywidgets 7."""
+    # in ipywidgets 7 it has another name on everything but buttons
     name = "tooltip" if widget.has_trait("tooltip") else "description_tooltip"
     if widget.has_trait(name):
         setattr(widget, name, text)

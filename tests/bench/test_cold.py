@@ -58,4 +58,6 @@ def test_the_command_times_an_edit_from_nothing(tmp_path, capsys):
 
 def test_bad_input_is_told(capsys):
     assert main(["bench", "cold", "--rounds", "0"]) == 2
-    assert "--rounds must be 1 or more, got 0" in capsys.readouterr().err
+    assert (
+        "argument --rounds: must be a whole number, 1 or more, got '0'" in capsys.readouterr().err
+    )

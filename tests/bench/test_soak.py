@@ -49,4 +49,6 @@ def test_passes_that_no_handle_needs_are_let_go(tiny):
 
 def test_bad_input_is_told(capsys):
     assert main(["bench", "soak", "--rounds", "0"]) == 2
-    assert "--rounds must be 1 or more, got 0" in capsys.readouterr().err
+    assert (
+        "argument --rounds: must be a whole number, 1 or more, got '0'" in capsys.readouterr().err
+    )

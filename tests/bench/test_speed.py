@@ -10,11 +10,10 @@ import pytest
 import torch
 from tiny_sessions import Passes
 
-from dragwidget.bench.dev import baseline as plain
-from dragwidget.bench.dev import growth, memory
-from dragwidget.bench.dev.baseline import PlainDrag, PlainTraining, learning
+from dragwidget.bench.dev import baseline, growth, memory
+from dragwidget.bench.dev.baseline import BaselineDrag, BaselineTraining, learning
 from dragwidget.bench.dev.memory import Meter
-from dragwidget.bench.dev.rounds import PLAIN
+from dragwidget.bench.dev.rounds import BASELINE
 from dragwidget.bench.dev.speed import PARTS, PROMPT, Task, our_session, our_step
 from dragwidget.data.settings import InversionSettings, LoRASettings, Settings
 from dragwidget.diffusion.lora.training import noised_batches, train_lora
@@ -60,13 +59,13 @@ def task(tiny, settings):
 def test_our_drag_takes_the_plain_steps(task, mask, pairs):
     instructions, latent = task.instructions(mask=mask, pairs=pairs), task.latent()
     predictor = task.ours.predictor(Conditioning(task.ours.embed(PROMPT)))
-    reference = PlainDrag(task.plain, latent, instructions)
+    reference = BaselineDrag(task.baseline, latent, instructions)
     steps = drag(
         predictor,
         latent,
         instructions,
-        task.plain.schedule,
-        task.plain.timesteps[0],
+        task.baseline.schedule,
+        task.baseline.timesteps[0],
         task.settings.drag,
     )
     count = 0
@@ -76,7 +75,7 @@ def test_our_drag_takes_the_plain_steps(task, mask, pairs):
         torch.testing.assert_close(step.latent, reference.latent.detach(), atol=5e-5, rtol=0)
     assert count == STEPS
     assert (step.latent - latent).abs().max() > 0.5 * STEPS * task.settings.drag.learning_rate
-    # Ours has looked where the last update carried the handles; the plain one does so next.
+    # Ours has tracked the handles after the last update; the baseline does so next.
     reference.step()
     grid = np.array(reference.grid[::-1]) / SIDE
     np.testing.assert_array_equal(step.handles_xy * grid, reference.handles.numpy()[:, ::-1])
@@ -84,7 +83,7 @@ def test_our_drag_takes_the_plain_steps(task, mask, pairs):
 
 def test_the_step_that_is_timed_is_that_step(task):
     drawn = task.instructions()
-    reference = PlainDrag(task.plain, task.latent(), drawn)
+    reference = BaselineDrag(task.baseline, task.latent(), drawn)
     reference.step()
     ours = our_step(Meter(CPU), "lap", task, task.ours, drawn)
     torch.testing.assert_close(ours, reference.latent.detach(), atol=5e-5, rtol=0)
@@ -105,7 +104,7 @@ def test_the_plain_step_that_is_timed_has_the_gradients_of_the_one_before(task):
 
 
 def test_a_plain_drag_ends_where_every_handle_has_arrived(task):
-    reached = PlainDrag(task.plain, task.latent(), task.instructions(reach=0.01))
+    reached = BaselineDrag(task.baseline, task.latent(), task.instructions(reach=0.01))
     before = reached.latent.detach().clone()
     assert reached.step() is None
     assert torch.equal(reached.latent, before)
@@ -113,21 +112,21 @@ def test_a_plain_drag_ends_where_every_handle_has_arrived(task):
 
 def test_weights_that_learn_change_no_result_and_keep_nothing(task):
     unet = task.model.unet
-    protected = PlainDrag(task.plain, task.latent(), task.instructions())
-    protected.step()
+    frozen = BaselineDrag(task.baseline, task.latent(), task.instructions())
+    frozen.step()
     with learning(unet):
-        learned = PlainDrag(task.plain, task.latent(), task.instructions())
+        learned = BaselineDrag(task.baseline, task.latent(), task.instructions())
         learned.step()
         assert all(weight.grad is not None for weight in unet.parameters())
-    assert torch.equal(protected.latent, learned.latent)
+    assert torch.equal(frozen.latent, learned.latent)
     assert all(weight.grad is None and not weight.requires_grad for weight in unet.parameters())
 
 
 def test_our_inversion_is_the_plain_one(task):
     clean, model = task.latent(), task.ours
     predictor = model.predictor(Conditioning(model.embed(PROMPT)))
-    *_, ours = invert(predictor.predict, clean, task.plain.schedule, N)
-    assert torch.equal(ours, task.plain.invert(clean))
+    *_, ours = invert(predictor.predict, clean, task.baseline.schedule, N)
+    assert torch.equal(ours, task.baseline.invert(clean))
     assert not torch.equal(ours, clean)
 
 
@@ -135,22 +134,22 @@ def test_our_render_is_the_plain_one_first_and_cached(task):
     inversion, edited, settings = task.inversion(task.ours), task.latent(1), task.settings.render
     inverted, run = inversion.latents[-1], Monitor().run
     branch = run(referencing(inversion, settings))
-    first = run(rendering(inversion, edited, branch, settings, None))
-    cached = run(rendering(inversion, edited, branch, settings, None))
+    first = run(rendering(inversion, edited, inversion.timestep, branch, settings, None))
+    cached = run(rendering(inversion, edited, inversion.timestep, branch, settings, None))
     assert torch.equal(first, cached)
-    reference = task.plain.render(inverted, edited)
+    reference = task.baseline.render(inverted, edited)
     torch.testing.assert_close(first, reference, atol=3e-4, rtol=0)
-    alone = run(rendering(inversion, edited, None, settings, None))
+    alone = run(rendering(inversion, edited, inversion.timestep, None, settings, None))
     assert (alone - reference).abs().max() > 1e-3  # the source is looked at
 
 
-@pytest.mark.parametrize("protected", [True, False])
-def test_our_training_is_the_plain_one(task, protected):
+@pytest.mark.parametrize("frozen", [True, False])
+def test_our_training_is_the_plain_one(task, frozen):
     settings, model = task.settings.lora, task.ours
-    reference = PlainTraining(task.model, task.pixels, PROMPT, settings)
+    reference = BaselineTraining(task.model, task.pixels, PROMPT, settings)
     batches = noised_batches(model, task.pixels, settings)
     for step in train_lora(model, model.embed(PROMPT), batches, settings):
-        if protected:
+        if frozen:
             loss = reference.step()
         else:
             with learning(model.unet):
@@ -169,10 +168,10 @@ def test_our_edit_is_the_plain_one(task):
     assert len(list(session.drag(drawn))) == STEPS
     image = np.asarray(session.render()).astype(int)
     lora = session.train_lora()
-    reference = plain.run(task.model, task.pixels, drawn, task.settings, lora)
+    reference = baseline.run(task.model, task.pixels, drawn, task.settings, lora)
     wanted = (reference[0].permute(1, 2, 0).numpy() * 255).astype(int)
     assert np.abs(image - wanted).max() <= 2
-    untouched = plain.run(task.model, task.pixels, drawn, task.settings, None)
+    untouched = baseline.run(task.model, task.pixels, drawn, task.settings, None)
     assert np.abs(untouched[0].permute(1, 2, 0).numpy() * 255 - wanted).max() > 2
 
 
@@ -205,21 +204,21 @@ class Counting(Meter):
         self.passes[name] = passes.count
 
 
-# A drag of n steps takes n + 1 passes: ours looks after the last update, the plain one before all.
+# A drag of n steps takes n + 1 passes: ours tracks after the last update, the baseline before all.
 PASSES = {
-    "step": {PLAIN: 1, "float32 mask": 1, "float32": 1},
-    "invert": {PLAIN: N, "all": N},
-    "render": {PLAIN: N, "first": 2 * N, "cached": N},
-    "lora": {PLAIN: 1, "step": 1, "protected": 1},
-    "redrag": {PLAIN: N + 2, "plain step": 1, "one step": 1, "moved": 1},
+    "step": {BASELINE: 1, "float32 mask": 1, "float32": 1},
+    "invert": {BASELINE: N, "all": N},
+    "render": {BASELINE: N, "first": 2 * N, "cached": N},
+    "lora": {BASELINE: 1, "step": 1, "frozen": 1},
+    "redrag": {BASELINE: N + 2, "baseline step": 1, "one step": 1, "moved": 1},
     "edit": {
-        "plain cold": TRAINED + 2 * N + STEPS + 1,
-        "plain warm": 2 * N + STEPS + 1,
+        "baseline cold": TRAINED + 2 * N + STEPS + 1,
+        "baseline warm": 2 * N + STEPS + 1,
         "cold": TRAINED + N + STEPS + 1 + 2 * N,
         "warm": STEPS + N,
     },
     "preview": {
-        PLAIN: N,
+        BASELINE: N,
         "mask": 0,
         "mask, quick": 0,
         "mask, step": 1,

@@ -12,7 +12,7 @@ from dragwidget.__main__ import main
 from dragwidget.bench.dev import memory, networks
 from dragwidget.bench.dev.memory import Lap, Meter
 from dragwidget.bench.dev.networks import SIZES, Size, in_type, make_network
-from dragwidget.bench.dev.rounds import PLAIN, Compare, Part, measure, run_part
+from dragwidget.bench.dev.rounds import BASELINE, Compare, Part, measure, run_part
 from dragwidget.bench.dev.speed import PARTS
 from dragwidget.data.settings import Settings
 from dragwidget.diffusion import devices
@@ -84,21 +84,24 @@ def test_cases_take_turns_and_the_first_round_is_dropped():
 
     ticks = []
     found = measure(
-        [case("plain", [99, 2, 5, 4]), case("ours", [99, 1, 3, 2])], 3, CPU, lambda: ticks.append(1)
+        [case("baseline", [99, 2, 5, 4]), case("ours", [99, 1, 3, 2])],
+        3,
+        CPU,
+        lambda: ticks.append(1),
     )
-    assert order == ["plain", "ours"] * 4
+    assert order == ["baseline", "ours"] * 4
     assert len(ticks) == 8
-    assert found == {"plain": Lap(4, 40, 4), "ours": Lap(2, 20, None)}
+    assert found == {"baseline": Lap(4, 40, 4), "ours": Lap(2, 20, None)}
 
 
 def test_a_row_is_ours_over_the_reference():
     def reference(meter):
-        meter.laps |= {PLAIN: Lap(8, 4, 100), "plain unit": Lap(2, 1, 50)}
+        meter.laps |= {BASELINE: Lap(8, 4, 100), "baseline unit": Lap(2, 1, 50)}
 
     def ours(meter):
         meter.laps |= {"a": Lap(2, 1, 25), "b": Lap(4, 2, None)}
 
-    rows = (Compare("first", "a", PLAIN, "b", "plain unit"), Compare("second", "b"))
+    rows = (Compare("first", "a", BASELINE, "b", "baseline unit"), Compare("second", "b"))
     first, second = run_part(Part("some", (reference, ours), rows), 1, CPU)
     assert (first.ratio, first.cpu_ratio, first.peak_ratio) == (0.25, 0.25, 0.25)
     assert (first.in_units, first.reference_in_units) == (0.5, 4)
@@ -204,7 +207,7 @@ def test_all_parts_but_growth_are_the_default(tiny_size, tmp_path):
     ("words", "message"),
     [
         (["--parts", "step,fly"], "no part 'fly'; name some of step, invert, render, lora, "),
-        (["--rounds", "0"], "--rounds must be 1 or more, got 0"),
+        (["--rounds", "0"], "argument --rounds: must be a whole number, 1 or more, got '0'"),
         (["--side", "60"], "--side must be a multiple of 32 pixels here, got 60"),
         (["--side", "0"], "--side must be a multiple of 32 pixels here, got 0"),
         (["--inverted", "51"], "--inverted must be 1 to 50 steps, got 51"),

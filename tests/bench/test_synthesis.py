@@ -1,4 +1,4 @@
-"""The instrument: a point where it is, nothing where nothing was done, half at half way."""
+"""The keypoint evaluator: exact points, completion 0 on the source and half at half-way."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool2d
 
-from dragwidget.bench.dev.validation import Proof, make_jobs, measure, prove
+from dragwidget.bench.dev.validation import ValidationResult, make_jobs, measure, validate
 from dragwidget.bench.dev.validation_command import table
 from dragwidget.bench.metrics import PERFECT, completion, psnr, worst_window
 from dragwidget.bench.synthesis import _FIRST, _fit, fit_scene
@@ -28,40 +28,48 @@ def degraded(image: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(("kind", "seed"), CASES)
 @pytest.mark.parametrize("through", [None, degraded])
 def test_on_the_true_target_it_finds_the_points_within_half_a_pixel(kind, seed, through):
-    proof = measure(drag_task(kind, seed), "target", through)
-    assert proof.error <= 0.5
-    assert proof.share >= 0.9
-    assert not proof.failed
+    result = measure(drag_task(kind, seed), "target", through)
+    assert result.error <= 0.5
+    assert result.completion >= 0.9
+    assert not result.failed
 
 
 @pytest.mark.parametrize(("kind", "seed"), CASES)
 @pytest.mark.parametrize(("through", "limit"), [(None, 0.02), (degraded, 0.05)])
 def test_on_the_source_it_reports_that_nothing_was_done(kind, seed, through, limit):
-    assert abs(measure(drag_task(kind, seed), "source", through).share) <= limit
+    assert abs(measure(drag_task(kind, seed), "source", through).completion) <= limit
 
 
 @pytest.mark.parametrize(("kind", "seed"), CASES[:2])
 def test_on_a_half_way_image_it_reports_half(kind, seed):
-    proof = measure(drag_task(kind, seed), "half")
-    assert proof.share == pytest.approx(0.5, abs=0.06)  # parameters half way: points nearly so
-    assert proof.share == pytest.approx(proof.true_share, abs=0.02)
+    result = measure(drag_task(kind, seed), "half")
+    assert result.completion == pytest.approx(
+        0.5, abs=0.06
+    )  # parameters half way: points nearly so
+    assert result.completion == pytest.approx(result.true_completion, abs=0.02)
 
 
-def test_proofs_come_three_to_a_task():
-    proofs = list(prove(make_jobs(900_405, 1, size=64)))
-    assert [proof.image for proof in proofs] == ["target", "source", "half"]
-    assert [round(proof.true_share, 1) for proof in proofs] == [1, 0, 0.5]
+def test_there_are_three_results_to_a_task():
+    results = list(validate(make_jobs(900_405, 1, size=64)))
+    assert [result.image for result in results] == ["target", "source", "half"]
+    assert [round(result.true_completion, 1) for result in results] == [1, 0, 0.5]
 
 
-def test_the_table_of_proofs_counts_and_names_those_that_did_not_hold():
-    def proof(image, error, share, true_share, failed=False):
-        return Proof("turn", 900_400, image, error, share, true_share, 0.1, failed)
+def test_the_table_of_results_counts_and_names_those_that_did_not_hold():
+    def result(image, error, completion, true_completion, failed=False):
+        return ValidationResult(
+            "turn", 900_400, image, error, completion, true_completion, 0.1, failed
+        )
 
-    kept = [proof("target", 0.49, 0.9, 1), proof("source", 3, 0.019, 0), proof("half", 3, 0.5, 0.5)]
+    kept = [
+        result("target", 0.49, 0.9, 1),
+        result("source", 3, 0.019, 0),
+        result("half", 3, 0.5, 0.5),
+    ]
     lost = [
-        proof("target", 0.51, 1, 1),
-        proof("source", 0, 0.021, 0),
-        proof("half", 0, 0.5, 0.5, failed=True),
+        result("target", 0.51, 1, 1),
+        result("source", 0, 0.021, 0),
+        result("half", 0, 0.5, 0.5, failed=True),
     ]
     assert all(one.held for one in kept)
     assert not any(one.held for one in lost)
@@ -73,7 +81,7 @@ def test_the_table_of_proofs_counts_and_names_those_that_did_not_hold():
         "drawn, source",
         "drawn, half",
     ]
-    assert text.endswith("unreadable")
+    assert text.endswith("fit failed")
 
 
 def test_what_is_no_critter_any_more_fails():
@@ -107,7 +115,7 @@ def test_share_is_1_at_the_target_0_at_the_handle_and_negative_beyond():
     assert completion(handles, targets, targets) == 1
     assert completion(handles, targets, handles) == 0
     assert completion(handles, targets, [(-8, 0), (5, -1)]) == -1
-    with pytest.raises(ValueError, match="no point"):
+    with pytest.raises(ValueError, match="at least one target"):
         completion(handles, handles, handles)
 
 

@@ -6,7 +6,7 @@ import json
 import math
 
 from dragwidget.__main__ import main
-from dragwidget.editor.work import Pace
+from dragwidget.editor.work import PreviewRateLimiter
 
 
 def test_hands_and_drags_are_measured(tmp_path, capsys):
@@ -25,24 +25,24 @@ def test_previews_add_a_tenth_to_a_drag_at_most(monkeypatch):
     now = [0.0]
     monkeypatch.setattr("dragwidget.editor.work.monotonic", lambda: now[0])
     for step, preview in ((0.02, 0.03), (0.5, 1.0), (20.0, 9.0)):
-        pace, dragged, previewed = Pace(), 0.0, 0.0
-        pace.took(0.0)
+        limiter, dragged, previewed = PreviewRateLimiter(), 0.0, 0.0
+        limiter.took(0.0)
         for _ in range(2000):
             now[0] += step
             dragged += step
-            if pace.due():
+            if limiter.due():
                 now[0] += preview
                 previewed += preview
-                pace.took(preview)
+                limiter.took(preview)
         assert 0 < previewed <= 0.1 * dragged
 
 
 def test_a_pace_without_end_makes_no_preview():
-    pace = Pace(interval=math.inf)
-    pace.took(0.0)
-    assert not pace.due()
+    limiter = PreviewRateLimiter(interval=math.inf)
+    limiter.took(0.0)
+    assert not limiter.due()
 
 
 def test_bad_input_is_told(capsys):
     assert main(["bench", "widget", "--steps", "0"]) == 2
-    assert "--steps must be more than 0, got 0" in capsys.readouterr().err
+    assert "argument --steps: must be a whole number, 1 or more, got '0'" in capsys.readouterr().err

@@ -24,7 +24,7 @@ FOCUS = """() => { const at = document.activeElement;
 CHOSEN = """tool => [...document.querySelectorAll('[class*=dragwidget-tool-].mod-active')]
     .every(button => button.classList.contains(`dragwidget-tool-${tool}`))"""
 STATE = """[canvas.tool, canvas.mask is None, len(canvas.pairs), len(canvas.pointer.unfinished),
-    canvas._hand.gesture is None, canvas.last_error]"""
+    canvas._controller.gesture is None, canvas.last_error]"""
 EMPTY = [True, 0, 0, True, ""]
 
 

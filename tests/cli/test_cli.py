@@ -13,7 +13,7 @@ import sys
 
 import numpy as np
 import pytest
-from command_line import PAIR, pixels, write_inputs
+from command_line import PAIR, pixels, told, write_inputs
 from PIL import Image
 
 import dragwidget
@@ -56,7 +56,7 @@ def test_the_edited_image_lies_beside_its_source_which_is_left_alone(edit, folde
 
 def test_without_a_terminal_there_are_no_bars(edit, capsys):
     assert edit(*PAIR) == 0
-    assert capsys.readouterr().err == ""
+    assert told(capsys.readouterr().err) == []
 
 
 def test_an_image_of_any_size_and_mode_comes_back_at_its_own_size(edit, folder):
@@ -165,7 +165,7 @@ def test_where_everything_has_arrived_no_step_is_done(edit, folder, capsys):
 @pytest.mark.filterwarnings("default::UserWarning")
 def test_a_warning_is_one_plain_line_said_once(edit, capsys):
     assert edit(*PAIR, "--prompt", "fox " * 500) == 0
-    lines = capsys.readouterr().err.splitlines()
+    lines = told(capsys.readouterr().err)
     assert len(lines) == 1
     assert re.match(r"dragwidget: the prompt has \d+ tokens", lines[0])
 
@@ -179,7 +179,7 @@ def test_what_fails_on_the_way_is_one_line_and_status_1(edit, folder, capsys, mo
 
     monkeypatch.setattr(DragSession, "render", render)
     assert edit(*PAIR, "--log", folder / "log.json") == 1
-    assert capsys.readouterr().err == "dragwidget: it failed: out of memory\n"
+    assert told(capsys.readouterr().err) == ["dragwidget: it failed: out of memory"]
     said = json.loads((folder / "log.json").read_text())
     assert (said["ended"], len(said["steps"])) == ("failed", 3)
 

@@ -236,7 +236,7 @@ def test_an_image_that_fits_is_not_resampled():
 
 @pytest.mark.parametrize("pixels", [np.zeros((64, 64, 3)), np.zeros((64, 65, 3), np.uint8)])
 def test_only_fitted_pixels_can_be_restored(pixels):
-    with pytest.raises(ValueError, match=r"wanted uint8 pixels of shape \(64, 64, 3\), got"):
+    with pytest.raises(ValueError, match=r"pixels must be uint8 of shape \(64, 64, 3\), got"):
         source_image(colours()).restore(pixels)
 
 

@@ -214,7 +214,7 @@ def test_everyone_reads_colours_alike(tmp_path, tiny: DiffusionModel):
     session.set_image(path)
     assert np.array_equal(session.image, wanted)
     # What a LoRA is trained on, and what is inverted, is of these.
-    assert np.array_equal(session.source.image.pixels, wanted)
+    assert np.array_equal(session.request.image.pixels, wanted)
     canvas = DragCanvas(path)
     assert np.array_equal(canvas.image, wanted)
     canvas.show_image(Image.open(path))

@@ -116,7 +116,7 @@ def test_the_render_of_a_session_is_saved_with_all_that_its_source_carried(tiny,
         with Image.open(tmp_path / f"out{suffix}") as written:
             assert written.info["icc_profile"] == srgb_profile()
             assert exif_of(written)[ARTIST] == "A. Nyone"
-            assert np.array_equal(written.getchannel("A"), session.source.image.metadata.alpha)
+            assert np.array_equal(written.getchannel("A"), session.request.image.metadata.alpha)
 
 
 def test_the_render_of_an_opaque_source_is_saved_as_a_jpeg_with_its_profile(tiny, tmp_path):
@@ -133,8 +133,8 @@ def test_a_saved_session_carries_it_on(tiny, tmp_path):
     session = session_on(tiny)
     session.set_image(photo())
     session.save(tmp_path / "edit.drag")
-    again = DragSession.load(tmp_path / "edit.drag", tiny).source.image.metadata
-    before = session.source.image.metadata
+    again = DragSession.load(tmp_path / "edit.drag", tiny).request.image.metadata
+    before = session.request.image.metadata
     assert np.array_equal(again.alpha, before.alpha)
     assert (again.exif, again.dpi) == (before.exif, before.dpi)
     assert not again.alpha.flags.writeable

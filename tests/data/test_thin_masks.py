@@ -163,7 +163,7 @@ def one_pixel():
 
 def protected_in(session):
     """1 where the session protects the latent, (h, w)."""
-    edit = session.stages.edit(session.source, session.settings)
+    edit = session.edit
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return edit.protected(session.instructions, session.settings.drag)

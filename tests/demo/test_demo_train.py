@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -13,12 +14,13 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
 import dragwidget.demo
+from dragwidget.__main__ import main
 from dragwidget.demo.scenes import captions, sample_scenes
 from dragwidget.demo.train import train
 from dragwidget.demo.training.architecture import Networks, Preset, Stage
 from dragwidget.demo.training.export import SIZE_LIMIT
 from dragwidget.demo.training.feed import Bank, images, shortened
-from dragwidget.demo.training.helpers import SharedGradients
+from dragwidget.demo.training.gradient_workers import SharedGradients
 from dragwidget.demo.training.muon import orthogonalize
 from dragwidget.demo.training.tokenizer import MAX_TOKENS, write_tokenizer
 
@@ -96,12 +98,12 @@ def test_resumed_run_has_the_same_bits(folder: Path, tmp_path: Path) -> None:
             assert torch.equal(value, tensors[key]), key
 
 
-def test_helpers_add_gradients(tmp_path: Path) -> None:
+def test_gradient_workers_add_gradients(tmp_path: Path) -> None:
     patient = replace(TINY, unet=replace(STAGE, steps=10**6, minutes=5.0))
-    for record in train(patient, tmp_path, size=32, helpers=1):
+    for record in train(patient, tmp_path, size=32, gradient_workers=1):
         if record.get("images", 0) > record["step"] * STAGE.batch:
             return
-    pytest.fail("no gradient came from the helper")
+    pytest.fail("no gradient came from the worker")
 
 
 def test_merged_gradient_is_the_mean_over_all_images() -> None:
@@ -173,3 +175,10 @@ def test_half_the_captions_lose_phrases_and_none_gains_or_loses_all() -> None:
         rest = iter(before.split(", "))
         assert all(phrase in rest for phrase in after.split(", "))  # in their order
     assert shortened(whole[7:8], [7]) == short[7:8]
+
+
+def test_training_without_matplotlib_is_refused_before_it_begins(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["demo", "train", "--out", str(tmp_path / "out")]) == 2
+    assert "pip install 'dragwidget[training]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -10,7 +10,7 @@ import torch
 
 from dragwidget.demo.tasks import drag_task
 from dragwidget.demo.training.architecture import build_scheduler
-from dragwidget.demo.training.drags_stage import DrawnAhead, draw_tasks, remains, warp
+from dragwidget.demo.training.drags_stage import PrefetchedTasks, draw_tasks, remains, warp
 from dragwidget.diffusion.loading import load_model
 from dragwidget.drag.noise_path import Schedule, denoise
 from dragwidget.session.session import DragSession
@@ -54,7 +54,7 @@ def test_nothing_remains_where_the_warp_was_right():
 
 
 def test_tasks_drawn_ahead_by_other_processes_are_those_that_are_drawn_here():
-    with DrawnAhead(1, 32) as ahead:
+    with PrefetchedTasks(1, 32) as ahead:
         for seeds in ([500, 501], [502, 503]):
             asked, images = ahead(seeds)
             wanted, drawn = draw_tasks(seeds, 32)

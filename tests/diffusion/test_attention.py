@@ -141,7 +141,7 @@ def test_one_branch_serves_many_renders_without_another_pass_of_the_source(tiny)
     assert len(branch.states) == COUNT
 
 
-def test_what_the_mask_freezes_is_put_back(tiny):
+def test_the_protected_region_is_put_back(tiny):
     settings = RenderSettings(start_layer=6, keep_protected=True)
     protected = torch.zeros(8, 12)
     protected[:, 6:] = 1

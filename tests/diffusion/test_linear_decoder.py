@@ -7,7 +7,7 @@ import torch
 from dragwidget.bench.metrics import psnr
 from dragwidget.demo.tasks import drag_task
 from dragwidget.diffusion.linear_decoder import LinearDecoder
-from dragwidget.editor.work import Pace
+from dragwidget.editor.work import PreviewRateLimiter
 from dragwidget.session.session import DragSession
 
 FACTOR = 4
@@ -97,10 +97,10 @@ def test_a_quick_preview_does_not_decode(dragged):
 
 
 def test_previews_are_quick_once_one_was_slow():
-    pace = Pace(interval=0.5)
-    pace.took(0.1)
-    assert not pace.quick
-    pace.took(0.4)
-    assert pace.quick
-    pace.took(0.01)
-    assert pace.quick  # these are the quick ones: to go back would make it slow again
+    limiter = PreviewRateLimiter(interval=0.5)
+    limiter.took(0.1)
+    assert not limiter.quick
+    limiter.took(0.4)
+    assert limiter.quick
+    limiter.took(0.01)
+    assert limiter.quick  # these are the quick ones: to go back would make it slow again

@@ -72,7 +72,7 @@ def test_both_parts_survive_in_an_archive(tiny, lora, tmp_path):
     session.use_lora(lora)
     session.prepare()
     session.save(tmp_path / "edit.drag")
-    assert DragSession.load(tmp_path / "edit.drag", tiny).source.lora.digest == lora.digest
+    assert DragSession.load(tmp_path / "edit.drag", tiny).lora.digest == lora.digest
 
 
 @pytest.fixture
@@ -89,9 +89,9 @@ def test_an_alpha_is_told_to_a_session(tiny, unsaid):
     with pytest.raises(ValueError, match="give alpha="):
         session.use_lora(unsaid)
     session.use_lora(unsaid, alpha=2)
-    assert session.source.lora.digest == load_lora(unsaid, tiny.unet, alpha=2).digest
+    assert session.lora.digest == load_lora(unsaid, tiny.unet, alpha=2).digest
     for given in (None, random_lora(tiny.unet)):
-        with pytest.raises(ValueError, match="alpha is for a LoRA's file"):
+        with pytest.raises(ValueError, match="alpha is only for a LoRA file"):
             session.use_lora(given, alpha=2)
 
 

@@ -96,7 +96,7 @@ def test_a_step_from_a_timestep_that_is_not_walked_is_refused(timestep):
     schedule, _ = both(50)
     z = noise(1, 4, 4, 4)
     for step in (schedule.step, schedule.inverse_step):
-        with pytest.raises(ValueError, match=f"{timestep} is none of the 50 timesteps"):
+        with pytest.raises(ValueError, match=f"one of the 50 timesteps .* got {timestep}"):
             step(z, z, timestep)
 
 

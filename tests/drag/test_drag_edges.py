@@ -84,14 +84,14 @@ def test_a_network_that_overflows_stops_an_inversion_and_a_render_by_name(tiny, 
 
 @pytest.mark.parametrize("timestep", [0, 680, 999, 1000, -1])
 def test_a_timestep_that_is_none_of_the_schedules_is_refused(timestep):
-    with pytest.raises(ValueError, match=f"{timestep} is none of the 50 timesteps"):
+    with pytest.raises(ValueError, match=f"one of the 50 timesteps .* got {timestep}"):
         next(walk(timestep=timestep))
 
 
 @pytest.mark.parametrize("loop", [invert, denoise])
 @pytest.mark.parametrize("count", [-1, 51, 100])
 def test_more_steps_than_there_are_is_refused(loop, count):
-    with pytest.raises(ValueError, match=f"0 to 50 can be walked: {count}"):
+    with pytest.raises(ValueError, match=f"count must be 0 to 50 .* got {count}"):
         next(loop(lambda z, _: z, torch.zeros(1, 4, 4, 4), SCHEDULE, count))
 
 

@@ -243,11 +243,11 @@ def test_it_also_runs_where_the_consumer_wants_no_gradients():
     assert torch.equal(inside[-1].latent, blob_run(steps=3)[0][-1].latent)
 
 
-def test_the_region_term_keeps_what_the_mask_freezes():
-    protected = np.zeros((16, 16), bool)
-    protected[:, :7] = True  # may change; the target's side may not
+def test_the_region_loss_keeps_the_protected_region():
+    editable = np.zeros((16, 16), bool)
+    editable[:, :7] = True  # the target's side is protected
     free, kept = (
-        blob_run(mask=protected, steps=15, learning_rate=0.05, region_weight=weight)[0][-1]
+        blob_run(mask=editable, steps=15, learning_rate=0.05, region_weight=weight)[0][-1]
         for weight in (0.0, 10.0)
     )
     change = [(step.latent - blob((8, 5)))[..., 7:].abs().sum() for step in (free, kept)]

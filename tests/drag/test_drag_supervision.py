@@ -150,7 +150,7 @@ def test_losses_are_single_precision_whatever_the_features(dtype):
     assert loss.isfinite()
 
 
-def test_the_region_loss_sums_what_the_mask_freezes():
+def test_the_region_loss_sums_over_the_protected_region():
     here, reference = noise(1, 4, 6, 6), noise(1, 4, 6, 6, seed=1)
     protected = torch.zeros(6, 6)
     protected[:, 3:] = 1

@@ -22,13 +22,12 @@ class Desk:
 
     def __init__(self, tiny, clock="sync", drawn=None, **options):
         self.session = session_on(tiny, **options)
-        self.drawn = ask() if drawn is None else drawn
+        self.session.instructions = ask() if drawn is None else drawn
         self.reports, self.errors, self.over = [], [], []
         self.at_step = nothing
         self.editing = Editing(
             self.session,
-            lambda: self.drawn,
-            clock,
+            clock=clock,
             on_report=self.report,
             on_state=nothing,
             on_done=lambda result, error: self.over.append((result, error)),
@@ -74,8 +73,8 @@ def test_a_run_equals_the_session_alone_bit_for_bit(tiny, desk):
 
 def test_previews_change_nothing_of_the_drag(desk):
     seen, blind = desk(steps=4), desk(steps=4)
-    seen.editing.pace.interval, seen.editing.pace.share = 0.0, inf
-    blind.editing.pace.took(1e9)
+    seen.editing.limiter.interval, seen.editing.limiter.share = 0.0, inf
+    blind.editing.limiter.took(1e9)
     for each in (seen, blind):
         each.editing.run()
     assert sum(r.image is not None for r in seen.reports if r.phase == "drag") == 4
@@ -92,8 +91,7 @@ def test_a_target_moved_during_a_run_is_used_by_the_next_step(desk):
 
     def move(report):
         if report.index == 2:
-            desk.drawn = other
-            desk.editing.steer()
+            desk.session.instructions = other
 
     desk.at_step = move
     desk.editing.run()
@@ -106,17 +104,18 @@ def test_a_prompt_typed_during_a_run_waits_for_the_next(desk):
     desk = desk("thread", steps=3)
 
     def type_prompt(_):
-        desk.editing.prompt = "a dog"
+        desk.session.prompt = "a dog"
 
     desk.at_step = type_prompt
     desk.editing.run()
     desk.editing.wait(60)
-    assert desk.session.prompt == "a cat"
-    assert desk.editing.status["inversion"].state == "stale"
+    assert desk.editing.work.prompt == "a cat"
+    assert len(desk.editing.history) == 3
+    assert desk.editing.status["inversion"].state == "outdated"
     assert "prompt" in desk.editing.status["inversion"].why
     desk.editing.step()
     desk.editing.wait(60)
-    assert desk.session.prompt == "a dog"
+    assert desk.editing.work.request == desk.session.request
     assert len(desk.session.edits) == 2
 
 
@@ -211,7 +210,7 @@ def test_two_clicks_start_one_job(desk):
 @pytest.mark.parametrize("action", ["run", "step"])
 def test_a_drag_needs_a_pair(tiny, action):
     editing = Editing(
-        session_on(tiny), lambda: None, "sync",
+        session_on(tiny), clock="sync",
         on_report=print, on_state=print, on_done=print, on_error=print,
     )  # fmt: skip
     with pytest.raises(RuntimeError, match="draw a pair of points first"):
@@ -229,11 +228,10 @@ def test_what_cannot_be_done_says_why(desk):
 
 def test_an_error_is_kept_for_wait_and_leaves_it_usable(desk):
     desk = desk(learning_rate=0.01)
-    good = desk.editing.settings
-    desk.editing.want_settings(
-        replace(good, drag=replace(good.drag, learning_rate=10.0, region_weight=1e6))
-    )
-    desk.drawn = ask(mask=left_half())
+    good = desk.session.settings
+    bad = replace(good.drag, learning_rate=10.0, region_weight=1e6)
+    desk.session.settings = replace(good, drag=bad)
+    desk.session.instructions = ask(mask=left_half())
 
     def fail(_):
         raise MemoryError("out of memory")
@@ -244,23 +242,35 @@ def test_an_error_is_kept_for_wait_and_leaves_it_usable(desk):
         desk.editing.wait()
     assert isinstance(desk.over[-1][1], MemoryError)
     desk.session.monitor.progress = None
-    desk.editing.want_settings(good)
+    desk.session.settings = good
     desk.editing.run()
     desk.editing.wait()
     assert len(desk.session.history) >= 3
 
 
-def test_settings_the_model_cannot_have_are_refused_and_nothing_changes(desk):
+def test_an_edit_that_was_made_is_shown_again_as_soon_as_it_is_asked_for(desk):
+    desk = desk(steps=2)
+    desk.editing.run()
+    first = desk.editing.history
+    desk.session.prompt = "a dog"
+    assert desk.editing.history is first  # outdated, and shown until there is another
+    desk.editing.prepare()
+    assert desk.editing.history is not first
+    desk.session.prompt = "a cat"
+    assert desk.editing.history is first
+
+
+def test_a_closed_editing_is_told_nothing_more(desk):
     desk = desk()
-    good = desk.editing.settings
-    with pytest.raises(ValueError, match="feature_blocks"):
-        desk.editing.want_settings(replace(good, drag=replace(good.drag, feature_blocks=(99,))))
-    assert desk.editing.settings == good
+    desk.editing.close()
+    assert desk.session.watchers == []
+    desk.session.prompt = "a dog"
+    assert desk.editing.work.prompt == "a cat"
 
 
 def test_images_that_were_seen_are_kept_by_node(desk):
     desk = desk(steps=3)
-    desk.editing.pace.interval, desk.editing.pace.share = 0.0, inf
+    desk.editing.limiter.interval, desk.editing.limiter.share = 0.0, inf
     desk.editing.run(render=True)
     path = desk.session.history.path()
     assert np.array_equal(desk.editing.image_of(path[0]), desk.session.image)

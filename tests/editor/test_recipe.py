@@ -215,7 +215,7 @@ def test_a_lora_of_a_file_is_read_again(tiny, tmp_path, repeated, alpha):
     session.step(1)
     names = repeated(session)
     assert_repeated(session, names)
-    assert names["session"].source.lora.digest == session.source.lora.digest
+    assert names["session"].lora.digest == session.lora.digest
 
 
 def test_a_lora_from_no_file_is_asked_for(tiny, repeated):

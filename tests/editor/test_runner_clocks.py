@@ -153,7 +153,7 @@ def test_waiting_for_ticks_in_vain_ends_on_time(make_runner, monkeypatch):
     runner = make_runner("play")
     runner.start(counting(99), name="drag")
     monkeypatch.setattr("dragwidget.editor.runner.monotonic", lambda: float(next(now)))
-    with pytest.raises(TimeoutError, match="drag is not over after 5 s"):
+    with pytest.raises(TimeoutError, match="drag did not end within 5 s"):
         runner.wait(5)
     monkeypatch.undo()
     assert runner.state == "running"

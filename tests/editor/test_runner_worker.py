@@ -109,7 +109,7 @@ def test_a_pause_is_seen_at_once_and_a_resume_takes_it_back(make_runner):
     gate.wait_until_entered()
     assert runner.pause()
     assert runner.state == "paused"
-    with pytest.raises(TimeoutError, match="drag is not over after 0 s"):
+    with pytest.raises(TimeoutError, match="drag did not end within 0 s"):
         runner.wait(0)  # an item is still under way
     gate.open.release()
     runner.wait(SOON)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import zipfile
-
 import pytest
-from safetensors.torch import load, save
+from session_files import of_node, of_tensor, rewrite
 from tiny_sessions import ask, session_on
 
 from dragwidget.session.session import DragSession
@@ -22,42 +19,29 @@ def path(tiny, tmp_path):
     return tmp_path / "edit.drag"
 
 
-def rewrite(path, change):
-    """Change the JSON and the tensors of a saved session."""
-    with zipfile.ZipFile(path) as file:
-        content = json.loads(file.read("session.json"))
-        tensors = load(file.read("tensors.safetensors"))
-    change(content, tensors)
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr("session.json", json.dumps(content))
-        file.writestr("tensors.safetensors", save(tensors))
-
-
-def nothing(_content, _tensors):
+def nothing(*_):
     pass
 
 
 def test_a_file_that_is_written_again_as_it_was_is_opened(path, tiny):
-    rewrite(path, nothing)
-    assert len(DragSession.load(path, tiny).history.nodes) == 3
-
-
-def of_tensor(name, change):
-    """Changes one tensor of the file."""
-
-    def do(_content, tensors):
-        tensors[name] = change(tensors[name]).contiguous()
-
-    return do
+    for change in (nothing, of_node(2, nothing)):
+        rewrite(path, change)
+        assert len(DragSession.load(path, tiny).history.nodes) == 3
 
 
 def of_step(**changes):
     """Changes what is said of the second step."""
+    return of_node(2, lambda data, _tensors: data.update(changes))
 
-    def do(content, _tensors):
-        content["edits"][0]["nodes"][1].update(changes)
 
-    return do
+def of_shape(change):
+    """Changes the tensors of the second step."""
+
+    def do(_data, tensors):
+        for name, tensor in tensors.items():
+            tensors[name] = change(tensor).contiguous()
+
+    return of_node(2, do)
 
 
 CHANGES = {
@@ -74,11 +58,37 @@ CHANGES = {
         r"its image is uint8 of shape \(64, 64, 2\)",
     ),
     "a step of another size": (
-        of_tensor("edit.0.node.2", lambda packed: packed[:, :2]),
-        r"step 2 of its history is of shape \(3, 2, \d+, \d+\)",
+        of_shape(lambda tensor: tensor[:, :2]),
+        "step 2 of its history is of .* and of shape",
     ),
-    "a step that nobody drew": (of_step(drawn=1), "step 2 of its history was not drawn"),
-    "a step drawn before the first": (of_step(drawn=-1), "step 2 of its history was not drawn"),
+    "a step of another type": (
+        of_shape(lambda tensor: tensor.double()),
+        "step 2 of its history is of .* and of shape",
+    ),
+    "a step that nobody drew": (of_step(instructions="x"), "step 2 of its history was not drawn"),
+    "its own parent": (of_step(parent=2), "step 2 of its history does not come from earlier"),
+    "handles of a later step": (
+        of_step(anchor_nodes=[3]),
+        "step 2 of its history does not come from earlier",
+    ),
+    "two steps on": (of_step(index=3), "step 2 of its history does not come after its parent"),
+    "another number": (of_step(number=1), "step 2 of its history does not come after its parent"),
+    "two handles": (of_step(handles=[[1, 2], [3, 4]]), "step 2 .* not the points that were drawn"),
+    "no handles": (of_step(anchor_nodes=[]), "step 2 of its .* not the points that were drawn"),
+    "no timestep": (of_step(timestep="681"), "step 2 of its history has no timestep"),
+    "many terms of its loss": (
+        of_step(loss_terms={str(k): 0.0 for k in range(1000)}),
+        "step 2 of its history has .*too many terms",
+    ),
+    "a long header": (
+        of_step(note="x" * 2**20),
+        r"step 2 of its history has a header of \d+ bytes",
+    ),
+    "no settings": (of_step(settings=None), "step 2 of its history lacks or misstates"),
+    "lists without end": (
+        of_node(2, lambda *_: "[" * 100_000),
+        "step 2 of its history: ",
+    ),
 }
 
 

@@ -67,8 +67,8 @@ def saved_bytes(model, size):
 def test_a_step_takes_what_a_real_pass_keeps_and_a_little_more(tiny, size):
     session = session_on(tiny)
     session.set_image(waves(*size), max_side=max(size))
-    made = estimating._Costs(tiny, session.source.image.fitted_size, session.settings, mask=True)
-    kept = saved_bytes(tiny, session.source.image.fitted_size)
+    made = estimating._Costs(tiny, session.request.image.fitted_size, session.settings, mask=True)
+    kept = saved_bytes(tiny, session.request.image.fitted_size)
     assert 0.9 * kept < made.step().peak < 2 * kept
 
 

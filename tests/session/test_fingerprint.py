@@ -245,7 +245,7 @@ def test_a_stage_during_which_the_weights_were_changed_is_refused_and_not_kept(
     work = session.training_lora() if stage == "training" else session.preparing()
     next(work)
     fuse(own)
-    with pytest.raises(RuntimeError, match="weights were changed while a stage was made"):
+    with pytest.raises(RuntimeError, match="weights changed while a stage was computed"):
         list(work)
     assert not list(tmp_path.rglob("*.safetensors"))
 
@@ -257,8 +257,8 @@ def kept_latents(model, store, *, keep):
     session = session_on(model)
     if keep:
         latents = session.invert().latents
-        keep_inversion(store, model, session.source, session.settings, None, latents)
-    return find_inversion(store, model, session.source, session.settings, None)
+        keep_inversion(store, model, session.request, None, latents)
+    return find_inversion(store, model, session.request, None)
 
 
 def test_other_attention_processors_find_nothing_of_the_usual_ones(own, tmp_path):

@@ -6,13 +6,15 @@ import torch
 
 from dragwidget.drag.loop import DragStep
 from dragwidget.drag.optimizer import Moments
-from dragwidget.session.history import History, Node
+from dragwidget.session.history import History
+from dragwidget.session.node import Node, NodeTensors
 
 LATENT = torch.zeros(1, 1, 2, 2)
+TENSORS = NodeTensors((LATENT, Moments.zeros(LATENT)))
 
 
 def start() -> History:
-    return History(Node(0, 0, LATENT, Moments.zeros(LATENT), 681))
+    return History(Node(0, 0, TENSORS, 681))
 
 
 def grow(history: History, steps: int) -> None:
@@ -22,7 +24,7 @@ def grow(history: History, steps: int) -> None:
         points, reached = np.zeros((1, 2)), np.zeros(1, dtype=bool)
         step = DragStep(index, 0.0, {}, points, points, np.zeros(1), reached, LATENT)
         number, parent = len(history.nodes), history.current.number
-        history.append(Node(number, parent, LATENT, Moments.zeros(LATENT), 681, step=step))
+        history.append(Node(number, parent, TENSORS, 681, step=step))
 
 
 @pytest.fixture

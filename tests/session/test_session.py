@@ -268,7 +268,7 @@ def test_a_handle_that_is_there_again_goes_on_from_where_it_was(tiny):
     assert moved != other[0]
     session.instructions = ask(FAR)
     session.step(2)
-    edit = session.stages.edit(session.source, session.settings)
+    edit = session.edit
     handles, anchor_nodes = edit._handles(session.history.current, ask(FAR, other))
     assert handles == [session.history.current.handles[0], moved]
     assert anchor_nodes == (0, 0)

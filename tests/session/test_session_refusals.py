@@ -70,8 +70,8 @@ BAD_CALLS = {
         "instructions must be DragInstructions, got str",
     ),
     "no instructions": (lambda s: setattr(s, "instructions", None), TypeError, "got NoneType"),
-    "no step": (lambda s: s.step(0), ValueError, "must be a whole number from 1 up, got 0"),
-    "half a step": (lambda s: s.run(steps=0.5), ValueError, "whole number from 1 up, got 0.5"),
+    "no step": (lambda s: s.step(0), ValueError, "must be a whole number of 1 or more, got 0"),
+    "half a step": (lambda s: s.run(steps=0.5), ValueError, "whole number of 1 or more, got 0.5"),
     "bad settings of good instructions": (
         lambda s: s.drag(ask(((1, 1), (9, 9)), prompt="dog"), DragSettings(feature_blocks=(9,))),
         ValueError,
@@ -208,7 +208,7 @@ def test_a_drag_does_not_go_on_with_what_is_stale(tiny, change):
     next(walk)
     edit = session.edits[0]
     change(session)
-    with pytest.raises(RuntimeError, match=r"this drag cannot go on: .* was changed meanwhile"):
+    with pytest.raises(RuntimeError, match=r"this drag cannot continue: .* was changed meanwhile"):
         next(walk)
     assert len(edit.history.nodes) == 2  # the start and the step before the change
 

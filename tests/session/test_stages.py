@@ -1,4 +1,4 @@
-"""What makes a stage stale, what makes it fresh again, and what a render needs."""
+"""What makes a stage outdated, what makes it ready again, and what a render needs."""
 
 from dataclasses import replace
 from threading import Thread
@@ -9,7 +9,7 @@ from tiny_sessions import N, Passes, ask, blocks_of, left_half, session_on, wave
 
 from dragwidget.data.settings import InversionSettings, RenderSettings
 from dragwidget.diffusion.lora import LoRA, save_lora
-from dragwidget.progress import Cancelled, Monitor, Progress, Shelf, StageStatus
+from dragwidget.progress import Cancelled, KeyedCache, Monitor, Progress, StageStatus
 
 
 @pytest.fixture
@@ -31,29 +31,29 @@ def turned(session, stage, **changes):
     return replace(settings, **{stage: replace(getattr(settings, stage), **changes)})
 
 
-FRESH = {"lora": "fresh", "inversion": "fresh", "reference": "fresh"}
-STALE = {"lora": "stale", "inversion": "stale", "reference": "stale"}
+READY = {"lora": "ready", "inversion": "ready", "reference": "ready"}
+OUTDATED = {"lora": "outdated", "inversion": "outdated", "reference": "outdated"}
 CHANGES = {
-    "the prompt": (lambda s: setattr(s, "prompt", "a dog"), STALE),
-    "instructions": (lambda s: setattr(s, "instructions", ask(prompt="a dog")), STALE),
-    "the image": (lambda s: s.set_image(waves(seed=1), "a cat"), STALE),
-    "the LoRA": (lambda s: setattr(s, "settings", turned(s, "lora", seed=1)), STALE),
+    "the prompt": (lambda s: setattr(s, "prompt", "a dog"), OUTDATED),
+    "instructions": (lambda s: setattr(s, "instructions", ask(prompt="a dog")), OUTDATED),
+    "the image": (lambda s: s.set_image(waves(seed=1), "a cat"), OUTDATED),
+    "the LoRA": (lambda s: setattr(s, "settings", turned(s, "lora", seed=1)), OUTDATED),
     "inversion settings": (
         lambda s: setattr(s, "settings", turned(s, "inversion", strength=0.7)),
-        {**FRESH, "inversion": "stale", "reference": "stale"},
+        {**READY, "inversion": "outdated", "reference": "outdated"},
     ),
     "the render's attention layers": (
         lambda s: setattr(s, "settings", turned(s, "render", start_layer=7)),
-        {**FRESH, "reference": "stale"},
+        {**READY, "reference": "outdated"},
     ),
 }
 
 
-# ---------------------------------------------------------------- what becomes stale
+# ---------------------------------------------------------------- what becomes outdated
 
 
 def test_stages_that_were_made_are_fresh(session):
-    assert states(session) == FRESH
+    assert states(session) == READY
     with Passes(session.model) as passes:
         session.prepare()
         assert session.train_lora() is session.invert().lora
@@ -62,7 +62,7 @@ def test_stages_that_were_made_are_fresh(session):
 
 def test_stages_that_were_never_made_are_missing(tiny):
     session = session_on(tiny, lora_steps=2)
-    assert session.status == dict.fromkeys(FRESH, StageStatus("missing", "not made yet"))
+    assert session.status == dict.fromkeys(READY, StageStatus("missing", "not made yet"))
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -71,8 +71,8 @@ def test_a_change_makes_stale_what_depends_on_it_and_says_why(session, name):
     change(session)
     assert states(session) == wanted
     why = "the prompt" if name == "instructions" else name
-    stale = {stage.why for stage in session.status.values() if stage.state == "stale"}
-    assert stale == {f"{why} changed since it was made"}
+    outdated = {stage.why for stage in session.status.values() if stage.state == "outdated"}
+    assert outdated == {f"{why} changed since it was made"}
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -86,7 +86,7 @@ def test_taking_a_change_back_finds_everything_fresh(session, name):
     with Passes(session.model) as passes:
         session.prepare()
     assert passes.count == 0
-    assert states(session) == FRESH
+    assert states(session) == READY
     assert [node.step for node in session.history.nodes[1:]] == steps
 
 
@@ -100,7 +100,7 @@ def test_taking_a_change_back_finds_everything_fresh(session, name):
 def test_what_no_stage_depends_on_makes_nothing_stale(session, stage, changes):
     session.settings = turned(session, stage, **changes)
     session.instructions = ask(((5, 5), (9, 9)), mask=left_half())
-    assert states(session) == FRESH
+    assert states(session) == READY
 
 
 def test_the_nearest_version_says_what_has_changed(session):
@@ -145,15 +145,15 @@ def test_a_lora_that_was_given_takes_the_place_of_training(session, tiny, tmp_pa
     other = session_on(tiny, lora_steps=2)
     with Passes(tiny) as passes:
         other.use_lora(file)
-        assert other.status["lora"] == StageStatus("fresh", "the one that was given")
+        assert other.status["lora"] == StageStatus("ready", "the one that was given")
         other.prepare()
     assert passes.count == N
     assert np.array_equal(other.invert().latents[-1], session.invert().latents[-1])
     other.use_lora(None)
-    assert states(other) == {"lora": "missing", "inversion": "stale", "reference": "missing"}
+    assert states(other) == {"lora": "missing", "inversion": "outdated", "reference": "missing"}
     assert other.status["inversion"].why == "the LoRA changed since it was made"
     other.use_lora(trained)
-    assert other.status["inversion"].state == "fresh"
+    assert other.status["inversion"].state == "ready"
 
 
 def test_a_lora_of_another_model_is_refused_when_it_is_given(session):
@@ -161,7 +161,7 @@ def test_a_lora_of_another_model_is_refused_when_it_is_given(session):
     other = LoRA(dict(lora.down), {path: matrix[:-1] for path, matrix in lora.up.items()})
     with pytest.raises(ValueError, match="this LoRA belongs to another model"):
         session.use_lora(other)
-    assert states(session) == FRESH
+    assert states(session) == READY
 
 
 # ---------------------------------------------------------------- what a render needs
@@ -255,7 +255,7 @@ def test_a_generated_image_keeps_the_steps_it_was_made_with(tiny):
     session, _ = generated(tiny)
     session.prepare()
     session.settings = replace(session.settings, inversion=InversionSettings(steps=9, strength=0.5))
-    assert session.status["inversion"].state == "fresh"
+    assert session.status["inversion"].state == "ready"
     session.settings = replace(session.settings, inversion=InversionSettings(steps=9, strength=1))
     assert session.invert().count == 6
 
@@ -271,10 +271,10 @@ def test_what_is_made_is_kept_under_what_it_was_made_of(tiny):
     session.settings = turned(session, "lora", steps=0)
     for _ in work:
         pass
-    assert states(session)["inversion"] == "stale"
+    assert states(session)["inversion"] == "outdated"
     session.prompt = "a cat"
     session.settings = fresh.settings
-    assert session.status["inversion"].state == "fresh"
+    assert session.status["inversion"].state == "ready"
     assert np.array_equal(session.invert().latents[-1], fresh.invert().latents[-1])
 
 
@@ -355,16 +355,16 @@ def test_a_cancellation_is_raised_at_the_next_report_and_forgotten_at_the_next_s
 
 
 def test_a_full_shelf_lets_go_of_what_was_made_longest_ago():
-    shelf = Shelf[int](2)
+    cache = KeyedCache[int](2)
     for number in range(3):
-        assert shelf.put((("number", number),), number) == number
-    assert list(shelf) == [1, 2]
-    assert shelf.get((("number", 0),)) is None
-    assert shelf.status((("number", 2),)).state == "fresh"
-    assert shelf.status((("number", 0),)).why == "number changed since it was made"
+        assert cache.put((("number", number),), number) == number
+    assert list(cache) == [1, 2]
+    assert cache.get((("number", 0),)) is None
+    assert cache.status((("number", 2),)).state == "ready"
+    assert cache.status((("number", 0),)).why == "number changed since it was made"
 
 
 def test_all_that_changed_is_named_once():
-    shelf = Shelf[str](5)
-    shelf.put((("a", 1), ("b", 1)), "first")
-    assert shelf.status((("a", 2), ("c", 1))).why == "a and c and b changed since it was made"
+    cache = KeyedCache[str](5)
+    cache.put((("a", 1), ("b", 1)), "first")
+    assert cache.status((("a", 2), ("c", 1))).why == "a and c and b changed since it was made"

@@ -1,4 +1,4 @@
-"""The source's own pass on disk: found by the next session, to the bit, and never in the way."""
+"""The reference branch on disk: found by the next session, to the bit, and never in the way."""
 
 import logging
 from dataclasses import replace

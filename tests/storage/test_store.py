@@ -86,9 +86,9 @@ def test_every_flipped_byte_is_found(store, caplog):
     content = entry.path.read_bytes()
     places = random.Random(0).sample(range(len(content)), min(400, len(content)))
     for place in places:
-        spoilt = bytearray(content)
-        spoilt[place] ^= 1 << place % 8
-        entry.path.write_bytes(spoilt)
+        corrupted = bytearray(content)
+        corrupted[place] ^= 1 << place % 8
+        entry.path.write_bytes(corrupted)
         assert store.get("lora", MADE_BY) is None
         assert not entry.path.exists()
     entry.path.write_bytes(content)
@@ -112,9 +112,9 @@ def test_verify_names_what_is_damaged_and_leaves_the_rest(store, caplog):
     caplog.set_level(logging.CRITICAL)
     for name in "abc":
         store.put("lora", {"image": name}, tensors(ord(name)))
-    spoilt = store.entries()[1].path
-    spoilt.write_bytes(spoilt.read_bytes() + b"x")
-    assert store.verify() == [spoilt]
+    corrupted = store.entries()[1].path
+    corrupted.write_bytes(corrupted.read_bytes() + b"x")
+    assert store.verify() == [corrupted]
     assert store.verify() == []
     assert len(store.entries()) == 2
 

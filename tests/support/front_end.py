@@ -78,6 +78,13 @@ class Page:
         ]
         send(self.canvas.scene.multi, event=name, touches=touches)
 
+    def drawn(self):
+        """The page has drawn all that was sent, and sends back the one pixel that was asked for."""
+        state = {"image_data": None}
+        message = {"method": "update", "state": state, "buffer_paths": [["image_data"]]}
+        canvas = self.canvas.scene._masks.canvas
+        canvas._handle_msg({"content": {"data": message}, "buffers": [memoryview(b"a png")]})
+
     def key(self, key, shift=False, ctrl=False, meta=False):
         if self.has_script:
             self.tell(event="key", key=key, shift=shift, command=ctrl or meta)

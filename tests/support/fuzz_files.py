@@ -1,7 +1,8 @@
-"""Spoilt files, for ``fuzzing``: sessions, samples, images, LoRAs and models."""
+"""Corrupted files, for ``fuzzing``: sessions, samples, images, LoRAs and models."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -17,9 +18,10 @@ from typing import Any
 
 import numpy as np
 from fuzz_mutations import spoil, spoil_json, spoil_value
-from fuzz_pickles import HEIGHT, WIDTH, spoilt_pickle
+from fuzz_pickles import HEIGHT, WIDTH, corrupted_pickle
 from fuzzing import MB, Kind
 from PIL import Image, features
+from session_files import header_of, sha256
 
 from dragwidget.data.dragbench import read_dragbench
 from dragwidget.data.image import source_image
@@ -29,8 +31,8 @@ from dragwidget.session.session import DragSession
 from dragwidget.session.session_file import JSON_NAME, TENSORS_NAME
 
 
-def spoilt_tensors(chance: random.Random, data: bytes) -> bytes:
-    """A safetensors file whose header lies, or whose bytes are spoilt."""
+def corrupted_tensors(chance: random.Random, data: bytes) -> bytes:
+    """A safetensors file whose header lies, or whose bytes are corrupted."""
     if chance.random() < 0.4:
         return spoil(chance, data)
     length = int.from_bytes(data[:8], "little")
@@ -91,6 +93,8 @@ class Sessions(Kind):
         with zipfile.ZipFile(self.path) as file:
             self.content = json.loads(file.read(JSON_NAME))
             self.tensors = file.read(TENSORS_NAME)
+            names = sorted(set(file.namelist()) - {JSON_NAME, TENSORS_NAME})
+            self.nodes = {name: file.read(name) for name in names}
         self.read(self.path)
 
     def make(self, chance: random.Random) -> Path:
@@ -101,20 +105,52 @@ class Sessions(Kind):
         act = chance.random()
         if act < 0.25:
             return spoil(chance, self.data)
+        if act < 0.45:
+            return self._zipped([(JSON_NAME, spoil_json(chance, self.content))])
         if act < 0.6:
-            return zipped([(JSON_NAME, spoil_json(chance, self.content))], self.tensors)
+            return self._with_spoilt_node(chance)
         if act < 0.75:
-            packed = spoilt_tensors(chance, self.tensors)
-            return zipped([(JSON_NAME, json.dumps(self.content))], packed)
+            packed = corrupted_tensors(chance, self.tensors)
+            return self._zipped([(JSON_NAME, json.dumps(self.content))], packed)
         if act < 0.77:  # masks much larger than the image, many of them
             content = json.loads(json.dumps(self.content))
             large = {**json.loads(content["instructions"]), "size": [4000, 3000]}
             large["mask_runs"] = [0, 12_000_000]
-            content["edits"][0]["drawn"] += [
+            content["drawn"] = [
                 json.dumps({**large, "prompt": str(k)}) for k in range(chance.choice([1, 30]))
             ]
-            return zipped([(JSON_NAME, json.dumps(content))], self.tensors)
+            return self._zipped([(JSON_NAME, json.dumps(content))])
         return self._strange_zip(chance)
+
+    def _with_spoilt_node(self, chance: random.Random) -> bytes:
+        """A node whose JSON or tensors are corrupted, under the right name."""
+        place = chance.randrange(len(self.nodes))
+        part = list(self.nodes)[place]
+        header = header_of(self.nodes[part])
+        if chance.random() < 0.6:
+            places = json.loads(header[8:])
+            about = places["__metadata__"]
+            text = spoil_json(chance, json.loads(about["node"]))
+            about["node"] = text if isinstance(text, str) else text.decode(errors="replace")
+            packed = json.dumps(places).encode()
+            corrupted = struct.pack("<Q", len(packed)) + packed + self.nodes[part][len(header) :]
+        else:
+            corrupted = corrupted_tensors(chance, self.nodes[part])
+        content = json.loads(json.dumps(self.content))
+        content["edits"][0]["nodes"][place] = sha256(header_of(corrupted))
+        return self._zipped(
+            [(JSON_NAME, json.dumps(content))], nodes={**self.nodes, part: corrupted}
+        )
+
+    def _zipped(
+        self,
+        parts: list[tuple[Any, str | bytes]],
+        tensors: bytes | None = None,
+        method: int = zipfile.ZIP_STORED,
+        nodes: dict[str, bytes] | None = None,
+    ) -> bytes:
+        tensors = self.tensors if tensors is None else tensors
+        return zipped([*parts, *(nodes or self.nodes).items()], tensors, method)
 
     def _strange_zip(self, chance: random.Random) -> bytes:
         plain = json.dumps(self.content)
@@ -124,22 +160,22 @@ class Sessions(Kind):
         )  # fmt: skip
         act = chance.choice([0, 1, 2, 3, 5, 5, 6, 6]) if chance.random() < 0.97 else 4
         if act == 0:
-            return zipped([(name, plain)], self.tensors)
+            return self._zipped([(name, plain)])
         if act == 1:
-            return zipped([(JSON_NAME, plain), (name, "x")], self.tensors)
+            return self._zipped([(JSON_NAME, plain), (name, "x")])
         if act == 2:
-            return zipped([(JSON_NAME, plain), (JSON_NAME, "{}")], self.tensors)
+            return self._zipped([(JSON_NAME, plain), (JSON_NAME, "{}")])
         if act == 3:  # a link to elsewhere
             link = zipfile.ZipInfo(JSON_NAME)
             link.external_attr = 0o120777 << 16
-            return zipped([(link, "/etc/passwd")], self.tensors)
+            return self._zipped([(link, "/etc/passwd")])
         if act == 4:  # a bomb
             bomb = plain[:-1] + " " * (40 * MB) + "}"
-            return zipped([(JSON_NAME, bomb)], self.tensors, zipfile.ZIP_DEFLATED)
+            return self._zipped([(JSON_NAME, bomb)], method=zipfile.ZIP_DEFLATED)
         if act == 5:
             method = chance.choice([zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-            return spoil(chance, zipped([(JSON_NAME, plain)], self.tensors, method))
-        data = bytearray(zipped([(JSON_NAME, plain)], self.tensors))
+            return spoil(chance, self._zipped([(JSON_NAME, plain)], method=method))
+        data = bytearray(self._zipped([(JSON_NAME, plain)]))
         for mark, offsets in (
             (b"PK\x01\x02", (8, 10, 20, 24, 42)),
             (b"PK\x03\x04", (6, 8, 18, 22)),
@@ -154,6 +190,9 @@ class Sessions(Kind):
             for step in edit.history:
                 float(step.loss), float(step.distances.sum()), len(step.loss_terms)
             edit.history.path(edit.history.tip)
+            for node in edit.history.nodes:
+                with contextlib.suppress(OSError):  # it is damaged, and says so
+                    node.latent.sum(), node.moments.first.sum()
         return session.status, repr(session.instructions), session.image.size
 
 
@@ -184,7 +223,7 @@ class Samples(Kind):
         if chance.random() < 0.1:
             image = spoil(chance, image)
         (self.folder / "original_image.png").write_bytes(image)
-        (self.folder / "meta_data.pkl").write_bytes(spoilt_pickle(chance, canary))
+        (self.folder / "meta_data.pkl").write_bytes(corrupted_pickle(chance, canary))
         return self.folder
 
     def read(self, given: Path) -> object:
@@ -310,7 +349,7 @@ class Loras(Kind):
         data = chance.choice(self.examples)
         if chance.random() < 0.25:
             data = self._configured(chance, data)
-        path.write_bytes(spoilt_tensors(chance, data) if chance.random() < 0.85 else data)
+        path.write_bytes(corrupted_tensors(chance, data) if chance.random() < 0.85 else data)
         return path
 
     @staticmethod
@@ -337,7 +376,7 @@ class Models(Kind):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.whole = _tiny_model(folder)
-        self.path = folder / "spoilt"
+        self.path = folder / "corrupted"
         self.canary = folder / "canary"
         self.files = sorted(p.relative_to(self.whole) for p in self.whole.rglob("*") if p.is_file())
         self.read(self.whole)
@@ -359,13 +398,13 @@ class Models(Kind):
         file.unlink()  # it is a link to the whole model's
         try:
             if file.suffix == ".safetensors":
-                data = spoilt_tensors(chance, data)
+                data = corrupted_tensors(chance, data)
             elif file.suffix == ".json" and chance.random() < 0.8:
                 text = spoil_json(chance, json.loads(data))
                 data = text if isinstance(text, bytes) else text.encode()
             else:
                 data = spoil(chance, data)
-        except (ValueError, RecursionError):  # it was spoilt before
+        except (ValueError, RecursionError):  # it was corrupted before
             data = spoil(chance, data)
         if chance.random() < 0.95:
             file.write_bytes(data)

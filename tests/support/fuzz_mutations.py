@@ -14,11 +14,11 @@ _NUMBERS = [0, 1, 0x7F, 0x80, 0xFF, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 
 
 def spoil(chance: random.Random, data: bytes, times: int | None = None) -> bytes:
     """Bytes flipped, cut out, doubled, swapped, overwritten or cut off, a few times over."""
-    spoilt = bytearray(data)
+    corrupted = bytearray(data)
     for _ in range(chance.randint(1, 4) if times is None else times):
         act = chance.choice([_flip, _flip, _cut, _double, _swap, _number, _noise, _cut_off])
-        act(chance, spoilt)
-    return bytes(spoilt)
+        act(chance, corrupted)
+    return bytes(corrupted)
 
 
 def _place(chance: random.Random, data: bytearray) -> int:
@@ -137,7 +137,7 @@ def _spoil_place(chance: random.Random, container: Any, key: Any, strange: list[
 
 
 def spoil_json(chance: random.Random, value: Any) -> str | bytes:
-    """JSON text of a value that is spoilt, or spoilt text of a value that is not."""
+    """JSON text of a value that is corrupted, or corrupted text of a value that is not."""
     act = chance.random()
     if act < 0.65:
         return json.dumps(spoil_value(chance, value))

@@ -63,7 +63,7 @@ def fields() -> dict[str, Any]:
     return {"prompt": "a fox", "points": points, "mask": mask}
 
 
-def spoilt_pickle(chance: random.Random, canary: Path) -> bytes:
+def corrupted_pickle(chance: random.Random, canary: Path) -> bytes:
     act, protocol = chance.random(), chance.randrange(6)
     if act < 0.45:
         return spoil(chance, pickle.dumps(fields(), protocol))

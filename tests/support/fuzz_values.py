@@ -1,4 +1,4 @@
-"""Spoilt instructions, masks, points and settings, for ``fuzzing``."""
+"""Corrupted instructions, masks, points and settings, for ``fuzzing``."""
 
 from __future__ import annotations
 
@@ -81,10 +81,10 @@ class Pairs(Kind):
         points: Any = chance.choice([flat, [flat[:2], flat[2:]]])
         mask = [[0] * 12, [0, 1] * 6] + [[0] * 12] * 6
         fields = {"points": points, "size": [12, 8], "mask": mask, "prompt": "a fox"}
-        spoilt = spoil_value(chance, fields, STRANGE_OBJECTS)
-        if not isinstance(spoilt, dict):
-            spoilt = {"points": spoilt}
-        return {**fields, **{name: spoilt[name] for name in fields if name in spoilt}}
+        corrupted = spoil_value(chance, fields, STRANGE_OBJECTS)
+        if not isinstance(corrupted, dict):
+            corrupted = {"points": corrupted}
+        return {**fields, **{name: corrupted[name] for name in fields if name in corrupted}}
 
     def read(self, given: dict[str, Any]) -> object:
         made = DragInstructions.from_points(

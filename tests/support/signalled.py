@@ -26,6 +26,7 @@ from dragwidget.diffusion.loading import load_model
 
 
 def main(folder: Path, signals: int) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     torch.set_num_threads(1)
     model = load_model(write_model(folder, channels=(8, 8)), device="cpu", dtype="float32")
     session = session_on(model.with_parts(memory="low"), lora_steps=1)

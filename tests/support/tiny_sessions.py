@@ -66,7 +66,7 @@ def ask(*pairs: Any, size: tuple[int, int] = SIZE, **more: Any) -> DragInstructi
 
 
 def left_half() -> np.ndarray:
-    """A mask (H, W): only what is left may change."""
+    """A mask (H, W): only what is left is editable."""
     mask = np.zeros(SIZE[::-1], dtype=bool)
     mask[:, : SIZE[0] // 2] = True
     return mask
@@ -99,12 +99,12 @@ class Passes:
 
 def state(session: DragSession) -> dict[str, Any]:
     """All that a user can see of a session, to compare before and after a call that fails."""
-    if session._asked.image is None:
+    if session._request is None:
         return {"settings": session.settings, "ended": session.ended}
     return {
         "image": session.image.tobytes(),
         "prompt": session.prompt,
-        "lora": session.source.lora,
+        "lora": session.lora,
         "instructions": session.instructions,
         "settings": session.settings,
         "ended": session.ended,

@@ -123,16 +123,16 @@ def test_every_strip_of_a_setting_is_shown_once_and_can_be_made_again():
             assert image.size == (width, script.PANEL + script.LINE)
 
 
-def test_the_film_is_small_light_and_moves():
+def test_the_animation_is_small_light_and_moves():
     path = DOCS / "images" / "drag.gif"
     assert path.stat().st_size <= 3_000_000
-    with Image.open(path) as film:
-        assert film.width <= 900
-        assert film.n_frames > 30
+    with Image.open(path) as animation:
+        assert animation.width <= 900
+        assert animation.n_frames > 30
         seen = []
-        for frame in (0, film.n_frames // 2, film.n_frames - 1):
-            film.seek(frame)
-            seen.append(np.asarray(film.convert("L")).astype(int))
+        for frame in (0, animation.n_frames // 2, animation.n_frames - 1):
+            animation.seek(frame)
+            seen.append(np.asarray(animation.convert("L")).astype(int))
     assert np.median(seen[0]) > 200  # a light page
     assert all(np.abs(a - b).max() > 64 for a, b in pairwise(seen))
 

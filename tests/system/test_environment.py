@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
@@ -53,9 +53,13 @@ def canonical(name: str) -> str:
 
 
 @cache
-def owners() -> dict[str, set[str]]:
-    """The distributions that a top-level name belongs to."""
-    return {name: set(map(canonical, own)) for name, own in packages_distributions().items()}
+def installed() -> Mapping[str, list[str]]:
+    return packages_distributions()
+
+
+def owned_by(name: str) -> set[str]:
+    """The distributions that a top-level name belongs to; its namesake where none is installed."""
+    return set(map(canonical, installed().get(name, [name])))
 
 
 @cache
@@ -84,7 +88,7 @@ def test_what_a_test_imports_is_brought_by_its_environment(path):
     folder = path.relative_to(ROOT / "tests").parts[0]
     extras = BY_THEMSELVES.get(path.name) or EXTRAS.get(folder, {"test"})
     there = brought(frozenset(extras))
-    missing = {name for name in imported(path.read_text()) if not owners().get(name, set()) & there}
+    missing = {name for name in imported(path.read_text()) if not owned_by(name) & there}
     assert missing == set(), f"add them to the extras {sorted(extras)} in pyproject.toml"
 
 

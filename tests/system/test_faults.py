@@ -122,7 +122,6 @@ def test_out_of_memory_in_any_phase_is_said_with_advice_and_changes_nothing(
     before(one)
     if phase == "inversion":
         one.prompt = "a dog"
-    one._editing._ask()  # what is drawn and typed is what the session is asked for, from here on
     as_it_was = seen(one)
     with raised_in(part(tiny), fault, number) as count:
         work(one)
@@ -131,7 +130,7 @@ def test_out_of_memory_in_any_phase_is_said_with_advice_and_changes_nothing(
     assert count[0] == number
     assert "memory" in one.error.lower()
     assert "Lower max_side" in one._view.error_line.value
-    # A stage that was finished before the fault is kept: the LoRA, or the source's own pass.
+    # A stage that was finished before the fault is kept: the LoRA, or the reference branch.
     as_it_was["stands"] = (*as_it_was["stands"][:2], one._editing.status)
     as_it_was["session"]["status"] = one.session.status
     assert seen(one) == as_it_was
@@ -322,7 +321,7 @@ def test_a_worker_that_is_killed_while_it_waits_is_replaced(widget):
     worker = clock._thread
     with untraced():
         kill(worker)
-        clock._wake.set()
+        clock._wake.put(None)
         worker.join(SOON)
     assert not worker.is_alive()
     one.step()

@@ -145,7 +145,7 @@ def test_a_read_only_cache_still_gives_what_is_in_it(tiny, tmp_path, monkeypatch
     assert_same_steps(again, first)
     assert caplog.text == ""
     for entry in Store(tmp_path).entries():
-        entry.path.write_bytes(b"spoilt")
+        entry.path.write_bytes(b"corrupted")
     again, image_again = edited()
     assert np.array_equal(image_again, expected)
     assert "is damaged" in caplog.text

@@ -16,7 +16,7 @@ COUNTS = {"json": 300, "runs": 100, "pairs": 200, "settings": 200, "pickle": 200
 
 
 @pytest.mark.parametrize("name", [*VALUES, *FILES])
-def test_what_is_spoilt_is_read_or_refused_and_does_nothing_else(name, tmp_path):
+def test_what_is_corrupted_is_read_or_refused_and_does_nothing_else(name, tmp_path):
     kind = {**VALUES, **FILES}[name](tmp_path)
     with bounded_memory(6 * 2**30):
         tally = fuzz(name, kind, COUNTS[name], seed=1)

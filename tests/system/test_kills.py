@@ -17,6 +17,7 @@ from tiny_sessions import N, Passes, session_on
 from dragwidget.session import stages as making
 from dragwidget.session.journal import DRAWN, WHOLE, restore
 from dragwidget.session.session import DragSession
+from dragwidget.storage import atomic
 from dragwidget.storage.cache import Store
 
 KILLS = int(os.environ.get("DRAGWIDGET_KILLS", "3"))
@@ -107,6 +108,12 @@ def _checkpoints_now_and_then(monkeypatch):
     monkeypatch.setattr(making, "CHECKPOINT_SECONDS", making.CHECKPOINT_SECONDS)
 
 
+@pytest.fixture(autouse=True)
+def _whoever_was_killed_is_dead(monkeypatch):
+    """No file was just made by a process that has not locked it yet."""
+    monkeypatch.setattr(atomic, "JUST_MADE", 0.0)
+
+
 @pytest.fixture(scope="module")
 def whole(tiny):
     """The LoRA of a training that nothing interrupted."""
@@ -185,7 +192,7 @@ def test_a_file_that_was_there_is_whole_old_or_new(tiny, killer, tmp_path, chanc
     session.save(path)
     done = steps(killer.kill_in("save", tmp_path, chance))
     loaded = DragSession.load(path, tiny)
-    assert loaded.instructions in (target(done), target(done + 1))
+    assert loaded.instructions.pairs in (target(done).pairs, target(done + 1).pairs)
     if done:
         assert len(loaded.history.nodes) == 3
     session.save(path)

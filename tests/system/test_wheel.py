@@ -19,7 +19,13 @@ LARGEST = 25e6  # bytes of a wheel
 # Three of the 25 DDIM steps that are recommended: an image is made, whatever it shows.
 SETTINGS = '{"inversion": {"steps": 6}, "drag": {"steps": 1}}'
 WIDGET_TEST = "test_a_whole_edit_from_python_equals_the_session_alone"
-NEEDED_BY_THE_TEST = ("conftest.py", "test_widget.py", "tiny_models.py", "tiny_sessions.py")
+NEEDED_BY_THE_TEST = (
+    "conftest.py",
+    "ui/test_widget.py",
+    "support/front_end.py",
+    "support/tiny_models.py",
+    "support/tiny_sessions.py",
+)
 
 
 def call(*words, cwd):
@@ -114,8 +120,9 @@ def test_the_command_edits_an_image_there(installed, tmp_path):
 
 def test_the_widget_works_there(installed, tmp_path):
     for name in NEEDED_BY_THE_TEST:
-        shutil.copy(ROOT / "tests" / name, tmp_path)
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / "tests" / name, tmp_path / name)
     shutil.copytree(ROOT / "tests/golden/tiny-sd", tmp_path / "golden/tiny-sd")
-    (tmp_path / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
-    words = ("-q", "-p", "no:cacheprovider", f"test_widget.py::{WIDGET_TEST}")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\npythonpath = support\n")
+    words = ("-q", "-p", "no:cacheprovider", f"ui/test_widget.py::{WIDGET_TEST}")
     assert "1 passed" in call(installed / "python", "-m", "pytest", *words, cwd=tmp_path)

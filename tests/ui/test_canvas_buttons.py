@@ -78,7 +78,7 @@ def test_delete_removes_the_chosen_pair_and_nothing_where_none_is(canvas, bar):
 def test_a_pair_has_two_ends(canvas):
     canvas.add_pair((20, 30), (60, 50))
     canvas.select(0, "handle")
-    with pytest.raises(ValueError, match=r'^a pair has a "handle" and a "target", got \'middle\'$'):
+    with pytest.raises(ValueError, match=r'^end must be "handle" or "target", got \'middle\'$'):
         canvas.select(0, "middle")
     assert (canvas.selected, canvas.selected_end) == (0, "handle")
 

@@ -93,7 +93,7 @@ DRAWING_TOOLS = ("points", "brush", "eraser", "lasso", "rectangle")
 
 def has_drawn(canvas):
     """Whether anything was drawn, is half drawn, or could be undone."""
-    hand = canvas._hand
+    hand = canvas._controller
     half = (hand.gesture, *hand.state.unfinished.values())
     return any([canvas.pairs, canvas.mask is not None, canvas.can_undo, *half])
 

@@ -317,7 +317,7 @@ def test_no_hint_offers_what_a_page_without_the_script_does_not_do(canvas, bare)
     assert "Draw around the editable region.<" in hint(canvas)
     bare.touch("touch_start", (20, 20))
     bare.touch("touch_end")
-    assert "Click the next corner; Undo takes it back." in hint(canvas)
+    assert "Click the next corner; Undo reverts it." in hint(canvas)
 
 
 def test_a_corner_is_where_it_was_clicked_though_the_view_changed_before_the_release(canvas, page):

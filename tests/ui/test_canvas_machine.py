@@ -61,7 +61,7 @@ class Driver:
         assert (canvas.selected, canvas.tool) == (plain.selected, plain.tool)
         assert canvas.can_undo == bool(plain.past)
         assert canvas.can_redo == bool(plain.future)
-        assert (canvas._hand.gesture is None) == (plain.gesture is None)
+        assert (canvas._controller.gesture is None) == (plain.gesture is None)
 
     def close(self):
         """Undo back to the start restores the start, redo what was there, bit for bit."""
@@ -69,7 +69,7 @@ class Driver:
         canvas.cancel_gesture()
         plain.cancel()
         last = canvas.pairs, canvas.mask
-        while canvas._hand.step_back():
+        while canvas._controller.step_back():
             pass
         plain.forget()
         steps = 0

@@ -202,7 +202,7 @@ def test_a_trail_follows_its_pair_when_another_is_deleted_and_goes_with_its_own(
     ("trails", "starts"), [([[(5, 5)]], None), ([], [(5, 5)]), ([[]] * 3, None), ([[]] * 2, [])]
 )
 def test_tracks_that_do_not_belong_together_are_refused(canvas, trails, starts):
-    with pytest.raises(ValueError, match="each handle has a trail and a start: got 2 handles"):
+    with pytest.raises(ValueError, match="one entry per handle: got 2 handles"):
         canvas.show_tracks([(9, 9), (8, 8)], trails, starts)
 
 
@@ -215,7 +215,7 @@ def test_threads_may_lay_over_while_a_hand_draws(canvas):
         while not stop.is_set():
             canvas.show_image(image(9))
             canvas.show_tracks([(9, 9)], [[(5, 5), (9, 9)]])
-            canvas._view.show_laid_over()  # past the throttle
+            canvas._view.show_overlays()  # past the throttle
 
     threads = [threading.Thread(target=run) for _ in range(3)]
     with messages() as sent:

@@ -56,7 +56,7 @@ def test_a_tool_of_ten_lines_is_offered_and_runs(canvas):
 
 
 def test_a_tool_that_is_not_in_the_table_is_refused_by_name(canvas):
-    with pytest.raises(traitlets.TraitError, match="there is no tool 'spray': there are points, "):
+    with pytest.raises(traitlets.TraitError, match=r"tool must be one of points, .*, got 'spray'"):
         canvas.tool = "spray"
     assert canvas.tool == "points"
 

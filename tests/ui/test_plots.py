@@ -292,7 +292,7 @@ def test_nothing_that_is_shown_can_break_out():
     bad = '<script>"x"</script>&'
     for made in (
         styles.status_line(bad, faint=bad),
-        styles.badge(bad, "stale", bad),
+        styles.badge(bad, "outdated", bad),
         styles.error_line(bad, hint=bad),
         styles.error_line(ValueError(bad)),
     ):
@@ -307,7 +307,7 @@ def test_a_status_is_read_out_and_an_error_at_once():
     assert "⚠" not in styles.error_line(None)
 
 
-@pytest.mark.parametrize("state", ["fresh", "stale", "missing", "off"])
+@pytest.mark.parametrize("state", ["ready", "outdated", "missing", "off"])
 def test_a_badge_says_it_by_word_and_symbol(state):
     said = ElementTree.fromstring(styles.badge("LoRA", state, "because"))
     texts = [part.text for part in said]

@@ -110,9 +110,10 @@ def test_a_prompt_makes_the_stages_stale_and_says_so(widget):
     assert "ready" in widget._view.status._badges.value
     widget.prompt = "a dog"
     assert "the prompt changed" in widget._view.status._badges.value
-    assert widget.session.prompt == "a cat"
-    widget.prepare()
     assert widget.session.prompt == "a dog"
+    assert widget._editing.work.prompt == "a cat"  # what is shown until there is another
+    widget.prepare()
+    assert widget._editing.work.prompt == "a dog"
     assert len(widget.session.edits) == 2
 
 
@@ -224,7 +225,7 @@ def test_comparing_shows_the_source_and_comes_back(widget):
     widget.run()
     compare = widget._view.compare
     compare.mode.value = "before"
-    compare.mode.value = "curtain"
+    compare.mode.value = "slider"
     compare.share.value = 0.25
     compare.mode.value = "after"
     assert np.array_equal(widget.canvas._view.preview, widget.result)
@@ -232,11 +233,11 @@ def test_comparing_shows_the_source_and_comes_back(widget):
 
 def test_files_can_be_taken_away(widget, tmp_path):
     widget = widget(steps=2)
-    widget._editing.pace.interval, widget._editing.pace.share = 0.0, 1.0
+    widget._editing.limiter.interval, widget._editing.limiter.share = 0.0, 1.0
     widget.run()
-    film = Image.open(io.BytesIO(widget.gif()))
-    assert film.format == "GIF"
-    assert film.n_frames >= 2
+    animation = Image.open(io.BytesIO(widget.gif()))
+    assert animation.format == "GIF"
+    assert animation.n_frames >= 2
     assert np.array_equal(Image.open(io.BytesIO(widget._png())), widget.result)
     assert DragInstructions.from_json(widget._json()).pairs == widget.instructions.pairs
     for button in all_below(widget._view.folded):
@@ -321,3 +322,67 @@ def test_a_notebook_without_a_kernel_shows_an_image_of_it(widget):
     with Image.open(io.BytesIO(base64.b64decode(bundle["image/png"]))) as still:
         assert max(still.size) == 512
     assert "<style" not in bundle["text/plain"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_code_of_an_edit_gives_the_same_image_from_another_folder(
+    tiny_folder, tmp_path, monkeypatch, dtype
+):
+    Image.fromarray(waves(96, 64)).save(tmp_path / "photo.png")
+    monkeypatch.chdir(tmp_path)
+    widget = DragWidget(
+        "photo.png", prompt="a fox", model=tiny_folder, dtype=dtype, device="cpu", max_side=64,
+        clock="sync", journal=False, store=None,
+    )  # fmt: skip
+    quick = session_on(widget.session.model).settings
+    widget.settings = quick
+    widget.instructions = ask(size=(96, 64))
+    widget.run()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    names = {}
+    exec(widget.code(), names)
+    assert np.array_equal(names["result"], widget.result)
+    assert names["session"].prompt == "a fox"
+    assert names["session"].model.dtype == widget.session.model.dtype
+    widget.close()
+
+
+def test_the_prompt_has_one_home(widget, tmp_path):
+    widget = widget()
+    widget.prompt = "a fox"
+    assert widget.instructions.prompt == widget.canvas.prompt == "a fox"
+    assert json.loads(widget._json())["prompt"] == "a fox"
+    widget.canvas.save(tmp_path / "drawn.json")
+    widget.prompt = "a dog"
+    widget.canvas.load(tmp_path / "drawn.json")
+    assert widget.prompt == widget.session.prompt == "a fox"
+    widget.instructions = ask()  # says nothing of a prompt
+    assert widget.prompt == widget.instructions.prompt == "a fox"
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        ("https://example.org/fox.png", "is a URL"),
+        ("~/no such folder/fox.png", "there is no image at .*no such folder"),
+    ],
+)
+def test_a_url_and_a_home_folder_are_told_apart_from_files(image, said):
+    with pytest.raises((ValueError, FileNotFoundError), match=said) as raised:
+        DragWidget(image)
+    assert "~" not in str(raised.value)
+
+
+def test_an_image_in_the_home_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    Image.fromarray(waves()).save(tmp_path / "fox.png")
+    widget = DragWidget("~/fox.png", clock="sync", journal=False, store=None)
+    assert repr(str(tmp_path / "fox.png")) in widget.code()
+    widget.close()
+
+
+def test_a_model_of_the_hub_that_cannot_be_reached_is_told_by_that():
+    with pytest.raises(FileNotFoundError, match=r"^the Hugging Face hub cannot be reached"):
+        DragWidget(waves(), model="somebody/some-model")

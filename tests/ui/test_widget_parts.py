@@ -22,7 +22,7 @@ def made(tiny):
     session = session_on(tiny, steps=12)
     session.instructions = DragInstructions.from_points([FAR], size=(64, 48))
     widget = DragWidget(session, clock="sync")
-    widget._editing.pace.interval, widget._editing.pace.share = 0.0, math.inf
+    widget._editing.limiter.interval, widget._editing.limiter.share = 0.0, math.inf
     yield widget
     widget.close()
 
@@ -94,7 +94,9 @@ def test_instructions_that_there_are_not_cannot_be_taken_away(tiny):
 
 
 def test_a_widget_needs_an_image():
-    with pytest.raises(TypeError, match=r"needs an image \(path, Pillow image, array\) or a ses"):
+    with pytest.raises(
+        TypeError, match="image must be a path, a Pillow image, an array or a DragSession: got"
+    ):
         DragWidget(None)
 
 
@@ -124,7 +126,9 @@ def test_clearing_is_one_change_that_can_be_undone(canvas):
 
 @pytest.mark.parametrize("wrong", [7, "points", [(1, 2), (3, 4)]])
 def test_only_instructions_are_instructions(canvas, wrong):
-    with pytest.raises(TypeError, match=f"wanted DragInstructions, got {type(wrong).__name__}"):
+    with pytest.raises(
+        TypeError, match=f"must be DragInstructions or None, got {type(wrong).__name__}"
+    ):
         canvas.instructions = wrong
 
 

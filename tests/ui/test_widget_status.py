@@ -27,7 +27,7 @@ def widget(tiny):
         drag = {"stop_distance": 0.01, **drag}
         session = session_on(tiny, **drag)
         made.append(DragWidget(session, instructions=ask(), clock=clock, render_when_done=False))
-        made[-1]._editing.pace.interval, made[-1]._editing.pace.share = 0.0, inf
+        made[-1]._editing.limiter.interval, made[-1]._editing.limiter.share = 0.0, inf
         return made[-1]
 
     yield make
@@ -321,8 +321,8 @@ def test_a_stop_cancels_the_step_that_a_rewind_waits_for(widget, gate):
 
 def test_a_preview_gives_way_to_a_run(widget, gate):
     widget = widget("thread", steps=3)
-    widget._editing.pace.interval = 1e9
-    widget._editing.pace.took(0)  # no previews in the run
+    widget._editing.limiter.interval = 1e9
+    widget._editing.limiter.took(0)  # no previews in the run
     widget.run()
     widget.wait(60)
     gate.shut()

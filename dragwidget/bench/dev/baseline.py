@@ -1,4 +1,4 @@
-"""The plain reference: the paper's procedure with nothing kept and nothing left out.
+"""The baseline: the paper's procedure with nothing cached and nothing left out.
 
 ``bench speed`` measures the project's own classes against this. It is written to be read beside the
 paper (DragDiffusion, arXiv 2306.14435), and its numbers are those of the project's classes but for
@@ -10,9 +10,9 @@ the image's size; the source is denoised again beside every render; a run begins
 inversion. What it leaves out in its own favour: loading the weights, which that tool does in every
 run. What that tool has and this one has not: on CUDA it computes in float16 where it can.
 
-Of LoRA training it is the plainest form: the text is encoded in every step, and so is the image;
+It is the simplest form of LoRA training: the text is encoded in every step, and so is the image;
 inside ``learning`` every weight gets a gradient. The authors' tool freezes the weights and encodes
-the text once; outside ``learning`` this one is protected too.
+the text once; outside ``learning`` these weights are frozen too.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from dragwidget.diffusion.lora import LoRA, enabled
 from dragwidget.diffusion.model import DiffusionModel
 from dragwidget.drag.noise_path import Schedule, compose
 
-__all__ = ["Plain", "PlainDrag", "PlainTraining", "learning", "run"]
+__all__ = ["Baseline", "BaselineDrag", "BaselineTraining", "learning", "run"]
 
 
 @contextmanager
@@ -49,8 +49,8 @@ def learning(unet: Any) -> Iterator[None]:
 
 
 @dataclass(frozen=True, eq=False)
-class Plain:
-    """A network with its text, and what it is to do.
+class Baseline:
+    """The network, its text and the settings.
 
     Attributes:
         model: its weights, noise levels, autoencoder and text encoder are used.
@@ -105,7 +105,7 @@ class Plain:
         return prediction, torch.cat(maps, dim=1)
 
     def invert(self, z: Tensor) -> Tensor:
-        """The latent at the edited timestep, from a clean one (1, c, h, w) (section 3.1)."""
+        """Return the latent at the edited timestep, from a clean one (1, c, h, w) (section 3.1)."""
         with torch.no_grad():
             for timestep in reversed(self.timesteps):
                 z = self.schedule.inverse_step(z, self.predict(z, timestep), timestep)
@@ -114,19 +114,19 @@ class Plain:
     def render(self, inverted: Tensor, edited: Tensor) -> Tensor:
         """Denoise source and edit in one batch; the clean latent of the edit (section 3.4).
 
-        In the later self-attention layers both items look at the source's keys and values.
+        In the later self-attention layers both items attend to the source's keys and values.
         """
         z = torch.cat([inverted, edited])
         with torch.no_grad():
             for index, timestep in enumerate(self.timesteps):
                 late = index >= self.settings.render.start_step
-                with self._looking_at_the_source() if late else _nothing():
+                with self._attending_to_source() if late else _nothing():
                     prediction = self.predict(z, timestep)
                 z, _ = self.schedule.step(z, prediction, timestep)
         return z[1:]
 
     @contextmanager
-    def _looking_at_the_source(self) -> Iterator[None]:
+    def _attending_to_source(self) -> Iterator[None]:
         unet = self.model.unet
         blocks = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
         layers = [
@@ -138,14 +138,14 @@ class Plain:
         originals = [layer.processor for layer in layers]
         try:
             for layer, original in zip(layers, originals, strict=True):
-                layer.set_processor(_LooksAtTheSource(original))
+                layer.set_processor(_SourceAttention(original))
             yield
         finally:
             for layer, original in zip(layers, originals, strict=True):
                 layer.set_processor(original)
 
 
-class _LooksAtTheSource:
+class _SourceAttention:
     """Self-attention of a batch [source, edit] whose keys and values are the source's."""
 
     def __init__(self, inner: Any) -> None:
@@ -160,7 +160,7 @@ def _nothing() -> Iterator[None]:
     yield
 
 
-class PlainDrag:
+class BaselineDrag:
     """Motion supervision and point tracking (section 3.3).
 
     Args:
@@ -173,10 +173,10 @@ class PlainDrag:
         index: updates so far.
     """
 
-    def __init__(self, plain: Plain, latent: Tensor, instructions: DragInstructions) -> None:
-        self.plain = plain
-        self.settings = plain.settings.drag
-        self.timestep = plain.timesteps[0]
+    def __init__(self, baseline: Baseline, latent: Tensor, instructions: DragInstructions) -> None:
+        self.baseline = baseline
+        self.settings = baseline.settings.drag
+        self.timestep = baseline.timesteps[0]
         width, height = instructions.size
         self.grid = self.settings.grid(height, width)
         cells = on_grid(instructions, self.grid, (latent.shape[2], latent.shape[3]))
@@ -185,20 +185,22 @@ class PlainDrag:
         self.targets = torch.from_numpy(cells.targets_rc)
         self.protected = None if cells.mask is None else torch.from_numpy(~cells.mask).to(latent)
         with torch.no_grad():
-            prediction, self.first = plain.predict_with_features(latent, self.timestep, self.grid)
-            self.before, _ = plain.schedule.step(latent, prediction, self.timestep)
+            prediction, self.first = baseline.predict_with_features(
+                latent, self.timestep, self.grid
+            )
+            self.before, _ = baseline.schedule.step(latent, prediction, self.timestep)
         self.latent = latent.detach().clone().requires_grad_()
         self.optimizer = torch.optim.Adam([self.latent], lr=self.settings.learning_rate)
         self.index = 0
 
     def step(self) -> float | None:
         """One update; the loss before it, or ``None`` where every handle has arrived."""
-        plain, r = self.plain, self.settings.motion_radius
+        baseline, r = self.baseline, self.settings.motion_radius
         with torch.enable_grad():
-            prediction, features = plain.predict_with_features(
+            prediction, features = baseline.predict_with_features(
                 self.latent, self.timestep, self.grid
             )
-            previous, _ = plain.schedule.step(self.latent, prediction, self.timestep)
+            previous, _ = baseline.schedule.step(self.latent, prediction, self.timestep)
             if self.index > 0:
                 self._track(features)
             distances = (self.targets - self.handles).norm(dim=-1)
@@ -245,7 +247,7 @@ class PlainDrag:
 def _shifted(
     features: Tensor, rows: tuple[int, int], columns: tuple[int, int], way: list[float]
 ) -> Tensor:
-    """The patch ``rows`` x ``columns`` shifted by ``way`` (row, column), bilinear."""
+    """Return the patch ``rows`` x ``columns`` shifted by ``way`` (row, column), bilinear."""
     down, across = int(np.floor(way[0])), int(np.floor(way[1]))
     total = torch.zeros((), device=features.device)
     for i, row_share in ((0, 1 - (way[0] - down)), (1, way[0] - down)):
@@ -256,7 +258,7 @@ def _shifted(
     return total
 
 
-class PlainTraining:
+class BaselineTraining:
     """LoRA training, one ``step`` at a time (section 3.2, equation 2).
 
     Args:
@@ -323,7 +325,7 @@ def run(
     settings: Settings,
     lora: LoRA | None,
 ) -> Tensor:
-    """Invert, drag, render: what happens anew whenever the user asks for an edit.
+    """Invert, drag, render: run the whole edit from the start.
 
     Args:
         pixels: the image at the size that the model works at, (H, W, 3) uint8.
@@ -332,14 +334,14 @@ def run(
     Returns:
         The edited image, (1, 3, H, W) in [0, 1].
     """
-    plain = Plain(model, model.embed(instructions.prompt), settings)
-    protected = None if lora is None else lora.map(lambda matrix: matrix.detach())
-    with enabled(model.unet, protected):
-        inverted = plain.invert(model.encode(pixels))
+    baseline = Baseline(model, model.embed(instructions.prompt), settings)
+    frozen = None if lora is None else lora.map(lambda matrix: matrix.detach())
+    with enabled(model.unet, frozen):
+        inverted = baseline.invert(model.encode(pixels))
         with learning(model.unet):
-            drag = PlainDrag(plain, inverted, instructions)
+            drag = BaselineDrag(baseline, inverted, instructions)
             for _ in range(settings.drag.steps):
                 if drag.step() is None:
                     break
-        rendered = plain.render(inverted, drag.latent.detach())
+        rendered = baseline.render(inverted, drag.latent.detach())
     return model.decode(rendered)

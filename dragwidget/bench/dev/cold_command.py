@@ -18,7 +18,7 @@ from statistics import median
 
 from tqdm import tqdm
 
-from dragwidget.data.bad_input import bad_input, user_file
+from dragwidget.data.bad_input import bad_input, positive, user_file
 from dragwidget.demo.tasks import TASK_KINDS
 from dragwidget.storage.atomic import check_writable, write_whole
 
@@ -61,7 +61,7 @@ class Cold:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``dragwidget bench cold``."""
-    parser.add_argument("--rounds", type=int, default=3, help="fresh processes of each command")
+    parser.add_argument("--rounds", type=positive, default=3, help="new processes of each command")
     parser.add_argument("--task", choices=TASK_KINDS, default="turn", help="which edit")
     parser.add_argument("--lora-steps", type=int, default=0, help="training steps of the LoRA")
     parser.add_argument("--json", type=user_file, metavar="OUT", help="all numbers")
@@ -72,8 +72,6 @@ def run(args: argparse.Namespace) -> int:
     if sys.platform == "win32":
         raise OSError("Windows does not tell the peak memory of a process that is over")
     with bad_input():
-        if args.rounds < 1:
-            raise ValueError(f"--rounds must be 1 or more, got {args.rounds}")
         if args.json:
             check_writable(args.json)
     with tempfile.TemporaryDirectory() as folder:
@@ -114,9 +112,9 @@ def timed(what: str, command: Sequence[str], environment: Mapping[str, str]) -> 
         text=True,
         check=True,
     )
-    status, said, seconds, cpu_seconds, peak = json.loads(done.stdout)
+    status, stderr, seconds, cpu_seconds, peak = json.loads(done.stdout)
     if status:
-        raise RuntimeError(f"dragwidget {what} ended with status {status}: {said.strip()}")
+        raise RuntimeError(f"dragwidget {what} ended with status {status}: {stderr.strip()}")
     return Cold(what, seconds, cpu_seconds, peak)
 
 
@@ -137,8 +135,8 @@ def imports(command: Sequence[str], environment: Mapping[str, str]) -> dict[str,
 
 
 def table(rows: Sequence[Cold], import_seconds: Mapping[str, float]) -> str:
-    """The results for a terminal."""
-    lines = [f"{'fresh process':<24}{'seconds':>10}{'cpu, s':>10}{'peak, MB':>10}"]
+    """Return the results for a terminal."""
+    lines = [f"{'new process':<24}{'seconds':>10}{'cpu, s':>10}{'peak, MB':>10}"]
     lines += [
         f"{row.what:<24}{row.seconds:10.2f}{row.cpu_seconds:10.2f}{row.peak / 1e6:10.0f}"
         for row in rows

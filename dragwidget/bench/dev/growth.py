@@ -38,7 +38,7 @@ class Growth:
 
 
 def growth_cases(task: Task) -> list[Case]:
-    """Each measures laps that are named by what grows and how large it is."""
+    """Return cases whose laps are named by what grows and its size."""
     multiple = task.model.image_multiple
     sides = sorted({max(1, round(task.side * f / multiple)) * multiple for f in SIDES})
     at = partial(our_step, model=task.ours)

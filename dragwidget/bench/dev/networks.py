@@ -63,7 +63,7 @@ def make_network(size: Size, name: str, device: torch.device, *, whole: bool) ->
 
 
 def in_type(model: DiffusionModel, dtype: torch.dtype) -> DiffusionModel:
-    """The same model with weights of another type, beside it."""
+    """Return the same model with weights of another type, beside it."""
     if dtype == model.dtype:
         return model
     with torch.device("meta"):  # no second copy in the first type, not even for a moment

@@ -10,9 +10,9 @@ import torch
 
 from dragwidget.bench.dev.memory import Lap, Meter
 
-__all__ = ["PLAIN", "Case", "Compare", "Part", "Row", "measure", "run_part"]
+__all__ = ["BASELINE", "Case", "Compare", "Part", "Row", "measure", "run_part"]
 
-PLAIN = "plain"
+BASELINE = "baseline"
 
 Case = Callable[[Meter], object]
 """Sets something up, which is not timed, and measures laps of it."""
@@ -24,7 +24,7 @@ class Compare:
 
     variant: str
     ours: str
-    reference: str = PLAIN
+    reference: str = BASELINE
     unit: str | None = None
     reference_unit: str | None = None
 

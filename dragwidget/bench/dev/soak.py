@@ -34,9 +34,9 @@ class Reading:
 
 
 def drawn(base: DragInstructions, number: int) -> DragInstructions:
-    """What is drawn in a round: the first target goes round its handle, which moves as well.
+    """Return what is drawn in a round: the first target goes round its handle, which moves as well.
 
-    The handle is drawn anew every fifth round, on whatever the image is then.
+    The handle is drawn again every fifth round, on the current image.
     """
     width, height = base.size
     angle = number * 2.4  # radians, so that no two rounds are alike
@@ -56,12 +56,12 @@ def round_of_session(session: DragSession, base: DragInstructions, steps: int, n
     session.instructions = drawn(base, number)
     session.step(steps)
     session.render()
-    # Not always to the start: handles are drawn on images along the way, too.
+    # Not always to the start: handles are drawn on later images, too.
     session.rewind(min(number % 3, len(session.history)))
 
 
 def history_bytes(session: DragSession) -> int:
-    """Of the tensors of all steps that were taken."""
+    """Return the size of the tensors of all steps, bytes."""
     return sum(
         tensor.nbytes
         for edit in session.edits

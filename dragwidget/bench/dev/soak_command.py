@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from dragwidget.bench.dev.memory import give_back_at_once
 from dragwidget.bench.dev.soak import Reading, drawn, round_of_session, soak
-from dragwidget.data.bad_input import bad_input, user_file
+from dragwidget.data.bad_input import bad_input, positive, user_file
 from dragwidget.data.instructions import DragInstructions
 from dragwidget.demo.tasks import drag_task
 from dragwidget.diffusion.loading import load_model
@@ -29,10 +29,10 @@ MB = 2**20
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``dragwidget bench soak``."""
-    parser.add_argument("--rounds", type=int, default=500, help="move, drag, render, rewind")
-    parser.add_argument("--every", type=int, default=50, help="rounds between two readings")
-    parser.add_argument("--steps", type=int, default=2, help="of each round's drag")
-    parser.add_argument("--inversion-steps", type=int, default=8, help="few: rounds are quick")
+    parser.add_argument("--rounds", type=positive, default=500, help="move, drag, render, rewind")
+    parser.add_argument("--every", type=positive, default=50, help="rounds between two readings")
+    parser.add_argument("--steps", type=positive, default=2, help="of each round's drag")
+    parser.add_argument("--inversion-steps", type=positive, default=8, help="few: rounds are quick")
     parser.add_argument("--widget", action="store_true", help="through DragWidget, without a page")
     parser.add_argument("--model", default="critters", help="which model")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ..")
@@ -42,9 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Soak, print a table, write the readings."""
     with bad_input():
-        for name in ("rounds", "every", "steps"):
-            if getattr(args, name) < 1:
-                raise ValueError(f"--{name} must be 1 or more, got {getattr(args, name)}")
         if args.json:
             check_writable(args.json)
         give_back_at_once()

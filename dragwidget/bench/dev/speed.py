@@ -1,11 +1,11 @@
-"""How long each part of an edit takes, beside the plain reference, in one run.
+"""How long each part of an edit takes, beside the baseline, in one run.
 
-A part is a few cases that take turns, round by round: the reference, ours, the reference, ours, ..
-So whatever else the machine does falls on all of them alike. A case sets itself up anew every time,
+A part is a few cases that take turns, round by round: the baseline, ours, the baseline, ours, ..
+So whatever else the machine does falls on all of them alike. A case sets itself up every time,
 which is not timed, and then measures one or more laps. The first round warms up and is dropped; of
 the others the median counts.
 
-The reference is ``plain``, in float32. Ours are the project's own classes.
+The baseline is ``baseline``, in float32. Ours are the project's own classes.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dragwidget.bench.dev import baseline as plain
-from dragwidget.bench.dev.baseline import Plain, PlainDrag, PlainTraining, learning
+from dragwidget.bench.dev import baseline
+from dragwidget.bench.dev.baseline import Baseline, BaselineDrag, BaselineTraining, learning
 from dragwidget.bench.dev.memory import Meter
 from dragwidget.bench.dev.networks import in_type
-from dragwidget.bench.dev.rounds import PLAIN, Case, Compare, Part
+from dragwidget.bench.dev.rounds import BASELINE, Case, Compare, Part
 from dragwidget.data.image import SourceImage
 from dragwidget.data.instructions import DragInstructions, on_grid
+from dragwidget.data.request import EditRequest
 from dragwidget.data.settings import Settings
 from dragwidget.diffusion.lora.training import noised_batches, train_lora
 from dragwidget.diffusion.low_memory import Memory
@@ -41,7 +42,7 @@ from dragwidget.progress import Monitor
 from dragwidget.session.edit import Edit
 from dragwidget.session.rendering import referencing, rendering
 from dragwidget.session.session import DragSession
-from dragwidget.session.source import Inversion, Source, inversion_from
+from dragwidget.session.source import Inversion, inversion_from
 
 __all__ = ["PARTS", "WHOLE", "Task", "our_step"]
 
@@ -53,7 +54,7 @@ class Task:
     """What every part works on.
 
     Attributes:
-        model: in float32, for the reference.
+        model: in float32, for the baseline.
         models: ours, by the type of their weights; ``step`` takes all, the other parts the first.
         side: of the image, pixels.
         settings: of every stage.
@@ -83,9 +84,9 @@ class Task:
         return next(iter(self.models.values()))
 
     @property
-    def plain(self) -> Plain:
-        """The reference's network."""
-        return Plain(self.model, self.model.embed(PROMPT), self.settings)
+    def baseline(self) -> Baseline:
+        """Return the network of the baseline."""
+        return Baseline(self.model, self.model.embed(PROMPT), self.settings)
 
     @property
     def pixels(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -100,7 +101,7 @@ class Task:
         """Pairs in the middle half of the image.
 
         Args:
-            mask: with one: the middle may change.
+            mask: whether there is one; the middle is editable.
             pairs: how many, in rows of at most 10.
             reach: length of every drag, in shares of the image.
         """
@@ -127,11 +128,12 @@ class Task:
         return noise.to(self.model.device)
 
     def inversion(self, model: DiffusionModel) -> Inversion:
-        """The image's inversion as far as its cost goes: every latent is noise."""
+        """Return the image's inversion as far as its cost goes: every latent is noise."""
         count = self.settings.inversion.count
         latents = tuple(self.latent(k) for k in range(count + 1))
-        source = Source.of(SourceImage(self.pixels, self.pixels), PROMPT)
-        return inversion_from(latents, model, source, self.settings, None)
+        image = SourceImage(self.pixels, self.pixels)
+        request = EditRequest(image, PROMPT, settings=self.settings)
+        return inversion_from(latents, model, request, None)
 
 
 # ---------------------------------------------------------------- parts
@@ -143,8 +145,8 @@ def our_step(
     """Measure one drag step in the middle of a drag; the latent (1, c, h, w) after it."""
     predictor = model.predictor(Conditioning(model.embed(PROMPT)))
     schedule, timestep, settings = (
-        task.plain.schedule,
-        task.plain.timesteps[0],
+        task.baseline.schedule,
+        task.baseline.timesteps[0],
         task.settings.drag,
     )
     latent = task.latent()
@@ -173,9 +175,9 @@ def _step(task: Task) -> Part:
 
     def reference(meter: Meter) -> None:
         with learning(task.model.unet):
-            drag = PlainDrag(task.plain, task.latent(), masked)
+            drag = BaselineDrag(task.baseline, task.latent(), masked)
             drag.step()  # so that the next one tracks, and finds the weights' gradients there
-            with meter.lap(PLAIN):
+            with meter.lap(BASELINE):
                 drag.step()
 
     cases: dict[str, Case] = {}
@@ -191,13 +193,13 @@ def _invert(task: Task) -> Part:
     count = task.settings.inversion.count
 
     def reference(meter: Meter) -> None:
-        with learning(task.model.unet), meter.lap(PLAIN):
-            task.plain.invert(clean)
+        with learning(task.model.unet), meter.lap(BASELINE):
+            task.baseline.invert(clean)
 
     def ours(meter: Meter) -> None:
         predictor = model.predictor(Conditioning(model.embed(PROMPT)))
         with meter.lap("all"):
-            for _ in invert(predictor.predict, clean, task.plain.schedule, count):
+            for _ in invert(predictor.predict, clean, task.baseline.schedule, count):
                 pass
 
     return Part("invert", (reference, ours), (Compare("all", "all"),))
@@ -205,8 +207,8 @@ def _invert(task: Task) -> Part:
 
 def _render(task: Task) -> Part:
     def reference(meter: Meter) -> None:
-        with meter.lap(PLAIN):
-            task.plain.render(task.latent(0), task.latent(1))
+        with meter.lap(BASELINE):
+            task.baseline.render(task.latent(0), task.latent(1))
 
     def ours(meter: Meter) -> None:
         inversion, settings = task.inversion(task.ours), task.settings.render
@@ -226,8 +228,8 @@ def _lora(task: Task) -> Part:
 
     def reference(meter: Meter, *, frozen: bool) -> None:
         with nullcontext() if frozen else learning(task.model.unet):
-            training = PlainTraining(task.model, task.pixels, PROMPT, settings)
-            with meter.lap("frozen" if frozen else PLAIN):
+            training = BaselineTraining(task.model, task.pixels, PROMPT, settings)
+            with meter.lap("frozen" if frozen else BASELINE):
                 training.step()
 
     def ours(meter: Meter) -> None:
@@ -240,7 +242,7 @@ def _lora(task: Task) -> Part:
     return Part(
         "lora",
         (partial(reference, frozen=False), ours, partial(reference, frozen=True)),
-        (Compare("step", "step"), Compare("step, reference frozen too", "step", "frozen")),
+        (Compare("step", "step"), Compare("step, baseline frozen too", "step", "frozen")),
     )
 
 
@@ -248,10 +250,10 @@ def _redrag(task: Task) -> Part:
     drawn, moved = task.instructions(), task.instructions(reach=0.3)
 
     def reference(meter: Meter) -> None:
-        plain = task.plain
-        with learning(task.model.unet), meter.lap(PLAIN):
-            drag = PlainDrag(plain, plain.invert(task.latent()), moved)
-            with meter.lap("plain step"):
+        network = task.baseline
+        with learning(task.model.unet), meter.lap(BASELINE):
+            drag = BaselineDrag(network, network.invert(task.latent()), moved)
+            with meter.lap("baseline step"):
                 drag.step()
 
     def ours(meter: Meter) -> None:
@@ -262,12 +264,14 @@ def _redrag(task: Task) -> Part:
         with meter.lap("moved"):
             edit.advance(moved, settings)
 
-    row = Compare("first new step after moving a point", "moved", PLAIN, "one step", "plain step")
+    row = Compare(
+        "first new step after moving a point", "moved", BASELINE, "one step", "baseline step"
+    )
     return Part("redrag", (reference, ours), (row,))
 
 
 def our_session(task: Task) -> DragSession:
-    """A session with the image."""
+    """Return a session with the image."""
     session = DragSession(task.ours)
     session.settings = task.settings
     session.set_image(task.pixels, PROMPT, max_side=task.side)
@@ -279,16 +283,16 @@ def _edit(task: Task) -> Part:
     settings = task.settings
 
     def reference(meter: Meter) -> None:
-        with meter.lap("plain cold"):
+        with meter.lap("baseline cold"):
             lora = None
             if settings.lora.steps:
-                training = PlainTraining(task.model, task.pixels, PROMPT, settings.lora)
+                training = BaselineTraining(task.model, task.pixels, PROMPT, settings.lora)
                 with learning(task.model.unet):
                     for _ in range(settings.lora.steps):
                         training.step()
                 lora = training.lora
-            with meter.lap("plain warm"):  # another target is another run
-                plain.run(task.model, task.pixels, moved, settings, lora)
+            with meter.lap("baseline warm"):  # another target is another run
+                baseline.run(task.model, task.pixels, moved, settings, lora)
 
     def ours(meter: Meter) -> None:
         session = our_session(task)
@@ -301,7 +305,7 @@ def _edit(task: Task) -> Part:
                 pass
             session.render()
 
-    rows = (Compare("cold", "cold", "plain cold"), Compare("warm", "warm", "plain warm"))
+    rows = (Compare("cold", "cold", "baseline cold"), Compare("warm", "warm", "baseline warm"))
     return Part("edit", (reference, ours), rows)
 
 
@@ -311,8 +315,8 @@ def _preview(task: Task) -> Part:
     )
 
     def reference(meter: Meter) -> None:
-        with meter.lap(PLAIN):  # there is no other look at an edit than a render
-            task.model.decode(task.plain.render(task.latent(0), task.latent(1)))
+        with meter.lap(BASELINE):  # the baseline sees an edit only by a render
+            task.model.decode(task.baseline.render(task.latent(0), task.latent(1)))
 
     def ours(meter: Meter, *, mask: bool) -> None:
         session = our_session(short)

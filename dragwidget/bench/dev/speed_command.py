@@ -1,4 +1,4 @@
-"""``dragwidget bench speed``: how long each part of an edit takes, beside a plain reference."""
+"""``dragwidget bench speed``: how long each part of an edit takes, beside the baseline."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dragwidget.bench.dev.networks import SIZES, make_network
 from dragwidget.bench.dev.rounds import Row, run_part
 from dragwidget.bench.dev.speed import PARTS, WHOLE, Task
 from dragwidget.bench.versions import versions
-from dragwidget.data.bad_input import bad_input, user_file
+from dragwidget.data.bad_input import bad_input, positive, user_file
 from dragwidget.data.settings import InversionSettings, LoRASettings, Settings
 from dragwidget.diffusion.devices import calculates_fast
 from dragwidget.diffusion.loading import choose_device, choose_dtype
@@ -46,16 +46,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         metavar="TYPE,..",
         help="of our weights: `step` takes all, the other parts the first; by default float32, "
-        "bfloat16 where the device has instructions for it and, on CUDA, float16. The reference "
+        "bfloat16 where the device has instructions for it and, on CUDA, float16. The baseline "
         "has float32.",
     )
     parser.add_argument("--side", type=int, help="of the image, pixels; by default the network's")
     parser.add_argument(
         "--parts", metavar="PART,..", help=f"of {every}; by default all but {GROWTH}"
     )
-    parser.add_argument("--rounds", type=int, default=3, help="that count; one more warms up")
+    parser.add_argument("--rounds", type=positive, default=3, help="that count; one more warms up")
     parser.add_argument("--inverted", type=int, default=35, help="inverted steps, of 50")
-    parser.add_argument("--drag-steps", type=int, default=10, help="in `edit`")
+    parser.add_argument("--drag-steps", type=positive, default=10, help="in `edit`")
     parser.add_argument("--lora-steps", type=int, default=10, help="in `edit`")
     parser.add_argument("--batch", type=int, default=4, help="of LoRA training")
     parser.add_argument(
@@ -71,8 +71,6 @@ def run(args: argparse.Namespace) -> int:
     """Measure, print a table, write the numbers."""
     with bad_input():
         parts = _parts(args.parts)
-        if args.rounds < 1:
-            raise ValueError(f"--rounds must be 1 or more, got {args.rounds}")
         if args.json:
             check_writable(args.json)
         device = choose_device(args.device)
@@ -100,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
             "side": side,
             "memory": args.memory,
             "dtypes": [_name(dtype) for dtype in dtypes],
-            "reference": "plain, float32",
+            "reference": "baseline, float32",
             "ratio": "ours / reference",
             "rounds": args.rounds,
             "settings": task.settings.to_dict(),
@@ -132,7 +130,7 @@ def _measure(
 
 
 def _parts(words: str | None) -> list[str]:
-    """The parts that are asked for, each once."""
+    """Return the parts that are asked for, each once."""
     if words is None:
         return list(PARTS)
     parts = list(dict.fromkeys(word.strip() for word in words.split(",")))
@@ -160,7 +158,7 @@ def _share(inverted: int) -> float:
 
 
 def _for(model: DiffusionModel, settings: Settings) -> Settings:
-    """The paper's settings at the places that this network has for them."""
+    """Return the paper's settings at the places that this network has for them."""
     own = model.recommended
     fitted = replace(
         settings,
@@ -172,8 +170,8 @@ def _for(model: DiffusionModel, settings: Settings) -> Settings:
 
 
 def table(rows: Sequence[Row], grown: Sequence[Growth]) -> str:
-    """The results for a terminal."""
-    head = ("ratio", "ours, s", "plain, s", "cpu ratio", "peak, MB", "plain, MB", "peak ratio")
+    """Return the results for a terminal."""
+    head = ("ratio", "ours, s", "base, s", "cpu ratio", "peak, MB", "base, MB", "peak ratio")
     lines = []
     if rows:
         lines.append(f"{'':<48}" + _columns(head))
@@ -189,10 +187,10 @@ def table(rows: Sequence[Row], grown: Sequence[Growth]) -> str:
         )
         lines.append(f"{row.part:<9}{row.variant:<39}" + _columns(values))
         if row.in_units is not None:
-            plain = _number(row.reference_in_units, ".2f")
-            lines.append(f"{'':<11}of one step: {row.in_units:.2f}, the plain one {plain}")
+            unit = _number(row.reference_in_units, ".2f")
+            lines.append(f"{'':<11}of one step: {row.in_units:.2f}, the baseline {unit}")
     if rows:
-        lines.append("ratio: ours / plain; peak: over the weights, weight gradients count")
+        lines.append("ratio: ours / baseline; peak: over the weights, weight gradients count")
     if grown:
         lines.append(f"{'growth':<48}" + _columns(("", "ours, s", "", "cpu, s", "peak, MB")))
     for one in grown:

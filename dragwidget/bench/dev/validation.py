@@ -1,8 +1,8 @@
-"""Is the instrument right? Images whose answer is known, measured as an edit would be.
+"""Validate the keypoint evaluator on images whose keypoints are known.
 
-Three images of each task: the true target (the whole drag), the source (nothing), and the one of
-the parameters half way (whatever share its true points have). They can be spoilt first, as an
-autoencoder's round trip does.
+Three images of each task: the target (the whole drag), the source (no drag), and the scene with
+parameters half-way between both (the completion that its keypoints have). An autoencoder's round
+trip can corrupt them first.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ from dragwidget.demo.scenes import render
 from dragwidget.demo.tasks import TASK_KINDS, DragTask, drag_task
 
 __all__ = [
+    "IMAGES",
     "LARGEST_ERROR",
     "LARGEST_GAP",
-    "PICTURES",
-    "Proof",
-    "ProofJob",
+    "ValidationJob",
+    "ValidationResult",
     "make_jobs",
     "measure",
-    "prove",
+    "validate",
 ]
 
-PICTURES = ("target", "source", "half")
-LARGEST_ERROR = 0.5  # pixels: what the instrument may be wrong by in where a point is,
-LARGEST_GAP = 0.02  # and in the share of the drag
+IMAGES = ("target", "source", "half")
+LARGEST_ERROR = 0.5  # pixels, of the position of a point
+LARGEST_GAP = 0.02  # of the completion
 
 
 @dataclass(frozen=True)
-class ProofJob:
+class ValidationJob:
     """One image to measure, as plain data that another process can be handed.
 
     Attributes:
         kind: of the task; ``seed``: of its scene; ``size``: side of the image, pixels.
-        image: of PICTURES.
-        model: whose autoencoder spoils the image, as ``load_model`` takes it; ``None``: none.
+        image: of IMAGES.
+        model: whose autoencoder corrupts the image, as ``load_model`` takes it; ``None``: none.
     """
 
     kind: str
@@ -57,34 +57,34 @@ class ProofJob:
 
 
 @dataclass(frozen=True)
-class Proof:
-    """One image measured.
+class ValidationResult:
+    """The evaluator's measurements on one image.
 
-    `image`: of PICTURES; `error`: the largest distance of a dragged point found from the same
-    point in truth, pixels; `share`, `true_share`: of the drag, found and in truth; `worst`: the
-    fit's residual in the worst window; `failed`: it was taken for no critter.
+    `image`: of IMAGES; `error`: the largest distance of a dragged point found from its ground
+    truth, pixels; `completion`, `true_completion`: measured and ground truth; `worst`: the fit's
+    residual in the worst window; `failed`: the fit failed.
     """
 
     kind: str
     seed: int
     image: str
     error: float
-    share: float
-    true_share: float
+    completion: float
+    true_completion: float
     worst: float
     failed: bool
 
     @property
     def gap(self) -> float:
-        """How far the share found is from the true one."""
-        return abs(self.share - self.true_share)
+        """Return the absolute error of the completion."""
+        return abs(self.completion - self.true_completion)
 
     @property
     def held(self) -> bool:
-        """Whether the instrument was right, within LARGEST_ERROR and LARGEST_GAP.
+        """Return whether the evaluator is within LARGEST_ERROR and LARGEST_GAP.
 
-        On an image of the whole drag the point's place is what is asked for: how large a share an
-        error makes there depends on how long the drag was.
+        On an image of the whole drag the position counts: how much completion an error costs there
+        depends on the length of the drag.
         """
         limit_kept = (
             self.error <= LARGEST_ERROR if self.image == "target" else self.gap <= LARGEST_GAP
@@ -92,29 +92,33 @@ class Proof:
         return limit_kept and not self.failed
 
 
-def make_jobs(seed: int, n: int, model: str | None = None, size: int = 128) -> list[ProofJob]:
-    """The three images of each of n tasks, of all kinds in turn, from `seed` on."""
+def make_jobs(seed: int, n: int, model: str | None = None, size: int = 128) -> list[ValidationJob]:
+    """Return jobs for the three images of n tasks, of all kinds in turn, from `seed` on."""
     return [
-        ProofJob(TASK_KINDS[k % len(TASK_KINDS)], seed + k, image, model, size)
+        ValidationJob(TASK_KINDS[k % len(TASK_KINDS)], seed + k, image, model, size)
         for k in range(n)
-        for image in PICTURES
+        for image in IMAGES
     ]
 
 
-def prove(jobs: Sequence[ProofJob], executor: Executor | None = None) -> Iterator[Proof]:
-    """Measure here, or by any executor with ``map``; yield the proofs in the jobs' order."""
+def validate(
+    jobs: Sequence[ValidationJob], executor: Executor | None = None
+) -> Iterator[ValidationResult]:
+    """Measure here, or by any executor with ``map``; yield the results in the order of the jobs."""
     yield from map(run_job, jobs) if executor is None else executor.map(run_job, jobs)
 
 
-def run_job(job: ProofJob) -> Proof:
-    """Measure one image, spoilt first where the job names a model."""
+def run_job(job: ValidationJob) -> ValidationResult:
+    """Measure one image, corrupted first where the job names a model."""
     name = job.model
     through = None if name is None else lambda image: round_trip(shared_model(name), image)
     return measure(drag_task(job.kind, job.seed, job.size), job.image, through)
 
 
-def measure(task: DragTask, image: str, through: Callable[[Tensor], Tensor] | None = None) -> Proof:
-    """Measure one of the PICTURES of a task; `through` spoils it, (3, H, W) in [0, 1], first."""
+def measure(
+    task: DragTask, image: str, through: Callable[[Tensor], Tensor] | None = None
+) -> ValidationResult:
+    """Measure one of the IMAGES of a task; `through` corrupts it, (3, H, W) in [0, 1], first."""
     scene = _scene(task, image)
     size = task.source.shape[-1]
     with torch.no_grad():
@@ -124,13 +128,13 @@ def measure(task: DragTask, image: str, through: Callable[[Tensor], Tensor] | No
     found = fit.points.xy[0, columns].numpy()
     true = keypoints(scene, size).xy[0, columns].numpy()
     handles, targets = task.instructions.handles_xy, task.instructions.targets_xy
-    return Proof(
+    return ValidationResult(
         kind=task.kind,
         seed=task.seed,
         image=image,
         error=float(np.linalg.norm(found - true, axis=1).max()),
-        share=completion(handles, targets, found),
-        true_share=completion(handles, targets, true),
+        completion=completion(handles, targets, found),
+        true_completion=completion(handles, targets, true),
         worst=fit.worst,
         failed=fit.failed,
     )

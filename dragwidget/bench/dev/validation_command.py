@@ -1,4 +1,4 @@
-"""``dragwidget bench validation``: is the instrument of ``bench scenes`` right?"""
+"""``dragwidget bench validation``: validate the keypoint evaluator of ``bench scenes``."""
 
 from __future__ import annotations
 
@@ -12,80 +12,83 @@ import numpy as np
 from tqdm import tqdm
 
 from dragwidget.bench.dev.validation import (
+    IMAGES,
     LARGEST_ERROR,
     LARGEST_GAP,
-    PICTURES,
-    Proof,
+    ValidationResult,
     make_jobs,
-    prove,
+    validate,
 )
 from dragwidget.bench.processes import add_jobs, processes
 from dragwidget.bench.versions import versions
-from dragwidget.data.bad_input import bad_input, user_file
+from dragwidget.data.bad_input import bad_input, positive, user_file
 from dragwidget.storage.atomic import check_writable, write_whole
 
 __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``dragwidget bench validation``."""
-    parser.add_argument("--seed", type=int, default=950_000, help="of the first task")
-    parser.add_argument("--n", type=int, default=18, help="how many tasks")
-    parser.add_argument("--model", default="critters", help="whose autoencoder spoils the images")
+    """Add the arguments of ``dragwidget bench validation``."""
+    parser.add_argument("--seed", type=int, default=950_000, help="seed of the first task")
+    parser.add_argument("--n", type=positive, default=18, help="number of tasks")
+    parser.add_argument("--model", default="critters", help="whose autoencoder corrupts the images")
     add_jobs(parser)
-    parser.add_argument("--json", type=user_file, metavar="OUT", help="every image's numbers")
+    parser.add_argument(
+        "--json", type=user_file, metavar="OUT", help="write the results of every image here"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prove the instrument on images as they are and after the autoencoder; print a table."""
+    """Validate the evaluator on images as drawn and after the autoencoder; print a table."""
     with bad_input():
         if args.json:
             check_writable(args.json)
-    spoilt = {"drawn": None, "round trip": args.model}
-    proofs: dict[str, list[Proof]] = {name: [] for name in spoilt}
-    progress = tqdm(total=len(spoilt) * len(PICTURES) * args.n, disable=None)
+    models = {"drawn": None, "round trip": args.model}
+    results: dict[str, list[ValidationResult]] = {name: [] for name in models}
+    progress = tqdm(total=len(models) * len(IMAGES) * args.n, disable=None)
     with processes(args.jobs) as executor, progress as bar:
-        for name, model in spoilt.items():
-            for proof in prove(make_jobs(args.seed, args.n, model), executor):
-                proofs[name].append(proof)
+        for name, model in models.items():
+            for result in validate(make_jobs(args.seed, args.n, model), executor):
+                results[name].append(result)
                 bar.update()
-    sys.stdout.write(table(proofs) + "\n")
+    sys.stdout.write(table(results) + "\n")
     if args.json:
-        plain = {name: [asdict(proof) for proof in some] for name, some in proofs.items()}
-        text = json.dumps({"versions": versions(), "proofs": plain}, indent=1)
+        plain = {name: [asdict(result) for result in some] for name, some in results.items()}
+        text = json.dumps({"versions": versions(), "results": plain}, indent=1)
         write_whole(args.json, text.encode())
     return 0
 
 
-def table(proofs: dict[str, list[Proof]]) -> str:
-    """A line for each way of spoiling and each image, then every proof that did not hold."""
+def table(results: dict[str, list[ValidationResult]]) -> str:
+    """Return a line for each corruption and each image, then every result out of tolerance."""
     lines = [
-        f"{'images':<12}{'of the drag':<13}{'held':>9}{'share':>8}   "
-        f"{'point error, px':<22}   share error",
+        f"{'images':<12}{'drag':<13}{'held':>9}{'compl.':>8}   "
+        f"{'point error, px':<22}   completion error",
         f"{'':<45}{'median, 95 %, max':<22}   median, 95 %, max",
     ]
-    for name, some in proofs.items():
-        for image in PICTURES:
+    for name, some in results.items():
+        for image in IMAGES:
             lines.append(_line(name, image, [one for one in some if one.image == image]))
     lines.append(
-        f"held: no dragged point of the whole drag found further than {LARGEST_ERROR} px off, "
-        f"else the share within {LARGEST_GAP};\nand taken for a critter. Not held:"
+        f"held: on the whole drag, no dragged point more than {LARGEST_ERROR} px off; else, "
+        f"completion within {LARGEST_GAP};\nand the fit did not fail. Not held:"
     )
     lines += [
         f"  {name}, {one.image}: {one.kind} {one.seed}, {one.error:.2f} px, "
-        f"share {one.share:.3f} of {one.true_share:.3f}{', unreadable' if one.failed else ''}"
-        for name, some in proofs.items()
+        f"completion {one.completion:.3f}, true {one.true_completion:.3f}"
+        f"{', fit failed' if one.failed else ''}"
+        for name, some in results.items()
         for one in some
         if not one.held
     ] or ["  none"]
     return "\n".join(lines)
 
 
-def _line(name: str, image: str, proofs: Sequence[Proof]) -> str:
-    held = f"{sum(proof.held for proof in proofs)}/{len(proofs)}"
-    share = np.mean([proof.share for proof in proofs])
-    errors = _spread([proof.error for proof in proofs], 2)
-    gaps = _spread([proof.gap for proof in proofs], 3)
+def _line(name: str, image: str, results: Sequence[ValidationResult]) -> str:
+    held = f"{sum(result.held for result in results)}/{len(results)}"
+    share = np.mean([result.completion for result in results])
+    errors = _spread([result.error for result in results], 2)
+    gaps = _spread([result.gap for result in results], 3)
     return f"{name:<12}{image:<13}{held:>9}{share:>8.3f}   {errors:<22}   {gaps}"
 
 

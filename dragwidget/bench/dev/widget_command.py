@@ -13,11 +13,11 @@ from statistics import median
 
 from tqdm import tqdm
 
-from dragwidget.data.bad_input import bad_input, user_file
+from dragwidget.data.bad_input import bad_input, positive, user_file
 from dragwidget.data.instructions import DragInstructions
 from dragwidget.demo.tasks import drag_task
 from dragwidget.diffusion.loading import load_model
-from dragwidget.editor.work import Pace, dragging
+from dragwidget.editor.work import PreviewRateLimiter, dragging
 from dragwidget.session.session import DragSession
 from dragwidget.storage.atomic import check_writable, write_whole
 from dragwidget.ui.canvas import DragCanvas
@@ -42,15 +42,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``dragwidget bench widget``."""
     parser.add_argument("--seconds", type=float, default=5.0, help="for which each hand moves")
     parser.add_argument("--rate", type=float, default=60.0, help="moves of the hand a second")
-    parser.add_argument("--rounds", type=int, default=5, help="drags with, and without, the widget")
-    parser.add_argument("--steps", type=int, default=80, help="of each drag")
+    parser.add_argument(
+        "--rounds", type=positive, default=5, help="drags with and without the widget"
+    )
+    parser.add_argument("--steps", type=positive, default=80, help="of each drag")
     parser.add_argument("--json", type=user_file, metavar="OUT", help="all numbers")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print a table, write the numbers."""
     with bad_input():
-        for name in ("seconds", "rate", "rounds", "steps"):
+        for name in ("seconds", "rate"):
             if getattr(args, name) <= 0:
                 raise ValueError(f"--{name} must be more than 0, got {getattr(args, name)}")
         if args.json:
@@ -76,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _hand(canvas: DragCanvas, seconds: float, rate: float) -> float:
-    """The share of one core, all threads, while a hand moves round without a page."""
+    """Return the share of one core, all threads, while a hand moves round without a page."""
     x, y = canvas.viewport.to_canvas((64.0, 64.0))
     canvas.on_mouse_down(x, y)
     started, cpu_started = time.perf_counter(), time.process_time()
@@ -98,14 +100,14 @@ def _drags(session: DragSession, base: DragInstructions, rounds: int, steps: int
     )
     without, with_previews = "without", "drag, previews"
 
-    def drag(pace: Pace) -> None:
-        for _ in dragging(session, steps, pace=pace):
+    def drag(limiter: PreviewRateLimiter) -> None:
+        for _ in dragging(session, steps, limiter=limiter):
             pass
 
-    def never() -> Pace:
-        pace = Pace(interval=math.inf)
-        pace.took(0.0)
-        return pace
+    def never() -> PreviewRateLimiter:
+        limiter = PreviewRateLimiter(interval=math.inf)
+        limiter.took(0.0)
+        return limiter
 
     def through_widget() -> None:
         widget.run(steps)
@@ -113,7 +115,7 @@ def _drags(session: DragSession, base: DragInstructions, rounds: int, steps: int
 
     ways: dict[str, Callable[[], None]] = {
         without: lambda: drag(never()),
-        with_previews: lambda: drag(Pace()),
+        with_previews: lambda: drag(PreviewRateLimiter()),
         "drag, the whole widget": through_widget,
     }
     seconds: dict[str, list[float]] = {way: [] for way in ways}

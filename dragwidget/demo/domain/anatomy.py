@@ -84,7 +84,7 @@ class Head:
         normal = torch.stack([east * north, south, west * north], -1)
         tall = self.looks["head_height"][:, None] * torch.ones_like(out)
         radii = torch.stack([torch.ones_like(out), tall, torch.full_like(out, HEAD_DEPTH)], -1)
-        # A face is flatter than a ball: the spots themselves lean only part of the way.
+        # A face is flatter than a ball: the spots themselves lean less.
         lean = FLATTENED * longitude
         axis_u = torch.stack([torch.cos(lean), torch.zeros_like(lean), -torch.sin(lean)], -1)
         axis_v = torch.stack([-torch.sin(lean) * south, north, -torch.cos(lean) * south], -1)
@@ -97,7 +97,7 @@ class Head:
         )
 
     def eyes(self) -> Spot:
-        """The two eyes, left of the image first; their frames end at the eye's outline."""
+        """Return the two eyes, left of the image first; their frames end at the eye's outline."""
         row = (EYE_LATITUDE, 1.0, EYE_WIDTH, EYE_HEIGHT)
         return self.spots([(-EYE_LONGITUDE, *row), (EYE_LONGITUDE, *row)])
 
@@ -106,7 +106,7 @@ class Head:
         return 1 - 2 * self.scenes.eyes
 
     def nose(self) -> Spot:
-        """The nose, at the end of the muzzle."""
+        """Return the nose, at the end of the muzzle."""
         width, height = self.looks["nose"].unbind(1)
         return self.spots([(0.0, NOSE_LATITUDE, self.looks["muzzle_out"], width, height)])
 
@@ -137,7 +137,7 @@ class Head:
 
 
 def head_of(scenes: Scenes) -> Head:
-    """The heads of a batch."""
+    """Return the heads of a batch."""
     cos_yaw, sin_yaw = torch.cos(scenes.yaw), torch.sin(scenes.yaw)
     cos_pitch, sin_pitch = torch.cos(scenes.pitch), torch.sin(scenes.pitch)
     zero = torch.zeros_like(cos_yaw)

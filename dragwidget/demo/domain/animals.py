@@ -198,5 +198,5 @@ TABLE: dict[str, Tensor] = {f.name: _columns(f.name) for f in fields(Animal)}  #
 
 
 def looks(kind: Tensor) -> dict[str, Tensor]:
-    """Each field of Animal for kinds (B,): numbers (B,), pairs (B, 2), colours (B, 3)."""
+    """Return each field of Animal for kinds (B,): numbers (B,), pairs (B, 2), colours (B, 3)."""
     return {name: column.to(kind.device)[kind] for name, column in TABLE.items()}

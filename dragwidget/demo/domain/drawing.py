@@ -54,7 +54,7 @@ def pixel_centres(size: int) -> Tensor:
 
 
 def quadratic(u: Tensor, v: Tensor) -> Tensor:
-    """The product of two linear forms: (..., 3) x (..., 3) -> (..., 6).
+    """Return the product of two linear forms: (..., 3) x (..., 3) -> (..., 6).
 
     Linear forms are coefficients of (x, y, 1), quadratic ones of (xx, xy, yy, x, y, 1).
     """
@@ -66,12 +66,12 @@ def quadratic(u: Tensor, v: Tensor) -> Tensor:
 
 
 def lift(u: Tensor) -> Tensor:
-    """A linear form (..., 3) as a quadratic one (..., 6)."""
+    """Return a linear form (..., 3) as a quadratic one (..., 6)."""
     return torch.cat([torch.zeros_like(u), u], -1)
 
 
 def constant(value: Tensor) -> Tensor:
-    """A constant (...) as a quadratic form (..., 6)."""
+    """Return a constant (...) as a quadratic form (..., 6)."""
     return torch.nn.functional.pad(value[..., None], (5, 0))
 
 

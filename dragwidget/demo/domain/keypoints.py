@@ -49,7 +49,7 @@ class Keypoints:
 
 
 def keypoints(scenes: Scenes, size: int = 128) -> Keypoints:
-    """The named points of scenes drawn `size` x `size` pixels."""
+    """Return the named points of scenes drawn `size` x `size` pixels."""
     head = head_of(scenes)
     eyes, nose, mouth = head.eyes(), head.nose(), head.mouth()
     one = torch.ones_like(scenes.x)

@@ -98,7 +98,7 @@ _ROUND = 0.025  # radius of the mountain's top, about
 
 
 def landscape(scenes: Scenes, size: int) -> tuple[Tensor, list[Layer]]:
-    """The colour behind all (B, 3) and the layers from the sky to the meadow."""
+    """Return the colour behind all (B, 3) and the layers from the sky to the meadow."""
     sky, ground = scenes.sky, scenes.ground
     one = torch.ones_like(sky)
     low = _pick(_SKY_LOW, scenes, sky)

@@ -37,7 +37,7 @@ def mask_of_change(
 def _paths(
     handles: NDArray[np.float64], goals: NDArray[np.float64], size: int
 ) -> NDArray[np.bool_]:
-    """The pixels on the straight ways from handles to goals."""
+    """Return the pixels on the straight ways from handles to goals."""
     on = np.zeros((size, size), dtype=np.bool_)
     share = np.linspace(0, 1, 4 * size)[:, None, None]
     ways = np.clip(np.rint(handles + share * (goals - handles)).astype(int), 0, size - 1)
@@ -46,7 +46,7 @@ def _paths(
 
 
 def _dilate(mask: Tensor, radius: int) -> Tensor:
-    """All pixels within `radius` of the mask, about: squares and diamonds in turn."""
+    """Return all pixels within `radius` of the mask, about: squares and diamonds in turn."""
     grown = mask.float()[None, None]
     for step in range(radius):
         plus = torch.maximum(
@@ -57,7 +57,7 @@ def _dilate(mask: Tensor, radius: int) -> Tensor:
 
 
 def _parts(mask: Tensor) -> list[Tensor]:
-    """The connected parts (8 neighbours) of a mask (H, W)."""
+    """Return the connected parts (8 neighbours) of a mask (H, W)."""
     height, width = mask.shape
     labels = torch.arange(1, height * width + 1).view(height, width).float() * mask
     while True:  # the largest label floods its part
@@ -69,7 +69,7 @@ def _parts(mask: Tensor) -> list[Tensor]:
 
 
 def _hull(part: Tensor) -> Tensor:
-    """The convex hull of a part (H, W), as pixels."""
+    """Return the convex hull of a part (H, W), as pixels."""
     rows, columns = torch.nonzero(part, as_tuple=True)
     y, x = (torch.arange(n, dtype=torch.float32) for n in part.shape)
     inside = torch.ones_like(part)

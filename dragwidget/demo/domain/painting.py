@@ -32,7 +32,7 @@ SCARF = (rgb("#dd4b4b"), rgb("#f3b63f"), rgb("#2f9d97"))
 def render(scenes: Scenes, size: int = 128) -> Tensor:
     """Draw scenes: (B, 3, size, size), float32 in [0, 1].
 
-    Differentiable in every continuous parameter; the same domain at every size.
+    Differentiable in every continuous parameter; the same scene at every size.
     """
     head = head_of(scenes)
     painter = _Painter(head, size)
@@ -222,7 +222,7 @@ class _Painter:
         ]
 
     def spots(self, spots: Spot, soft: float = 0.0) -> tuple[Tensor, ...]:
-        """The ellipses of spots on the head, one shape each."""
+        """Return the ellipses of spots on the head, one shape each."""
         return ellipse(spots.centre, spots.axis_u, spots.axis_v, self.size, soft).unbind(1)
 
     def eyes(self) -> list[Layer]:
@@ -272,7 +272,7 @@ class _Painter:
         return layers
 
     def jaw(self) -> list[Layer]:
-        """The chin, which goes down with the lower lip."""
+        """Return the chin, which goes down with the lower lip."""
         u, v = self._mouth_frame()
         opening = self.scenes.mouth
         middle, high, wide = 0.12 + 0.62 * opening, 0.80 + 0.66 * opening, 1.05
@@ -314,6 +314,6 @@ class _Painter:
 
 
 def _last(value: Tensor) -> Tensor:
-    """A number (...) as the constant of a linear form (..., 3)."""
+    """Return a number (...) as the constant of a linear form (..., 3)."""
     padded: Tensor = torch.nn.functional.pad(value[..., None], (2, 0))
     return padded

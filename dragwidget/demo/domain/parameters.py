@@ -93,6 +93,6 @@ class Scenes:
         return torch.stack([getattr(self, name) for name in CONTINUOUS], 1)
 
     def with_vector(self, vector: Tensor) -> Scenes:
-        """The same kinds and times of day with other continuous parameters (B, P)."""
+        """Return the same kinds and times of day with other continuous parameters (B, P)."""
         columns = dict(zip(CONTINUOUS, vector.unbind(1), strict=True))
         return Scenes(**columns, kind=self.kind, time_of_day=self.time_of_day)

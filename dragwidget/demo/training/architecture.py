@@ -13,7 +13,7 @@ from dragwidget.demo.training.tokenizer import MAX_TOKENS
 
 # What diffusers and transformers make: their types hide the methods of the module within.
 Model = Any
-PICTURE_SIZE = 128  # pixels
+IMAGE_SIZE = 128  # pixels
 LATENT_SIZE = 32  # cells; the autoencoder shrinks by 4
 
 
@@ -128,7 +128,7 @@ def build_autoencoder(networks: Networks) -> Model:
         layers_per_block=1,
         latent_channels=4,
         norm_num_groups=networks.norm_groups,
-        sample_size=PICTURE_SIZE,
+        sample_size=IMAGE_SIZE,
         mid_block_add_attention=False,
         use_quant_conv=False,
         use_post_quant_conv=False,

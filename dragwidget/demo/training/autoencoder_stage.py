@@ -21,7 +21,7 @@ _SCRIBBLE_EVERY = 10
 
 
 def make_autoencoder(preset: Preset) -> Model:
-    """A new autoencoder, its log-variance head fixed to POSTERIOR_DEVIATION."""
+    """Return a new autoencoder, its log-variance head fixed to POSTERIOR_DEVIATION."""
     model = build_autoencoder(preset.networks)
     head = model.encoder.conv_out
     with torch.no_grad():
@@ -40,7 +40,7 @@ def make_autoencoder(preset: Preset) -> Model:
 def train_autoencoder(
     preset: Preset, folder: Path, device: torch.device, size: int, *, resume: bool
 ) -> tuple[Model, Training, Iterator[dict[str, float]]]:
-    """The model, its training, and the records to iterate over; finish with `settle`."""
+    """Return the model, its training, and the records to iterate over; finish with `settle`."""
     torch.manual_seed(preset.seed)
     model = make_autoencoder(preset).to(device)
     training = Training(

@@ -65,7 +65,7 @@ def train_drags(
     resume: bool,
     data_workers: int = 0,
 ) -> Iterator[dict[str, float]]:
-    """Go on with a finished pipeline; yield records; write ``folder/model`` on the way and at last.
+    """Go on with a finished pipeline; yield records; write ``folder/model``.
 
     Args:
         finished: a pipeline with ``unet``, ``vae``, ``text_encoder`` and ``tokenizer``.
@@ -83,7 +83,7 @@ def train_drags(
         training.load()
     parts = {"unet": unet, "text_encoder": text_encoder}
     ordinary = Data(parts, autoencoder, finished.tokenizer, preset, device, size)
-    drawing = DrawnAhead(data_workers, size)
+    drawing = PrefetchedTasks(data_workers, size)
     drags = Drags(
         unet, before, text_encoder, autoencoder, finished.tokenizer, preset, device, drawing
     )
@@ -126,13 +126,13 @@ Drawn = tuple[list[DragInstructions], NDArray[np.float32]]
 
 
 def draw_tasks(seeds: Sequence[int], size: int) -> Drawn:
-    """What is asked for, and source and answer by turns, (2 B, 3, size, size) in [0, 1]."""
+    """Return what is asked for, and source and answer by turns, (2 B, 3, size, size) in [0, 1]."""
     tasks = [drag_task(TASK_KINDS[seed % len(TASK_KINDS)], seed, size) for seed in seeds]
     images = [image.numpy() for task in tasks for image in (task.source, task.target)]
     return [task.instructions for task in tasks], np.stack(images)
 
 
-class DrawnAhead:
+class PrefetchedTasks:
     """`draw_tasks` of consecutive chunks, which other processes begin with before they are needed.
 
     A task takes tens of milliseconds to draw; a GPU learns from one in two (340 ms for 192).
@@ -159,7 +159,7 @@ class DrawnAhead:
                 self._begun[there[0]] = self._pool.submit(draw_tasks, there, self._size)
         return self._begun.pop(seeds[0]).result()
 
-    def __enter__(self) -> DrawnAhead:
+    def __enter__(self) -> PrefetchedTasks:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -206,7 +206,7 @@ class Drags:
 
     @torch.no_grad()
     def inverted_noise(self, latents: Tensor, tokens: Tensor) -> Tensor:
-        """What DDIM inversion takes for the noise of each, (B, 4, h, w)."""
+        """Return what DDIM inversion takes for the noise of each, (B, 4, h, w)."""
         steps, count = _INVERSION
         schedule = Schedule(self.alphas_cumprod, steps)
         context = self.embed(tokens)
@@ -269,7 +269,7 @@ def remains(noise: Tensor, warped: Tensor, answer: Tensor, a: Tensor) -> Tensor:
 
 
 def warp(drawn: DragInstructions, clean: Tensor) -> Tensor:
-    """A clean latent (1, 4, h, w), warped as a drag begins."""
+    """Return a clean latent (1, 4, h, w), warped as a drag begins."""
     grid = DragSettings().grid(drawn.size[1], drawn.size[0])
     cells = on_grid(drawn, grid, (clean.shape[2], clean.shape[3]))
     handles, targets = (

@@ -17,7 +17,7 @@ _SHORTENED, _KEPT, _PHRASES, _STREAM = 0.5, 0.5, 16, 11
 
 
 def is_scribble(seed: int, every: int) -> bool:
-    """Whether this seed's training image comes from outside the domain: one in `every`."""
+    """Return whether this seed's training image comes from outside the domain: one in `every`."""
     return seed % every == every - 1
 
 
@@ -83,7 +83,7 @@ class Bank:
             self._chunks.append(self._make(range(start, start + self._chunk)))
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """A random batch of each tensor, (count, ..)."""
+        """Return a random batch of each tensor, (count, ..)."""
         index = torch.randint(len(self), (count,), generator=generator)
         chunk, row = (index // self._chunk).tolist(), (index % self._chunk).tolist()
         rows = [[tensor[r] for tensor in self._chunks[c]] for c, r in zip(chunk, row, strict=True)]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dragwidget.demo.training.architecture import Stage
-from dragwidget.demo.training.helpers import SharedGradients
+from dragwidget.demo.training.gradient_workers import SharedGradients
 from dragwidget.demo.training.muon import make_optimizers
 
 _LOG_EVERY = 10  # steps; a line of the curve is a mean over them
@@ -50,7 +50,7 @@ class Training:
         self.seconds = 0.0  # of training, over all runs
         self.recent: list[float] = []
         self.curve: list[dict[str, float]] = []
-        self.shared: SharedGradients | None = None  # of helpers, if there are any
+        self.shared: SharedGradients | None = None  # of gradient workers, if there are any
         self.images = 0  # trained on, counting repetitions
 
     @property
@@ -128,7 +128,7 @@ class Training:
 
     @torch.no_grad()
     def averaged_states(self) -> dict[str, dict[str, Tensor]]:
-        """The state of each part with averaged weights, for an export on the way."""
+        """Return the state of each part with averaged weights, for an export at a checkpoint."""
         states = {}
         for part, module in self.parts.items():
             state = {n: t.clone() for n, t in module.state_dict().items()}

@@ -24,7 +24,7 @@ from dragwidget.demo.training.architecture import (
 from dragwidget.demo.training.autoencoder_stage import validation_images
 from dragwidget.demo.training.export import write_model, write_samples
 from dragwidget.demo.training.feed import SCRIBBLE_CAPTION, VALIDATION_SEEDS, Bank, images
-from dragwidget.demo.training.helpers import SharedGradients, helping
+from dragwidget.demo.training.gradient_workers import SharedGradients, run_gradient_workers
 from dragwidget.demo.training.loop import Training
 from dragwidget.demo.training.tokenizer import write_tokenizer
 
@@ -43,7 +43,7 @@ def train_unet(
     size: int,
     *,
     resume: bool,
-    helpers: int = 0,
+    gradient_workers: int = 0,
 ) -> Iterator[dict[str, float]]:
     """Train; yield records; write `folder/model` at each checkpoint and at the end."""
     torch.manual_seed(preset.seed + 10)
@@ -63,11 +63,11 @@ def train_unet(
         states = training.averaged_states()
         write_model(folder / "model", preset, states, autoencoder, folder / "tokenizer")
 
-    if helpers:
+    if gradient_workers:
         training.shared = SharedGradients(list(training.parameters.values()))
         training.shared.publish(list(training.parameters.values()))
     arguments = (training.shared, list(training.parameters), preset, autoencoder, folder, size)
-    with helping(helpers, help_training, *arguments):
+    with run_gradient_workers(gradient_workers, compute_gradients, *arguments):
         yield from training.run(loss, export)
     training.average()
     export()
@@ -85,7 +85,7 @@ def train_unet(
 
 
 def make_parts(preset: Preset, tokenizer: CLIPTokenizer, device: torch.device) -> dict[str, Any]:
-    """A new UNet and text encoder, laid out for training."""
+    """Return a new UNet and text encoder, laid out for training."""
     text_encoder = build_text_encoder(
         preset.networks,
         len(tokenizer),
@@ -99,7 +99,7 @@ def make_parts(preset: Preset, tokenizer: CLIPTokenizer, device: torch.device) -
     return {"unet": unet.to(device), "text_encoder": text_encoder.to(device)}
 
 
-def help_training(
+def compute_gradients(
     index: int,
     shared: SharedGradients,
     names: list[str],
@@ -108,7 +108,7 @@ def help_training(
     folder: Path,
     size: int,
 ) -> None:
-    """A helper's whole life: small batches of its own images, on the newest weights."""
+    """Compute gradients of small batches of its own images on the newest weights, for ever."""
     cpu = torch.device("cpu")
     torch.manual_seed(preset.seed + 20 + index)
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
@@ -152,11 +152,11 @@ class Data:
         latents, texts = [], []
         for start in range(0, len(seeds), 32):
             part = seeds[start : start + 32]
-            drawn, said = images(
+            drawn, texts_drawn = images(
                 part, self.size, scribble_every=_SCRIBBLE_EVERY, device=self.device
             )
             latents.append(encode_images(self.autoencoder, drawn, self.preset))
-            texts += said
+            texts += texts_drawn
         return torch.cat(latents), token_ids(self.tokenizer, texts)
 
     def loss(self, count: int, generator: torch.Generator) -> Tensor:
@@ -173,7 +173,7 @@ class Data:
 
     @torch.no_grad()
     def validate(self, count: int) -> float:
-        """The loss on images never trained on, timesteps spread evenly, in float32."""
+        """Return the loss on images never trained on, timesteps spread evenly, in float32."""
         times = torch.linspace(1, 999, count).long()
         generator = torch.Generator().manual_seed(0)
         total = 0.0

@@ -6,6 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dragwidget.data.paths import user_path
+from dragwidget.data.paths import absolute, user_path
 from dragwidget.diffusion.lora.formats import LoRAFile, parse_lora
 from dragwidget.diffusion.lora.peft_config import (
     TEXT_ENCODER,
@@ -60,11 +61,11 @@ def save_lora(
         if matrices:
             ranks = {layer: len(down) for layer, (down, _) in matrices.items()}
             configuration |= {f"{part}.{k}": v for k, v in _peft_config(ranks).items()}
-    said = {"format": "pt", METADATA: json.dumps(configuration), **(metadata or {})}
+    header = {"format": "pt", METADATA: json.dumps(configuration), **(metadata or {})}
     save_file(
         {key: matrix.detach().cpu().contiguous() for key, matrix in tensors.items()},
         file,
-        metadata=said,
+        metadata=header,
     )
     return file
 
@@ -121,6 +122,7 @@ def load_lora(
         networks[TEXT_ENCODER] = text_encoder
     layers = {part: adaptable_layers(network) for part, network in networks.items()}
     lora = _fold(parse_lora(tensors, _configs(file, header), layers, str(file), alpha))
+    lora = replace(lora, path=absolute(path), alpha=alpha)
     lora.check(unet, text_encoder)
     return lora
 
@@ -132,14 +134,14 @@ def given_lora(
     if given is not None and not isinstance(given, LoRA):
         return load_lora(given, unet, text_encoder=text_encoder, alpha=alpha)
     if alpha is not None:
-        raise ValueError("alpha is for a LoRA's file that does not say its own")
+        raise ValueError("alpha is only for a LoRA file that does not give it: leave alpha out")
     if given is not None:
         given.check(unet, text_encoder)
     return given
 
 
 def _fold(parsed: LoRAFile) -> LoRA:
-    """A LoRA whose up matrices hold the scale."""
+    """Return a LoRA whose up matrices hold the scale."""
     down, up = {}, {}
     for (part, layer), delta in parsed.deltas.items():
         path = f"{TEXT_ENCODER}.{layer}" if part == TEXT_ENCODER else layer
@@ -192,7 +194,7 @@ def _find(path: Path) -> Path:
 
 
 def _inside(file: Path) -> Path:
-    """A file of a folder; raise ValueError where it is a link that leads out of it.
+    """Return a file of a folder; raise ValueError where it is a link that leads out of it.
 
     In the hub's cache, the files of a snapshot are links to blobs beside the snapshots.
     """

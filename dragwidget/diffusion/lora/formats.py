@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from dragwidget.data.user_warning import warn_user
 from dragwidget.diffusion.lora.peft_config import TEXT_ENCODER, UNET, Layer, Part, PeftConfig
 
 __all__ = ["Delta", "LoRAFile", "parse_lora"]
@@ -135,7 +135,7 @@ def parse_lora(
         if layer in found[kind]:
             raise ValueError(
                 f"{name} holds two {kind} matrices of {'.'.join(layer)}, the second as "
-                f"{key[:200]!r}: it cannot be said which one counts"
+                f"{key[:200]!r}: it is unclear which one counts"
             )
         found[kind][layer] = tensor
         programs.add(program)
@@ -231,19 +231,19 @@ class _Scales:
     def __post_init__(self) -> None:
         if self.alpha is not None and not (math.isfinite(self.alpha) and self.alpha > 0):
             raise ValueError(f"alpha must be a number above 0, got {self.alpha!r}")
-        said = [
+        sources = [
             word
             for word, there in (("configuration", self.configs), ("alpha", self.alphas))
             if there
         ]
-        if len(said) > 1 or (said and self.alpha is not None):
+        if len(sources) > 1 or (sources and self.alpha is not None):
             raise ValueError(
-                f"{self.name} says its scale by its {' and its '.join(said)}"
+                f"{self.name} says its scale by its {' and its '.join(sources)}"
                 + (", and alpha= was given" if self.alpha is not None else "")
                 + ": one of them can count"
             )
         self._warn_of_mixed_alphas()
-        if said or self.alpha is not None:
+        if sources or self.alpha is not None:
             return
         if self.program == "peft":
             raise ValueError(
@@ -251,23 +251,19 @@ class _Scales:
                 "says its scale: put that file back, or give alpha= (its lora_alpha)"
             )
         if self.unsure:
-            warnings.warn(
+            warn_user(
                 f"{self.name} does not say its alpha. It counts as the rank, as diffusers "
-                "does; where it was trained with another one, give alpha=",
-                UserWarning,
-                stacklevel=5,  # whoever called ``load_lora``
+                "does; where it was trained with another one, give alpha="
             )
 
     def _warn_of_mixed_alphas(self) -> None:
         for part, those in ((UNET, "all attention layers"), (TEXT_ENCODER, "all layers")):
             values = {float(alpha) for layer, alpha in self.alphas.items() if layer[0] == part}
             if self.program == "kohya" and len(values) > 1:
-                warnings.warn(
+                warn_user(
                     f"{self.name} has alphas of {min(values):g} to {max(values):g} in its {part}: "
                     "each layer is scaled by its own here, while diffusers (0.42.1) scales "
-                    f"{those} by the most frequent one",
-                    UserWarning,
-                    stacklevel=6,  # whoever called ``load_lora``
+                    f"{those} by the most frequent one"
                 )
 
     def __call__(self, layer: Layer, rank: int) -> float:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from dragwidget.data.quoting import quoted
+from dragwidget.data.user_warning import warn_user
 
 __all__ = ["TEXT_ENCODER", "UNET", "Layer", "Part", "PeftConfig", "read_configs"]
 
@@ -97,11 +97,9 @@ class PeftConfig:
             )
         unknown = [key for key, value in config.items() if value and key not in _KNOWN]
         if unknown:
-            warnings.warn(
+            warn_user(
                 f"the configuration of {name} sets {', '.join(map(quoted, unknown[:5]))}, which "
-                "is not known here and has no effect",
-                UserWarning,
-                stacklevel=5,  # whoever called ``load_lora``
+                "is not known here and has no effect"
             )
         rank = config.get("r")
         return cls(
@@ -113,11 +111,11 @@ class PeftConfig:
         )
 
     def __call__(self, layer: Layer, rank: int) -> float:
-        """The scale of a layer whose matrices have this rank."""
-        said = _value_of(layer, self.ranks, self.rank)
-        if said is not None and said != rank:
+        """Return the scale of a layer whose matrices have this rank."""
+        given = _value_of(layer, self.ranks, self.rank)
+        if given is not None and given != rank:
             raise ValueError(
-                f"this LoRA's {layer[1]} has rank {rank}, and its configuration says {said:g}"
+                f"this LoRA's {layer[1]} has rank {rank}, and its configuration says {given:g}"
             )
         alpha = _value_of(layer, self.alphas, self.alpha)
         assert alpha is not None
@@ -125,7 +123,7 @@ class PeftConfig:
 
 
 def _value_of(layer: Layer, patterns: Patterns, otherwise: float | None) -> float | None:
-    """The value of the first pattern that a layer's path matches."""
+    """Return the value of the first pattern that a layer's path matches."""
     part, path = layer
     # Releases of transformers differ in whether this is part of a text encoder's paths.
     paths = (path, f"text_model.{path}") if part == TEXT_ENCODER else (path,)
@@ -151,7 +149,7 @@ def _number(value: object) -> float:
 
 
 def read_configs(config: Mapping[str, Any], name: str, *, prefixed: bool) -> dict[Part, PeftConfig]:
-    """What peft's configuration says of each part.
+    """Return what peft's configuration says of each part.
 
     Args:
         prefixed: each field's name begins with its part, as in the header that diffusers writes;

@@ -65,10 +65,10 @@ def noised_batches(
     settings: LoRASettings,
     random: Tensor | None = None,
 ) -> Iterator[LoRABatch]:
-    """Endless batches of the image (H, W, 3), sampled from the autoencoder and noised.
+    """Yield endless batches of the image (H, W, 3), sampled from the autoencoder and noised.
 
     The image is encoded once, whole; with ``settings.random_crop`` each item is a square crop as
-    long as the shorter side, encoded anew.
+    long as the shorter side, encoded again.
 
     Args:
         random: go on after the batch that has this state; by default from ``settings.seed``.
@@ -220,7 +220,7 @@ def _set_moments(optimizer: torch.optim.AdamW, lora: LoRA, after: LoRAStep) -> N
 def loss_of(
     model: DiffusionModel, embeddings: Tensor, batch: LoRABatch, lora: LoRA | None
 ) -> Tensor:
-    """Mean square error of the predicted noise (or velocity), float32."""
+    """Return the mean squared error of the predicted noise (or velocity), float32."""
     path = model.schedule(1)
     clean, noise = ordinary(batch.latents), ordinary(batch.noise)
     noised, target = path.training_target(clean, noise, batch.timesteps)

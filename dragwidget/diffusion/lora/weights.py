@@ -41,16 +41,20 @@ class LoRA:
             A layer of the text encoder has a path that begins with ``text_encoder.``.
         up: by the same paths, (outputs, r) or (outputs, r, 1, 1); any scaling is already in it.
         origin: the format of the file that it was read from, and its scale.
+        path: absolute path of that file, or of its folder; ``None``: not known.
+        alpha: as it was given for that file.
     """
 
     down: Mapping[str, Tensor]
     up: Mapping[str, Tensor]
     origin: str = ""
+    path: str | None = None
+    alpha: float | None = None
 
     @classmethod
     @in_plain_torch
     def initial(cls, unet: nn.Module, rank: int, generator: torch.Generator) -> LoRA:
-        """A LoRA that changes nothing yet: down normal with deviation 1 / rank, up zero."""
+        """Return a LoRA that changes nothing yet: down normal with deviation 1 / rank, up zero."""
         down, up = {}, {}
         for path, layer in projections(unet).items():
             normal = torch.randn(rank, layer.in_features, generator=generator)
@@ -69,7 +73,7 @@ class LoRA:
         return digest.hexdigest()
 
     def map(self, change: Callable[[Tensor], Tensor]) -> LoRA:
-        """The same with ``change`` applied to every matrix."""
+        """Return the same with ``change`` applied to every matrix."""
         return replace(
             self,
             down={path: change(matrix) for path, matrix in self.down.items()},
@@ -77,7 +81,7 @@ class LoRA:
         )
 
     def part(self, part: Part) -> dict[str, tuple[Tensor, Tensor]]:
-        """Down and up of one network's layers, by their path in it."""
+        """Return the down and up matrices of one network, by layer path."""
         start = f"{TEXT_ENCODER}."
         return {
             path.removeprefix(start): (down, self.up[path])
@@ -142,7 +146,7 @@ class LoRA:
 
 
 def adaptable_layers(network: nn.Module) -> dict[str, Any]:
-    """The layers that a LoRA can change, by their path, without ``text_model.``."""
+    """Return the layers that a LoRA can change, by their path, without ``text_model.``."""
     # Releases of transformers differ in whether that is part of a text encoder's paths.
     return {
         path.removeprefix("text_model."): layer
@@ -161,7 +165,7 @@ def _kind_of(path: str, down: Tensor) -> str:
 
 
 def projections(unet: nn.Module) -> dict[str, nn.Linear]:
-    """The layers that a LoRA is trained on, by their path in the UNet."""
+    """Return the layers that a LoRA is trained on, by their path in the UNet."""
     layers = {
         f"{path}.{name}": attention.get_submodule(name)
         for path, attention in unet.named_modules()
@@ -185,7 +189,7 @@ def enabled(
 def switches_of(
     network: nn.Module, lora: LoRA | None, weight: float = 1.0, part: Part = UNET
 ) -> list[Switch]:
-    """What switches a LoRA on for a pass; see ``enabled``."""
+    """Return what switches a LoRA on for a pass; see ``enabled``."""
     if lora is None or weight == 0:
         return []
     layers = adaptable_layers(network)

@@ -11,14 +11,14 @@ METHODS: dict[str, DragMethod] = {"dragdiffusion": DragDiffusion()}
 
 
 def method_named(name: str) -> DragMethod:
-    """The method of this name.
+    """Return the method of this name.
 
     Raises:
         ValueError: there is none.
     """
     if name not in METHODS:
         raise ValueError(
-            f"there is no drag method {name!r}; there are {', '.join(map(repr, sorted(METHODS)))}: "
-            "set DragSettings.method"
+            f"DragSettings.method must be one of {', '.join(map(repr, sorted(METHODS)))}, "
+            f"got {name!r}"
         )
     return METHODS[name]

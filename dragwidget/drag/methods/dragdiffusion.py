@@ -2,7 +2,7 @@
 
 One forward pass a step: the pass that tracks the points after an update also carries the gradient
 of the next update. Beside the paper's choices, the settings offer GoodDrag's template and a start
-from a warped latent, after FastDrag.
+from a warped latent, as FastDrag does.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ __all__ = ["DragDiffusion", "losses", "reached"]
 
 
 class DragDiffusion:
-    """The paper's method."""
+    """The drag method of the paper."""
 
     def begin(self, passes: Passes, latent: Tensor, handles: Tensor, timestep: Time) -> DragState:
-        """The handles are what lies under them in this latent."""
+        """Return the initial state; handles track what lies under them in ``latent``."""
         features = passes.at(latent, timestep).features.detach()
         return DragState(
             latent=latent,
@@ -41,7 +41,7 @@ class DragDiffusion:
     def advance(
         self, passes: Passes, state: DragState, task: Problem
     ) -> tuple[DragState, StepReport]:
-        """Change the latent, then look where the handles went.
+        """Update the latent, then track the handles.
 
         The latent goes down the gradient; with ``start == "warped"`` the first step, and the first
         with a new target, warps it.
@@ -72,7 +72,7 @@ class DragDiffusion:
         return after, report
 
     def ended(self, state: DragState, task: Problem) -> Ended | None:
-        """All handles have arrived, or none has moved for as long as the patience allows."""
+        """Return REACHED, NOT_MOVING after ``patience`` steps without motion, or ``None``."""
         if reached(state.handles, task.targets, task.settings).all():
             return Ended.REACHED
         if task.settings.patience and state.still >= task.settings.patience:
@@ -81,12 +81,12 @@ class DragDiffusion:
 
 
 def reached(handles: Tensor, targets: Tensor, settings: DragSettings) -> Tensor:
-    """Which handles are within the stop distance of their targets, (N,) bool."""
+    """Return which handles are within the stop distance of their targets, (N,) bool."""
     return distances(handles, targets) < settings.stop_distance
 
 
 def losses(state: DragState, task: Problem, evaluation: Evaluation) -> dict[str, Tensor]:
-    """The weighted terms of the loss at this state, by name; each a scalar."""
+    """Return the weighted terms of the loss at this state, by name; each a scalar."""
     settings = task.settings
     terms = {
         "motion": motion_supervision(
@@ -112,7 +112,7 @@ def losses(state: DragState, task: Problem, evaluation: Evaluation) -> dict[str,
 
 
 def _descend(passes: Passes, state: DragState, task: Problem) -> tuple[Tensor, Moments, StepReport]:
-    """The latent one step of Adam down the loss; Adam's moments; the terms of the loss."""
+    """Take one step of Adam; return the latent, the moments, and the terms of the loss."""
     evaluation = passes.take(state.latent, state.timestep, previous=task.has_region_loss)
     with torch.enable_grad():
         terms = losses(state, task, evaluation)
@@ -130,7 +130,7 @@ def _descend(passes: Passes, state: DragState, task: Problem) -> tuple[Tensor, M
 
 
 def _warp(passes: Passes, state: DragState, task: Problem) -> Tensor:
-    """The latent with every handle's content carried to its target."""
+    """Return the latent with every handle's content carried to its target."""
     handles, targets = (
         in_latent(points, passes.grid, state.latent) for points in (state.handles, task.targets)
     )

@@ -12,16 +12,16 @@ from dragwidget.ui.canvas.tools import Tool, Unfinished
 
 
 def hint(tool: Tool, unfinished: Unfinished | None, *, clicks: bool, keys: bool) -> str:
-    """Return what to do next.
+    """Return the hint for the next action.
 
     Args:
-        tool: the one in use.
-        unfinished: what it has left to go on with.
-        clicks: whether a click of a mouse counts as one.
-        keys: whether keys act.
+        tool: the current tool.
+        unfinished: its unfinished gesture, if any.
+        clicks: whether mouse clicks draw.
+        keys: whether keyboard shortcuts act.
     """
     if unfinished is not None:
-        return unfinished.hint(keys) + ("; Esc cancels." if keys else "; Undo takes it back.")
+        return unfinished.hint(keys) + ("; Esc cancels." if keys else "; Undo reverts it.")
     return f"{tool.hint}{tool.by_click if clicks else ''}."
 
 

@@ -42,12 +42,12 @@ _CAPTION = {"width": "auto", "max_width": "100%", "align_self": "stretch", "over
 
 
 class DragCanvas(StillImage, SketchWidget):
-    """Draws point pairs and a mask, interactively or by methods; observable and undoable.
+    """Canvas to draw point pairs and a mask on, interactively or by methods, with undo.
 
     Args:
-        image: what ``read_image`` takes; ``None``: an empty canvas until one is set.
-        width: the canvas' width in CSS pixels, padding included, or less, as a tall image is no
-            taller than fits the window; "fit": 560 CSS pixels on the longest side.
+        image: anything ``read_image`` accepts; ``None``: an empty canvas until one is set.
+        width: width of the canvas in CSS pixels, padding included; less for a tall image, which
+            is made to fit the window. "fit": 560 CSS pixels on the longest side.
         toolbar: whether to show the buttons above.
         caption: whether to show the line below.
         probe: whether the toolbar has the tool "probe".
@@ -95,22 +95,22 @@ class DragCanvas(StillImage, SketchWidget):
         guard = self._guard = Guard(
             self._lock,
             refresh=lambda: self.scene.refresh(),
-            give_up=lambda: self._hand.cancel(),
+            give_up=lambda: self._controller.cancel(),
             tell=partial(setattr, self, "last_error"),
         )
         self._view = CanvasView(None if width == "fit" else int(width), guard, self._marked)
-        self._hand = PointerController(self)
+        self._controller = PointerController(self)
         name = f"dragwidget-{self.scene.multi.model_id}"  # what the script finds its parts by
         self._script = make_script(name)
         self._toolbar = Toolbar(self, probe=probe)
         self._caption = ipywidgets.HTML(layout=dict(_CAPTION))
         self._lay_out(name, toolbar, caption)
-        self._listen(CanvasInput(self, self._hand, guard, self._script))
+        self._listen(CanvasInput(self, self._controller, guard, self._script))
         self._take(source)
         self._is_open = True
         for key, value in traits.items():
             if not self.has_trait(key):
-                raise TypeError(f"DragCanvas takes no {key!r}")
+                raise TypeError(f"DragCanvas has no trait or argument {key!r}")
             setattr(self, key, value)
 
     def _lay_out(self, name: str, toolbar: bool, caption: bool) -> None:
@@ -138,7 +138,7 @@ class DragCanvas(StillImage, SketchWidget):
 
     @property
     def image(self) -> Image.Image | None:
-        """The image at full resolution, RGB; ``None`` before one is set."""
+        """The image at full resolution, RGB; ``None`` until one is set."""
         return None if self._source is None else Image.fromarray(self._source.original)
 
     @image.setter
@@ -154,18 +154,19 @@ class DragCanvas(StillImage, SketchWidget):
             if keep and (source is None or self._source is None or source.size != self.size):
                 got = None if source is None else source.size
                 raise ValueError(
-                    f"what is drawn can be kept on an image of size {self.size} only, got {got}"
+                    f"with keep=True the new image must have the size {self.size}, got {got}: "
+                    "resize it, or set it without keep"
                 )
             self._take(source, keep)
 
     @property
     def size(self) -> Size | None:
-        """(width, height) of the image; ``None`` where there is none yet."""
+        """(width, height) of the image; ``None`` until one is set."""
         return None if self._source is None else self._source.size
 
     def _take(self, source: SourceImage | None, keep: bool = False) -> None:
         with self._lock:
-            self._hand.forget()
+            self._controller.forget()
             self._source = source
             self._view.set_source(source, fit=not keep)
             if not keep:
@@ -177,7 +178,7 @@ class DragCanvas(StillImage, SketchWidget):
 
     @property
     def scene(self) -> Scene:
-        """What ipycanvas is told."""
+        """The scene that ipycanvas paints."""
         return self._view.scene
 
     @property
@@ -206,9 +207,9 @@ class DragCanvas(StillImage, SketchWidget):
         self.zoom_to(1.0)
 
     def show_image(self, image: Any) -> None:
-        """Lay an image of any size, as ``read_image`` takes it, over the source; ``None``: none.
+        """Show an image of any size, as ``read_image`` takes it, over the source; ``None``: none.
 
-        The latest wins, at most one per 0.1 s is shown. Safe from any thread.
+        At most one image per 0.1 s is shown, always the latest. Safe from any thread.
         """
         self._view.show_image(image)
 
@@ -218,7 +219,7 @@ class DragCanvas(StillImage, SketchWidget):
         trails: Sequence[Sequence[XY]] = (),
         starts: Sequence[XY] | None = None,
     ) -> None:
-        """Mark where the handles are by now and the way they came; see ``CanvasView``."""
+        """Mark the current handles and their trajectories; see ``CanvasView.show_tracks``."""
         self._view.show_tracks(handles, trails, starts)
 
     def clear_tracks(self) -> None:
@@ -226,7 +227,7 @@ class DragCanvas(StillImage, SketchWidget):
         self._view.show_tracks(())
 
     def flush(self) -> None:
-        """Show now what is still waiting."""
+        """Show pending updates now."""
         self._view.flush()
 
     @property
@@ -248,16 +249,16 @@ class DragCanvas(StillImage, SketchWidget):
         return f"{type(self).__name__}({shown}: {captions.describe(self._sketch)})"
 
     def _marked(self) -> Marks:
-        gesture = self._hand.gesture
+        gesture = self._controller.gesture
         return Marks(
             pairs=self.pairs,
             selected=self.selected,
             hidden=None if gesture is None else gesture.hidden_pair,
-            pending=self._hand.pending,
+            pending=self._controller.pending,
         )
 
     def marks_changed(self) -> None:
-        """Repaint the marks, and whatever else is new."""
+        """Repaint the marks and everything else that has changed."""
         self._view.show_marks()
 
     def _show_sketch(self, mask_is_new: bool) -> None:
@@ -294,8 +295,8 @@ class DragCanvas(StillImage, SketchWidget):
 
     @property
     def pointer(self) -> Pointer:
-        """What the pointer knows from one press to the next."""
-        return self._hand.state
+        """The pointer's state between two presses."""
+        return self._controller.state
 
     @property
     def has_keys(self) -> bool:
@@ -307,23 +308,23 @@ class DragCanvas(StillImage, SketchWidget):
         return self._has_script if self.keyboard is None else bool(self.keyboard)
 
     def script_is_ready(self) -> None:
-        """Rely on our script from now on."""
+        """Use the events of our script from now on."""
         self._has_script = True
         self._update()
 
     @property
     def toolbar(self) -> Any:
-        """The box of buttons, to be placed elsewhere on the page than above the canvas."""
+        """The box of buttons, to place it elsewhere than above the canvas."""
         return self._toolbar.box
 
     def guarded(self, action: Callable[..., Any], *args: Any) -> None:
-        """Call ``action`` under the lock, and paint what is new; show its errors."""
+        """Call ``action`` under the lock and repaint; show its errors."""
         self._guard(action, *args)
 
     def undo(self) -> bool:
         """Undo the last change, or the unfinished gesture; return whether there was one."""
         with self._lock:
-            if self._hand.step_back():
+            if self._controller.step_back():
                 self._changed()
                 return True
             return super().undo()
@@ -331,15 +332,15 @@ class DragCanvas(StillImage, SketchWidget):
     def close_lasso(self) -> None:
         """Close the lasso whose corners are being clicked."""
         with self._lock:
-            self._hand.finish()
+            self._controller.finish()
 
     def cancel_gesture(self) -> bool:
         """Cancel the unfinished gesture; return whether there was one."""
         with self._lock:
-            return self._hand.cancel()
+            return self._controller.cancel()
 
     def _drop_unfinished(self) -> None:
-        self._hand.forget()
+        self._controller.forget()
 
     def on_key(self, callback: Callable[[str], None], remove: bool = False) -> None:
         """Call ``callback("run")`` for Space and ``callback("step")`` for s."""
@@ -365,13 +366,13 @@ class DragCanvas(StillImage, SketchWidget):
     def _take_state(self, change: Any) -> None:
         with self._lock:
             if change["name"] == "read_only" and change["new"]:
-                self._hand.forget()
+                self._controller.forget()
             self._update()
 
     @traitlets.observe("tool")
     def _take_tool(self, change: Any) -> None:
         with self._lock:
-            self._hand.leave_tool(change["old"])
+            self._controller.leave_tool(change["old"])
             self._update()
 
     @traitlets.observe("mask_style", "mask_tint", "mask_opacity")
@@ -389,12 +390,12 @@ class DragCanvas(StillImage, SketchWidget):
             self._update()
 
     def close(self) -> None:
-        """Close the widget and free its images; pairs and mask can still be read."""
+        """Close the widget and free its images; pairs and mask stay readable."""
         if not getattr(self, "_is_open", False):  # perhaps it never was
             return
         self._is_open = False
         with self._lock:
-            self._hand.forget()
+            self._controller.forget()
             self._input.close()
         self._view.close()
         close_all(self)

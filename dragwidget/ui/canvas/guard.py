@@ -1,4 +1,4 @@
-"""Make calls whose errors are logged and shown, which Jupyter would drop."""
+"""Log and show the errors of callbacks, which Jupyter would drop."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ log = logging.getLogger(__name__)
 
 
 class Guard:
-    """Calls actions under a lock; an error ends the gesture and is told.
+    """Calls actions under a lock; an error ends the gesture and is shown.
 
     Args:
         lock: held around every action.
         refresh: paints what an action has changed.
-        give_up: ends what an action has left half done.
+        give_up: cancels what an action has left unfinished.
         tell: shows an error, "Type: message".
     """
 
@@ -31,7 +31,7 @@ class Guard:
         self._refresh, self._give_up, self._tell = refresh, give_up, tell
 
     def __call__(self, action: Callable[..., Any], *args: Any) -> None:
-        """Call ``action`` and paint what is new; does not raise."""
+        """Call ``action`` and repaint; do not raise."""
         with self.lock:
             try:
                 action(*args)

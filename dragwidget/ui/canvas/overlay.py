@@ -1,4 +1,4 @@
-"""Images for the browser: the mask laid over an image, and images as few bytes."""
+"""Encode images and mask overlays for the browser."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _EDGE = "#ffffffd9"
 
 
 def shown_size(size: Size) -> Size:
-    """(width, height) at which an image of that size is sent to the browser."""
+    """Return (width, height) at which an image of that size is sent to the browser."""
     scale = min(1.0, SHOWN_SIDE / max(size))
     width, height = (max(1, round(side * scale)) for side in size)
     return width, height
@@ -78,7 +78,7 @@ class Overlay:
 
 
 def colours(style: str, tint: str, opacity: float) -> tuple[str, str]:
-    """(#rrggbbaa of what is filled, of its edge)."""
+    """Return #rrggbbaa of the filled region and of its edge."""
     alpha = f"{round(255 * opacity):02x}"
     if style == "tint":
         return f"{tint}{alpha}", f"{tint}ff"
@@ -90,7 +90,7 @@ def _bytes(colour: str) -> bytes:
 
 
 def _sample(side: int, longest: int) -> npt.NDArray[np.intp]:
-    """The row, or column, of a mask that each one shown takes."""
+    """Return the row, or column, of the mask for each row, or column, that is shown."""
     if longest > SHOWN_SIDE:
         count = max(1, round(side * SHOWN_SIDE / longest))
         return ((np.arange(count) + 0.5) * (side / count)).astype(np.intp)
@@ -98,7 +98,7 @@ def _sample(side: int, longest: int) -> npt.NDArray[np.intp]:
 
 
 def _edge(allowed: BoolArray, width: int) -> BoolArray:
-    """What lies inside, within ``width`` of the protected region; the image's border is no edge."""
+    """Return the editable pixels within ``width`` of the protected region."""
     inner = allowed.copy()
     for axis in (0, 1):
         if allowed.shape[axis] > width:

@@ -1,6 +1,6 @@
 """Decide which gesture a press begins, and what ends it.
 
-A press begins a gesture; moves without one are nobody's; a release, or leaving the canvas, ends it.
+A press begins a gesture; moves without one are ignored; a release, or leaving the canvas, ends it.
 
 ipycanvas does not say which mouse button is down, so a press of which nothing else is known may be
 a right click. It draws where the pointer is dragged; a mere click then draws nothing.
@@ -75,14 +75,14 @@ class PointerController:
             self.abandon()
             return
         self.gesture = None
-        self.host.scene.set_ink(None)
+        self.host.scene.set_draft(None)
         gesture.end(xy)
         self._show_unfinished()
 
     def second(self, xy: XY) -> None:
-        """Take note of another finger at ``xy`` while the first draws.
+        """Record another finger at ``xy`` while the first draws.
 
-        While it rests, as the heel of a hand does, the first goes on drawing; but a tap of both
+        While it rests, as the heel of the hand does, the first goes on drawing; but a tap of both
         draws nothing, and once both move they pinch, which draws nothing either.
         """
         if self.gesture is None:
@@ -105,7 +105,7 @@ class PointerController:
 
     @property
     def unfinished(self) -> Unfinished | None:
-        """What waits for the next press: of the tool in use, else of another."""
+        """The gesture that waits for its next press: of the current tool, else of another."""
         waiting = self.state.unfinished
         return waiting.get(self.host.tool) or next(iter(waiting.values()), None)
 
@@ -115,11 +115,11 @@ class PointerController:
         return next((one.handle for one in self.state.unfinished.values() if one.handle), None)
 
     def cancel(self) -> bool:
-        """Cancel the gesture, else what waits for the next press; return whether there was any."""
+        """Cancel the gesture, or else the waiting one; return whether there was any."""
         return self.abandon() or self._drop(self.unfinished)
 
     def step_back(self) -> bool:
-        """Undo one part of what is unfinished; return whether anything was."""
+        """Undo one part of the unfinished gesture; return whether there was one."""
         if self.abandon():
             return True
         unfinished = self.unfinished
@@ -129,18 +129,18 @@ class PointerController:
         return True
 
     def finish(self) -> None:
-        """Complete what waits for the next press of this tool, if it can be."""
+        """Complete the waiting gesture of this tool, if possible."""
         unfinished = self.state.unfinished.get(self.host.tool)
         if unfinished is not None and unfinished.finish(self.host):
             self._drop(unfinished)
 
     def forget(self) -> None:
-        """Cancel all that is unfinished."""
+        """Cancel all unfinished gestures."""
         while self.cancel():
             pass
 
     def leave_tool(self, name: str) -> None:
-        """Finish what is half drawn with the tool ``name``, which is left."""
+        """Finish what is half drawn with the tool ``name``, which is deselected."""
         self.release()
         unfinished = self.state.unfinished.get(name)
         if unfinished is not None and not unfinished.stays:
@@ -157,7 +157,7 @@ class PointerController:
         return True
 
     def _show_unfinished(self) -> None:
-        inks = [one.ink() for one in self.state.unfinished.values()]
-        self.host.scene.set_ink(next((ink for ink in inks if ink), None))
+        drafts = [one.draft() for one in self.state.unfinished.values()]
+        self.host.scene.set_draft(next((draft for draft in drafts if draft), None))
         self.host.marks_changed()
         self.host.hint_changed()

@@ -1,4 +1,4 @@
-"""Shapes in image pixels -> the pixels they cover, bit for bit the same everywhere.
+"""Rasterise shapes in image pixels, bit for bit the same everywhere.
 
 **Convention**: a pixel is an area, pixel ``(column, row)`` covering ``[column, column + 1) x
 [row, row + 1)`` of the image frame, which is how a canvas shows it. A shape covers the pixels whose
@@ -25,7 +25,7 @@ THINNEST = math.sqrt(2)
 
 
 def paint_stroke(mask: BoolArray, points: Points, size: float, value: bool) -> None:
-    """A polyline of N >= 1 points drawn with a round brush of diameter ``size``, round caps."""
+    """Paint a polyline of N >= 1 points with a round brush of diameter ``size``, round caps."""
     radius = max(size, THINNEST) / 2
     # A pixel more than floating point needs on each side; the distances decide.
     left, top = np.floor(points.min(axis=0) - radius) - 1
@@ -67,7 +67,7 @@ class _Window:
 
 
 def _add_capsule(window: _Window, start: Points, end: Points, radius: float) -> None:
-    """All pixels whose centres are at most ``radius`` from the segment.
+    """Add all pixels whose centres are at most ``radius`` from the segment.
 
     A capsule is convex, so it covers one run of each row. Geometry says where the run ends to
     within a pixel; the distance of the centres there, which is the definition, says exactly.
@@ -127,7 +127,7 @@ def _add_capsule(window: _Window, start: Points, end: Points, radius: float) -> 
 def _missed(
     covered: Callable[[npt.NDArray[np.intp]], BoolArray], columns: npt.NDArray[np.intp], step: int
 ) -> npt.NDArray[np.intp]:
-    """How many columns from there on, 0 to 3, are not yet covered."""
+    """Return how many columns from there on, 0 to 3, are not covered."""
     missed = np.zeros_like(columns)
     searching = np.ones(columns.shape, dtype=bool)
     for offset in range(3):
@@ -137,7 +137,7 @@ def _missed(
 
 
 def paint_polygon(mask: BoolArray, points: Points, value: bool) -> None:
-    """The inside of a closed polygon of N points; what it winds round twice is inside too."""
+    """Paint the inside of a closed polygon of N points, by the nonzero winding rule."""
     width = mask.shape[1]
     window = _Window.clipped(
         mask, 0, np.floor(points[:, 1].min()), width, np.ceil(points[:, 1].max())
@@ -162,7 +162,7 @@ def paint_polygon(mask: BoolArray, points: Points, value: bool) -> None:
 def paint_rectangle(
     mask: BoolArray, a: tuple[float, float], b: tuple[float, float], value: bool
 ) -> None:
-    """The rectangle between two opposite corners, in any order."""
+    """Paint the rectangle between two opposite corners, in any order."""
     height, width = mask.shape
     (left, top), (right, bottom) = (
         (math.ceil(low(a[0], b[0]) - 0.5), math.ceil(low(a[1], b[1]) - 0.5)) for low in (min, max)
@@ -174,7 +174,7 @@ def paint_rectangle(
 
 
 def dilate(mask: BoolArray, radius: float) -> BoolArray:
-    """A new mask: every pixel whose centre is at most ``radius`` from that of a True one."""
+    """Return a new mask: all pixels whose centre is within ``radius`` of a True one's."""
     if radius < 1 or not mask.any():
         same: BoolArray = mask.copy()
         return same
@@ -206,6 +206,6 @@ def dilate(mask: BoolArray, radius: float) -> BoolArray:
 
 
 def erode(mask: BoolArray, radius: float) -> BoolArray:
-    """A new mask without what is within ``radius`` of a False pixel; the border erodes nothing."""
+    """Return a new mask without pixels within ``radius`` of a False one; the border is True."""
     left: BoolArray = ~dilate(~mask, radius)
     return left

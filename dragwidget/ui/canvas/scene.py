@@ -1,8 +1,8 @@
 """Paint a sketch: four layers of one canvas, from state that is kept here.
 
-From below: the image, the mask, the marks, the live ink. The browser forgets them when a page
-is loaded again, and a second page never had them, so each can be painted anew at any time.
-Until a front end has said that it is ready nothing is encoded and nothing is sent.
+From below: the image, the mask, the marks, the draft of the current gesture. The browser forgets
+them when a page is loaded again, and a second page never had them, so each can be repainted at any
+time. Until a front end is ready nothing is encoded and nothing is sent.
 
 Points are in image pixels, as ``viewport`` turns them into canvas pixels while painting.
 """
@@ -21,11 +21,11 @@ from dragwidget.data.frames import XY, BoolArray
 from dragwidget.ui.canvas.marks import Disc, Line, Marks, Polygon, Ring, Shape, Text, ToFrame
 from dragwidget.ui.canvas.overlay import Overlay, colours, encode, shown_size
 from dragwidget.ui.canvas.viewport import RATIO, Viewport
-from dragwidget.ui.drawing import Layer, drawing
+from dragwidget.ui.drawing import Layer, close_when_drawn, drawing
 
 log = logging.getLogger(__name__)
 
-PARTS = ("image", "mask", "marks", "ink")
+PARTS = ("image", "mask", "marks", "draft")
 SURE_HEIGHT = 480  # CSS pixels
 WINDOW_SHARE = 80  # percent of the window's height: beside it stand menus and the tool's buttons
 _ONE_PIXEL = encode(Image.new("RGB", (1, 1), "white"), lossless=True)
@@ -56,7 +56,7 @@ class Trace:
     points: list[XY] = field(default_factory=list)
 
 
-Ink = Callable[[ToFrame, float], Sequence[Shape]]  # (to canvas, unit) -> what to paint
+Draft = Callable[[ToFrame, float], Sequence[Shape]]  # (to canvas, unit) -> what to paint
 
 
 class Scene:
@@ -77,7 +77,7 @@ class Scene:
         self.mask: BoolArray | None = None
         self.look = MaskLook()
         self.marks = Marks()
-        self.ink: Ink | None = None
+        self.draft: Draft | None = None
         self.trace: Trace | None = None
         self.stroke: LiveStroke | None = None
         self._dirty = set(PARTS)
@@ -103,11 +103,11 @@ class Scene:
             self.marks = marks
             self.touch("marks")
 
-    def set_ink(self, ink: Ink | None) -> None:
-        """Replace all ink; ``None``: no ink at all."""
-        if ink is not None or self.ink is not None or self.trace is not None:
-            self.touch("ink")
-        self.ink = ink
+    def set_draft(self, draft: Draft | None) -> None:
+        """Replace the draft, what the gesture shows until its release; ``None``: none."""
+        if draft is not None or self.draft is not None or self.trace is not None:
+            self.touch("draft")
+        self.draft = draft
         self.trace = None
 
     def end_stroke(self) -> None:
@@ -126,7 +126,7 @@ class Scene:
             return
         # Filled before any page is ready, too: Voila reads the state of all widgets once, and what
         # changes from then until it has made them all is lost.
-        # Computed first: the lock is one for the process, and nothing in it may fail.
+        # Computed first: one lock serves the process, and nothing under it may fail.
         if "image" in self._unsent and self.image is not None:
             self._images.fill(*encode(self.image, lossless=self.is_exact))
         overlay = self._overlay() if "mask" in self._dirty else None
@@ -153,18 +153,22 @@ class Scene:
                 layer.clear()
                 view = self.viewport
                 paint(layer, self.marks.shapes(view.to_canvas, RATIO, view.canvas))
-            if "ink" in dirty:
-                self._paint_ink()
+            if "draft" in dirty:
+                self._paint_draft()
 
     def close(self) -> None:
-        """Draw no more, and give the images back. The canvas itself stays: commands on their way
-        to a canvas that is gone would stop the front end's drawing for good."""
+        """Draw no more, free the images, and let the canvases close when nothing is on its way."""
         self.is_closed = True
-        for store in (self._images, self._masks):
+        stores = (self._images, self._masks)
+        for store in stores:
             store.fill(*_ONE_PIXEL)
             store.canvas.width = store.canvas.height = 1
         self.multi.width = self.multi.height = 1
         self.image = self.mask = None
+        if self.is_live:
+            last = self._masks.canvas
+            drawn = [part for store in stores for part in (store.canvas, store.image)]
+            close_when_drawn(last, [self.multi, *self.multi._canvases, *drawn])
 
     # ------------------------------------------------------------ layers
 
@@ -247,11 +251,11 @@ class Scene:
                 layer.line(at, colour, width)
         canvas.restore()
 
-    def _paint_ink(self) -> None:
-        layer = self._layers["ink"]
+    def _paint_draft(self) -> None:
+        layer = self._layers["draft"]
         layer.clear()
-        if self.ink is not None:
-            paint(layer, self.ink(self.viewport.to_canvas, RATIO))
+        if self.draft is not None:
+            paint(layer, self.draft(self.viewport.to_canvas, RATIO))
         if self.trace is not None:
             self._paint_trace(self.trace.points)
 
@@ -259,9 +263,9 @@ class Scene:
         at = tuple(self.viewport.to_canvas(xy) for xy in points)
         if len(at) > 1:
             lines = [Line(at, "#16161acc", 3.5 * RATIO), Line(at, "#ffffff", 1.75 * RATIO)]
-            paint(self._layers["ink"], lines)
+            paint(self._layers["draft"], lines)
 
-    # ------------------------------------------------------------ while a hand draws
+    # ------------------------------------------------------------ during a stroke
 
     def begin_stroke(self, xy: XY, size: float, erase: bool) -> None:
         """Begin a stroke that the mask layer shows live."""
@@ -310,13 +314,13 @@ class _Store:
     """An image in the browser: sent as a file, unpacked to a canvas that is never displayed."""
 
     def __init__(self) -> None:
-        self._image = ipywidgets.Image(value=_ONE_PIXEL[1], format=_ONE_PIXEL[0])
+        self.image = ipywidgets.Image(value=_ONE_PIXEL[1], format=_ONE_PIXEL[0])
         self.canvas = Canvas(width=1, height=1)
 
     def fill(self, form: str, data: bytes) -> None:
-        with self._image.hold_sync():
-            self._image.format = form
-            self._image.value = data
+        with self.image.hold_sync():
+            self.image.format = form
+            self.image.value = data
 
     def unpack(self, size: tuple[int, int]) -> None:
         if (self.canvas.width, self.canvas.height) != size:
@@ -324,7 +328,7 @@ class _Store:
                 self.canvas.width, self.canvas.height = size
         layer = Layer(self.canvas)
         layer.clear()
-        layer.image(self._image, (0, 0), size)
+        layer.image(self.image, (0, 0), size)
 
 
 def paint(layer: Layer, shapes: Sequence[Shape]) -> None:

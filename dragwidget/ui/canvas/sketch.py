@@ -98,7 +98,9 @@ class Sketch:
     def pair(self, index: int) -> PointPair:
         """Return the pair at ``index``; IndexError where there is none."""
         if not 0 <= index < len(self.pairs):
-            raise IndexError(f"there is no pair {index}: there are {len(self.pairs)}, from 0")
+            raise IndexError(
+                f"there is no pair {index}: there are {len(self.pairs)} pairs, counted from 0"
+            )
         return self.pairs[index]
 
     def _replace(self, index: int, pair: PointPair) -> None:
@@ -110,7 +112,9 @@ class Sketch:
             raise TypeError(f"pairs must be a sequence of PointPair, got {type(pairs).__name__}")
         checked = tuple(p if isinstance(p, PointPair) else _as_pair(p) for p in pairs)
         if len(checked) > MAX_PAIRS:
-            raise ValueError(f"at most {MAX_PAIRS} pairs can be dragged at once")
+            raise ValueError(
+                f"at most {MAX_PAIRS} pairs can be dragged at once, got {len(checked)}"
+            )
         width, height = self.size
         for number, pair in enumerate(checked, start=1):
             for name, (x, y) in (("handle", pair.handle), ("target", pair.target)):
@@ -126,7 +130,7 @@ class Sketch:
     def stroke(self, points: Any, size: float, erase: bool = False) -> None:
         """Paint, or erase, with a round brush of diameter ``size`` along points (N, 2)."""
         if not (np.isfinite(size) and size > 0):
-            raise ValueError(f"a brush must be wider than 0 pixels, got {size}")
+            raise ValueError(f"the brush size must be finite and greater than 0 pixels, got {size}")
         self._paint(Stroke(check_points(points, 1), float(size), bool(erase)))
 
     def lasso(self, points: Any, erase: bool = False) -> None:
@@ -141,7 +145,7 @@ class Sketch:
     def grow(self, radius: float) -> None:
         """Grow the mask by ``radius`` pixels; shrink it if negative. No mask stays no mask."""
         if not np.isfinite(radius):
-            raise ValueError(f"cannot grow a mask by {radius} pixels")
+            raise ValueError(f"radius must be finite, in pixels, got {radius}")
         if self.mask is not None and abs(radius) >= 1:
             self._paint(Grow(float(radius)))
 
@@ -195,7 +199,7 @@ class Sketch:
             self._add(_Level(self.pairs, operation, kept), mask)
 
     def _is_due(self, operation: Operation) -> bool:
-        """Whether to keep the mask after this, so that undo need not do too much again."""
+        """Return whether to keep the mask after this, so that undo need not do too much again."""
         if operation.is_slow:
             return True
         since = 1
@@ -291,7 +295,7 @@ def check_points(points: Any, least: int) -> raster.Points:
         raise TypeError(f"points must be a list of (x, y), got {type(points).__name__}") from error
     if array.ndim != 2 or array.shape[1] != 2 or len(array) < least:
         raise ValueError(
-            f"wanted at least {least} points (x, y), got an array of shape {array.shape}"
+            f"points must be an array (N, 2) of (x, y) with N >= {least}, got shape {array.shape}"
         )
     if len(array) > MAX_STROKE_POINTS:
         raise ValueError(f"at most {MAX_STROKE_POINTS:,} points in one shape, got {len(array):,}")
@@ -305,7 +309,9 @@ def _as_pair(value: Any) -> PointPair:
     try:
         handle, target = value
     except (TypeError, ValueError):
-        raise TypeError("a pair must be a PointPair or (handle, target), each (x, y)") from None
+        raise TypeError(
+            f"a pair must be a PointPair or (handle, target), each (x, y), got {value!r:.100}"
+        ) from None
     return PointPair(handle, target)
 
 

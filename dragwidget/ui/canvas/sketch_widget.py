@@ -1,6 +1,6 @@
 """The model of a canvas as a widget: pairs and mask as traits, methods and plain data, with undo.
 
-How they are shown is not said here: a subclass shows them whenever ``_show_sketch`` is called.
+A subclass shows them in ``_show_sketch``.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ BRUSH = 1 / 12  # of the image's shorter side: the diameter of a brush that nobo
 
 
 class SketchWidget(ipywidgets.VBox):
-    """Holds the pairs and the mask of one image.
+    """The pairs and the mask of one image, as a widget model with undo.
 
-    Points are ``(x, y)`` in pixels of the image at its full size. Each method is one level of
-    undo, and none where nothing changes. All raise RuntimeError while there is no image, and
+    Points are ``(x, y)`` in pixels of the image at its full size. Each method adds one level of
+    undo, unless nothing changes. All raise RuntimeError while there is no image, and
     leave everything as it was where they raise anything.
     """
 
@@ -50,7 +50,7 @@ class SketchWidget(ipywidgets.VBox):
         self._has_mask = False
         super().__init__(**options)
 
-    # ------------------------------------------------------------ for whoever shows it
+    # ------------------------------------------------------------ for subclasses
 
     def _show_sketch(self, mask_is_new: bool) -> None:
         """Show the sketch as it is now."""
@@ -59,7 +59,7 @@ class SketchWidget(ipywidgets.VBox):
         """Drop what is half drawn."""
 
     def _start_sketch(self, size: Size | None) -> None:
-        """Begin with nothing drawn on an image of ``size``; ``None``: there is no image."""
+        """Begin an empty sketch of an image of ``size``; ``None``: there is no image."""
         self._sketch = None if size is None else Sketch(size)
         self._version_shown = -1
         self.selected = None
@@ -70,7 +70,7 @@ class SketchWidget(ipywidgets.VBox):
             self.brush_size = brush
 
     def _changed(self) -> None:
-        """Make the traits follow the sketch, and show it."""
+        """Update the traits from the sketch, and show it."""
         sketch = self._sketch
         pairs = () if sketch is None else sketch.pairs
         if self.selected is not None and self.selected >= len(pairs):
@@ -144,7 +144,7 @@ class SketchWidget(ipywidgets.VBox):
     def select(self, index: int | None, end: str = "target") -> None:
         """Select a pair, and which of its points ``nudge`` moves: "handle" or "target"."""
         if end not in ("handle", "target"):
-            raise ValueError(f'a pair has a "handle" and a "target", got {end!r}')
+            raise ValueError(f'end must be "handle" or "target", got {end!r}')
         self._end = end
         self.selected = index
 
@@ -230,7 +230,7 @@ class SketchWidget(ipywidgets.VBox):
     # ------------------------------------------------------------ brush
 
     def scale_brush(self, factor: float) -> None:
-        """Scale the brush, within what is useful on this image."""
+        """Scale the brush size by ``factor``, within 1 pixel and the image's longest side."""
         widest = 2.0 if self._sketch is None else max(2.0, float(max(self._sketch.size)))
         size = round(self.brush_size * factor)
         if size == self.brush_size:
@@ -265,12 +265,14 @@ class SketchWidget(ipywidgets.VBox):
             self.clear()
             return
         if not isinstance(instructions, DragInstructions):
-            raise TypeError(f"wanted DragInstructions, got {type(instructions).__name__}")
+            raise TypeError(
+                f"instructions must be DragInstructions or None, got {type(instructions).__name__}"
+            )
         with self._editing() as sketch:
             if instructions.size != sketch.size:
                 raise ValueError(
-                    f"these instructions are for an image of size {instructions.size}, "
-                    f"and this one has {sketch.size} (width, height)"
+                    f"these instructions are for an image of size {instructions.size}, this one "
+                    f"has {sketch.size} (width, height): rescale them, or set that image"
                 )
             self._drop_unfinished()
             sketch.set_both(instructions.pairs, instructions.mask)
@@ -280,7 +282,7 @@ class SketchWidget(ipywidgets.VBox):
         """Write the instructions as JSON. Raises RuntimeError while there is no pair."""
         instructions = self.instructions
         if instructions is None:
-            raise RuntimeError("there is no pair yet, and instructions have at least one: add one")
+            raise RuntimeError("there are no instructions to save: add a point pair first")
         path = user_path(path)
         check_writable(path)
         write_whole(path, instructions.to_json().encode("ascii"))
@@ -295,7 +297,9 @@ class SketchWidget(ipywidgets.VBox):
     def _check_pairs(self, proposal: Any) -> tuple[PointPair, ...]:
         if self._sketch is None:
             if len(proposal["value"]):
-                raise ValueError("there is no image to set pairs on: set one first")
+                raise ValueError(
+                    "there is no image to set pairs on: set one first, canvas.image = ..."
+                )
             return ()
         return self._sketch.check_pairs(proposal["value"])
 
@@ -304,13 +308,17 @@ class SketchWidget(ipywidgets.VBox):
         index: int | None = proposal["value"]
         count = 0 if self._sketch is None else len(self._sketch.pairs)
         if index is not None and not 0 <= index < count:
-            raise traitlets.TraitError(f"there is no pair {index}: there are {count}, from 0")
+            raise traitlets.TraitError(
+                f"there is no pair {index}: there are {count} pairs, counted from 0"
+            )
         return index
 
     @traitlets.validate("brush_size")
     def _check_brush_size(self, proposal: Any) -> float:
         if not 1 <= proposal["value"] <= 10_000:
-            raise traitlets.TraitError("brush_size must be 1 to 10000 image pixels")
+            raise traitlets.TraitError(
+                f"brush_size must be 1 to 10000 image pixels, got {proposal['value']}"
+            )
         return float(proposal["value"])
 
     @traitlets.validate("prompt")

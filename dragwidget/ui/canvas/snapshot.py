@@ -1,4 +1,4 @@
-"""A canvas as a plain image: for notebooks without a kernel, for papers and for tests."""
+"""Compose a canvas as one image: for notebooks without a kernel, for papers and for tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LEAST_SIDE, MOST_SIDE = 384, 1024  # longest side of a snapshot, pixels
 
 
 def snapshot_size(size: Size, side: int | None = None) -> Size:
-    """(width, height) of the snapshot of an image of ``size``."""
+    """Return (width, height) of the snapshot of an image of ``size``."""
     longest = max(size)
     wanted = min(max(longest, LEAST_SIDE), MOST_SIDE) if side is None else side
     width, height = (max(1, round(length * wanted / longest)) for length in size)
@@ -28,7 +28,7 @@ def compose(
     marks: Marks,
     side: int | None = None,
 ) -> Image.Image:
-    """Image, mask and marks as one RGB image.
+    """Return image, mask and marks as one RGB image.
 
     size: (width, height) of the image in the pixels that marks are in. side: of the longest side
     of the result, pixels.

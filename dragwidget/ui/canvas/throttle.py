@@ -1,4 +1,4 @@
-"""At most one update in a while, and the last one always."""
+"""Limit the rate of updates; the last one is never lost."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 
 class Throttle:
-    """Calls ``action`` at once or, if it was called less than ``interval`` seconds ago, then.
+    """Calls ``action`` at once, or ``interval`` seconds after its last call.
 
-    ``settled``, if any, is called when nothing was asked for ``settle`` seconds. Both may be called
+    ``settled``, if any, is called after ``settle`` seconds without a request. Both may be called
     on a thread of the throttle's own; they must not raise. Safe from any thread.
     """
 
@@ -33,7 +33,7 @@ class Throttle:
         self._is_closed = False
 
     def ask(self) -> None:
-        """Ask for an update."""
+        """Request an update."""
         with self._lock:
             if self._is_closed:
                 return

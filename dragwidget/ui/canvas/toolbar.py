@@ -1,4 +1,4 @@
-"""The buttons over the canvas: each action has one, with a text label and a tooltip."""
+"""The toolbar of the canvas: each action has a button with a text label and a tooltip."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Toolbar:
                 40, 1, 200, description="Size", continuous_update=False,
                 style={"description_width": "28px"}, layout={"width": "190px"},
             ),
-            "Diameter of brush and eraser, in image pixels",
+            "Diameter of brush and eraser, image pixels",
             "[ and ]",
         )  # fmt: skip
         self._listen(self.size, self._set_size)
@@ -107,7 +107,7 @@ class Toolbar:
                 0.55, min=0.0, max=1.0, step=0.05, readout=False, continuous_update=False,
                 layout={"width": "70px"},
             ),
-            "Opacity of the mask overlay",
+            "Opacity of the mask overlay, 0 to 1",
         )  # fmt: skip
         self._listen(self.opacity, self._set_opacity)
         self.tint = self._tip(
@@ -134,7 +134,7 @@ class Toolbar:
         ]
         self.pair = self._tip(
             ipywidgets.Dropdown(options=[("no pair", _NONE)], layout={"width": "92px"}),
-            "Point that the arrows move, of the pair that Delete removes",
+            "Select a point to move with the arrows, or its pair to delete",
             "1-9",
         )
         self._listen(self.pair, self._select)
@@ -146,7 +146,7 @@ class Toolbar:
             )
         ]  # fmt: skip
         self.delete = button("Delete", "", "Delete the selected pair", self._delete, "Delete")
-        # Of no use, and out of sight, while there is no pair; their place stays, nothing jumps.
+        # Hidden while there is no pair; their space stays, so that nothing jumps.
         self.of_pair = _row([self.pair, *self.nudges, self.delete])
         self.box = ipywidgets.VBox(
             [

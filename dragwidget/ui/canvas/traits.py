@@ -1,4 +1,4 @@
-"""Kinds of traits of a canvas."""
+"""Trait types of a canvas."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class HexColor(traitlets.Unicode[str, str | bytes]):
     def validate(self, obj: Any, value: Any) -> str:
         colour: str = super().validate(obj, value)
         if len(colour) != 7 or colour[0] != "#" or set(colour[1:]) - set("0123456789abcdefABCDEF"):
-            raise traitlets.TraitError(f'{self.name} must be like "#ff2d87", got {colour!r}')
+            raise traitlets.TraitError(f'{self.name} must be a colour "#rrggbb", got {colour!r}')
         return colour
 
 
@@ -36,5 +36,5 @@ class ToolName(traitlets.Unicode[str, str | bytes]):
     def validate(self, obj: Any, value: Any) -> str:
         name: str = super().validate(obj, value)
         if name not in TOOLS:
-            raise traitlets.TraitError(f"there is no tool {name!r}: there are {', '.join(TOOLS)}")
+            raise traitlets.TraitError(f"tool must be one of {', '.join(TOOLS)}, got {name!r}")
         return name

@@ -1,6 +1,6 @@
-"""Show the image, what a run lays over it, and a plain image of it all.
+"""Show the image with the overlays of a run, and take snapshots of it.
 
-What is laid over is never part of undo nor of the instructions.
+Overlays are never part of undo nor of the instructions.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dragwidget.ui.canvas.snapshot import compose
 from dragwidget.ui.canvas.throttle import Throttle
 from dragwidget.ui.canvas.viewport import Viewport
 
-PREVIEW_INTERVAL = 0.1  # seconds between updates of what is laid over
+PREVIEW_INTERVAL = 0.1  # seconds between updates of the overlays
 EMPTY_SIZE = (512, 384)
 
 
@@ -34,7 +34,7 @@ def read_source(image: Any) -> SourceImage:
 
 @dataclass(frozen=True)
 class Track:
-    """Where one handle is now and the way it came, image pixels.
+    """The position and trajectory of one handle, image pixels.
 
     start: the handle of the pair that it belongs to; ``None``: of none on this canvas.
     """
@@ -50,12 +50,12 @@ def _xy(point: Sequence[float]) -> XY:
 
 
 class CanvasView:
-    """Shows one canvas: the scene, and what a run lays over the image.
+    """Shows one canvas: the scene, and the overlays of a run.
 
     Args:
-        width: of the canvas, CSS pixels; ``None``: as fits.
-        guard: the canvas' own; what comes late, on other threads, goes through it.
-        marked: returns the canvas' marks but for the tracks.
+        width: width of the canvas, CSS pixels; ``None``: as fits.
+        guard: the canvas' guard; updates of other threads go through it.
+        marked: returns the canvas' marks without the tracks.
     """
 
     def __init__(self, width: int | None, guard: Guard, marked: Callable[[], Marks]) -> None:
@@ -68,7 +68,7 @@ class CanvasView:
         self._tracks: tuple[Track, ...] = ()
         self.preview: Image.Image | None = None
         self.throttle = Throttle(
-            partial(guard, self.show_laid_over),
+            partial(guard, self.show_overlays),
             PREVIEW_INTERVAL,
             settled=partial(guard, self._show_exact),
         )
@@ -79,7 +79,7 @@ class CanvasView:
         return EMPTY_SIZE if self._source is None else self._source.size
 
     def set_source(self, source: SourceImage | None, *, fit: bool) -> None:
-        """Show another image with nothing laid over; ``fit``: all of it."""
+        """Show another image without overlays; ``fit``: zoom to all of it."""
         self._source, self._own = source, None
         self.preview, self._tracks = None, ()
         self._show(self._own_image, exact=True)
@@ -87,17 +87,17 @@ class CanvasView:
             self.scene.set_viewport(Viewport.of(self.size, self._width))
 
     def close(self) -> None:
-        """Show nothing more, and free the images."""
+        """Stop showing updates and free the images."""
         self.throttle.close()
         with self._lock:
             self.scene.close()
 
-    # ------------------------------------------------------------ laid over, from any thread
+    # ------------------------------------------------------------ overlays, from any thread
 
     def show_image(self, image: Any) -> None:
-        """Lay an image of any size, as ``read_image`` takes it, over the source; ``None``: none.
+        """Show an image of any size, as ``read_image`` takes it, over the source; ``None``: none.
 
-        The latest wins, at most one per 0.1 s is shown. Safe from any thread.
+        At most one image per 0.1 s is shown, always the latest. Safe from any thread.
         """
         if image is not None:
             image = Image.fromarray(read_image(image).pixels)
@@ -112,21 +112,22 @@ class CanvasView:
         trails: Sequence[Sequence[XY]] = (),
         starts: Sequence[XY] | None = None,
     ) -> None:
-        """Mark where the handles are by now and the way they came, in image pixels.
+        """Mark the current handles and their trajectories, in image pixels.
 
         Throttled as ``show_image``. Safe from any thread. Raises ValueError where there are not
         as many trails (or none) or starts as handles.
 
         Args:
-            handles: where each is now, (N).
-            trails: for each the points that it came along, or nothing.
-            starts: for each the handle of the pair that it belongs to: it is shown while the canvas
-                has such a pair, however many were deleted before it. By default it is always shown.
+            handles: current position of each handle, (N).
+            trails: trajectory of each handle, or nothing.
+            starts: the initial handle of each pair. A mark is shown only while the canvas has a
+                pair with this handle; by default, always.
         """
         count = len(handles)
         if len(trails) not in (0, count) or (starts is not None and len(starts) != count):
             raise ValueError(
-                f"each handle has a trail and a start: got {count} handles, {len(trails)} trails "
+                f"trails and starts need one entry per handle: got {count} handles, "
+                f"{len(trails)} trails "
                 f"and {'no' if starts is None else len(starts)} starts"
             )
         tracks = tuple(
@@ -146,10 +147,10 @@ class CanvasView:
         self.show_tracks((), ())
 
     def flush(self) -> None:
-        """Show now what is still waiting."""
+        """Show pending updates now."""
         self.throttle.flush()
 
-    def show_laid_over(self) -> None:
+    def show_overlays(self) -> None:
         """Show the latest preview and tracks."""
         with self._lock:
             preview = self.preview

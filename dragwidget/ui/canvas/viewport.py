@@ -2,7 +2,7 @@
 
 **Convention**: canvas points are ``(x, y)`` in pixels of the canvas' drawing buffer, as its events
 carry them; ``RATIO`` of these make one CSS pixel, so that lines stay sharp on dense screens. The
-image lies ``PADDING`` inside the canvas, so that a hand that lets go at its edge is still seen.
+image lies ``PADDING`` inside the canvas, so that a release at its edge is still seen.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every setting is called, what it means, and what it may be: for people.
+"""The label, meaning and range of every setting, as the user reads them.
 
 One entry for every field of every record in ``settings``. The ranges are those that the records
 accept.
@@ -19,7 +19,7 @@ class Field:
 
     Attributes:
         label: at most 16 characters.
-        meaning: what it is and what it does, in sentences.
+        meaning: what it does, in sentences.
         source: symbol and place in the paper, or where else it comes from.
         unit: at most 6 characters.
     """
@@ -31,12 +31,12 @@ class Field:
 
     @property
     def range(self) -> str:
-        """What it may be, as a sentence."""
+        """The accepted range, as a sentence."""
         return ""
 
     @property
     def help(self) -> str:
-        """All there is to say about it."""
+        """The whole tooltip: meaning, range and source."""
         return " ".join(filter(None, [self.meaning, self.range, f"{self.source}."]))
 
 
@@ -45,7 +45,7 @@ class Number(Field):
     """A number in [low, high], or in (low, high] where ``open_low``.
 
     Attributes:
-        step: of the arrows beside it.
+        step: increment of the arrows beside it.
         whole: whole numbers only.
         slider: shown as a slider.
     """
@@ -67,10 +67,10 @@ class Number(Field):
 
 @dataclass(frozen=True, kw_only=True)
 class Choice(Field):
-    """One of several words.
+    """One of several options.
 
     Attributes:
-        options: what is shown, and the word.
+        options: (label, value) of each.
     """
 
     options: tuple[tuple[str, str], ...]
@@ -78,12 +78,12 @@ class Choice(Field):
 
 @dataclass(frozen=True, kw_only=True)
 class Flag(Field):
-    """Yes or no."""
+    """On or off."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Blocks(Field):
-    """Some of the decoder's blocks, by number."""
+    """A set of decoder blocks, by number."""
 
 
 TITLES = {"inversion": "Inversion", "lora": "LoRA", "drag": "Drag", "render": "Render"}
@@ -92,8 +92,8 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
     "inversion": {
         "steps": Number(
             label="DDIM steps",
-            meaning="Into how many steps the way between noise and image is cut. More steps "
-            "reconstruct the image better and take longer.",
+            meaning="Number of DDIM steps T between image and noise. More steps reconstruct the "
+            "image better and take longer.",
             source="T in the paper, 50 in section 4",
             low=1,
             high=1000,
@@ -101,8 +101,8 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         ),
         "strength": Number(
             label="Strength",
-            meaning="How far towards noise the image is taken before it is dragged, as a share "
-            "of the DDIM steps. More lets shapes change more; less keeps more of the image.",
+            meaning="Share of the DDIM steps that are inverted before the drag. A higher value "
+            "lets shapes change more; a lower one preserves more of the image.",
             source="Section 3.1; figure 7 compares, 0.7 is the paper's",
             low=0,
             high=1,
@@ -114,8 +114,8 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
     "lora": {
         "steps": Number(
             label="Training steps",
-            meaning="How long the model is tuned on this one image, so that the edit keeps what "
-            "it shows. 0 means no LoRA.",
+            meaning="Number of LoRA training steps on this image, which preserve its identity in "
+            "the edit. 0: no LoRA.",
             source="Section 3.2; the paper's 80 take about 25 s on an A100",
             low=0,
             high=100_000,
@@ -124,8 +124,7 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         ),
         "rank": Number(
             label="Rank",
-            meaning="How much the LoRA can learn: the rank of what is added to every attention "
-            "matrix.",
+            meaning="Rank of the LoRA matrices added to every attention projection: its capacity.",
             source="Section 3.2, 16 in section 4",
             low=1,
             high=256,
@@ -133,7 +132,7 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         ),
         "learning_rate": Number(
             label="Learning rate",
-            meaning="How far AdamW moves the weights in one training step.",
+            meaning="Step size of AdamW on the LoRA weights.",
             source="Section 4, 5e-4",
             low=0,
             high=1,
@@ -142,8 +141,8 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         ),
         "batch_size": Number(
             label="Batch size",
-            meaning="How many noised copies of the image are learnt from in one step. Fewer "
-            "need less memory.",
+            meaning="Number of noised copies of the image per training step. Fewer need less "
+            "memory.",
             source="Section 4, 4",
             low=1,
             high=64,
@@ -151,8 +150,8 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         ),
         "weight_decay": Number(
             label="Weight decay",
-            meaning="By what share of the learning rate AdamW pulls the weights towards zero "
-            "in every step.",
+            meaning="Decay of the LoRA weights towards zero in each step, relative to the "
+            "learning rate.",
             source="The authors' code, 0.01",
             low=0,
             high=1,
@@ -160,9 +159,9 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         ),
         "random_crop": Flag(
             label="Random crop",
-            meaning="Learn from random square pieces of the image, as the authors do, and not "
-            "from all of it. Images that are not square lose content to it.",
-            source="The authors' code does; the default here is not to",
+            meaning="Train on random square crops of the image, as the authors do, instead of the "
+            "whole image. Images that are not square lose content.",
+            source="On in the authors' code, off by default here",
         ),
         "early_stop_ratio": Number(
             label="Early-stop ratio",
@@ -175,7 +174,7 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         ),
         "seed": Number(
             label="Seed",
-            meaning="Of all that is random in the training. The same seed gives the same LoRA.",
+            meaning="Seed of the training's random numbers. The same seed gives the same LoRA.",
             source="Not in the paper",
             low=0,
             high=2**63 - 1,
@@ -190,8 +189,8 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
             options=(("DragDiffusion", "dragdiffusion"),),
         ),
         "steps": Number(
-            label="Steps at most",
-            meaning="After so many updates of the latent one drag ends, wherever the handles are.",
+            label="Max steps",
+            meaning="Maximum number of latent updates in one drag.",
             source="Section 4, 80",
             low=1,
             high=100_000,
@@ -200,7 +199,8 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         ),
         "learning_rate": Number(
             label="Learning rate",
-            meaning="How far Adam moves the latent in one step. More is faster and rougher.",
+            meaning="Step size of Adam on the latent. A higher value drags faster and less "
+            "precisely.",
             source="Section 4, 0.01",
             low=0,
             high=10,
@@ -209,8 +209,8 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         ),
         "motion_radius": Number(
             label="Motion radius",
-            meaning="Half the side of the patch round each handle that is asked to move; the patch "
-            "is 2 r + 1 cells wide.",
+            meaning="Radius r_m of the patch around each handle that motion supervision moves; "
+            "the patch is 2 r_m + 1 cells wide.",
             source="r1 in equation 3, r_m in the authors' code; 1 in section 4",
             unit="cells",
             low=0,
@@ -219,8 +219,8 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         ),
         "tracking_radius": Number(
             label="Tracking radius",
-            meaning="How far from its last place a handle is looked for after every step; the "
-            "window is 2 r + 1 cells wide.",
+            meaning="Radius r_p of the window in which each handle is tracked after a step; the "
+            "window is 2 r_p + 1 cells wide.",
             source="r2 of point tracking, section 3.3, r_p in the authors' code; 3 in section 4",
             unit="cells",
             low=0,
@@ -229,7 +229,8 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         ),
         "step_length": Number(
             label="Step length",
-            meaning="How far one step asks a patch to move, never past its target.",
+            meaning="Distance that motion supervision moves a patch in one step, never past its "
+            "target.",
             source="The unit vector d in equation 3, so 1; up to 4 in GoodDrag",
             unit="cells",
             low=0,
@@ -239,7 +240,8 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         ),
         "region_weight": Number(
             label="Region weight",
-            meaning="How strongly what the mask freezes is held. 0 lets it drift.",
+            meaning="Weight lambda of the region loss, which keeps the protected region "
+            "unchanged. 0: it may drift.",
             source="Lambda in equation 3, 0.1 in section 4",
             low=0,
             high=1e6,
@@ -247,8 +249,8 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         ),
         "prior_weight": Number(
             label="Prior weight",
-            meaning="How strongly the statistics of the latent are held to what noise of this "
-            "level has.",
+            meaning="Weight of the prior loss, which keeps mean and spread of the latent as at "
+            "this noise level.",
             source="Not in the paper, so 0",
             low=0,
             high=1e6,
@@ -256,7 +258,7 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         ),
         "stop_distance": Number(
             label="Stop distance",
-            meaning="A handle nearer than this to its target has arrived.",
+            meaning="A handle closer to its target than this has reached it.",
             source="2 in the authors' code",
             unit="cells",
             low=0,
@@ -266,7 +268,7 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         ),
         "patience": Number(
             label="Patience",
-            meaning="Give up after so many steps in which no handle moved. 0 means never.",
+            meaning="End the drag after this many steps in which no handle moved. 0: never.",
             source="Not in the paper, so 0; 10 in GoodDrag",
             unit="steps",
             low=0,
@@ -275,28 +277,28 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         ),
         "template": Choice(
             label="Patch template",
-            meaning="What a patch should look like after its step: as it does where the handle is "
-            "now, or as it did where the handle started, which drifts less.",
+            meaning="Features that a moved patch is compared with: those at the current handle, "
+            "or those at its initial position, which drift less.",
             source="Equation 3 takes the current one; GoodDrag, section 4.2, the original",
-            options=(("where it is now", "current"), ("where it began", "original")),
+            options=(("current handle", "current"), ("initial handle", "original")),
         ),
         "start": Choice(
             label="Start from",
-            meaning="The latent that the drag starts from: the inverted one as it is, or warped so "
-            "that every handle lies on its target from the first step on.",
-            source="The paper starts from the inverted one; warping is after FastDrag",
+            meaning="Latent that the drag starts from: the inverted latent, or the same warped so "
+            "that every handle begins at its target.",
+            source="Inverted in the paper; warped initialization as in FastDrag",
             options=(("inverted latent", "inverted"), ("warped latent", "warped")),
         ),
         "feature_blocks": Blocks(
             label="Feature blocks",
-            meaning="Which features of the decoder are compared: the mid block (0) or what an up "
-            "block (1 and on) gives. Early ones know shapes, late ones know details.",
+            meaning="UNet decoder blocks whose features are compared: the mid block (0) or an up "
+            "block (1 and on). Early blocks represent shapes, late ones details.",
             source="Figure 8 compares; the paper's choice is 3",
         ),
         "feature_scale": Number(
             label="Feature scale",
-            meaning="Cells of the grid in which features are compared, for each pixel of the "
-            "image. 0.5 makes a cell of 2 x 2 pixels.",
+            meaning="Size of the feature grid relative to the image, feature cells per pixel. "
+            "0.5: a cell is 2 x 2 pixels.",
             source="The authors' code, 0.5",
             low=0,
             high=1,
@@ -308,14 +310,13 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
     "render": {
         "mutual_self_attention": Flag(
             label="Mutual attention",
-            meaning="While the edited image is made, its self-attention looks at the keys and "
-            "values of the source image, so that it keeps texture and identity.",
+            meaning="Mutual self-attention: while the edited image is denoised, it attends to "
+            "keys and values of the source image, which preserves texture and identity.",
             source="Reference latent control, section 3.4",
         ),
         "start_step": Number(
             label="From step",
-            meaning="The first denoising step that looks at the source image; 0 is the first of "
-            "all.",
+            meaning="First denoising step that attends to the source image; 0 is the first.",
             source="Section 3.4; 0 in the authors' code",
             low=0,
             high=1000,
@@ -323,8 +324,8 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         ),
         "start_layer": Number(
             label="From layer",
-            meaning="The first self-attention layer that looks at the source image, counted from "
-            "0 in the order down, mid, up. Stable Diffusion 1 has 16.",
+            meaning="First self-attention layer that attends to the source image, counted from 0 "
+            "in the order down, mid, up. Stable Diffusion 1 has 16.",
             source="Section 3.4; 10 in the authors' code, the decoder's last two blocks",
             low=0,
             high=1000,
@@ -332,8 +333,8 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         ),
         "keep_protected": Flag(
             label="Keep protected",
-            meaning="Put the source's own latent back outside the mask at every denoising step: "
-            "the protected region stays exactly, at the price of possible seams.",
+            meaning="Replace the protected region with the source's latent after each denoising "
+            "step: it stays unchanged, but seams may appear.",
             source="Not in the paper; DragFlow's hard constraint",
         ),
     },
@@ -341,7 +342,7 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
 
 
 def shown(value: Any) -> str:
-    """A value, as people read it."""
+    """Return a value as text for the user."""
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, float):

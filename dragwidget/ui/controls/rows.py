@@ -1,4 +1,4 @@
-"""One setting as a row: its control, its unit, and one click back to what is recommended."""
+"""One setting as a row: its control, its unit, and a button that resets it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from dragwidget.ui.tooltips import set_tooltip
 __all__ = ["Row"]
 
 LABEL_WIDTH = "122px"  # of the longest label, with the mark before it
-CHANGED = "● "  # before the label of what is not as recommended
+CHANGED = "● "  # before the label of a setting that is not as recommended
 _FLEXIBLE = {"flex": "1 1 0%", "width": "auto", "min_width": "0", "margin": "2px 0"}
 DECODER_BLOCKS = 4  # of Stable Diffusion; a model with more shows more
 
 
 class BlocksControl(widgets.HBox):
-    """Which decoder blocks, as one button each; ``value`` is a tuple of their numbers."""
+    """One toggle button for each decoder block; ``value`` is a tuple of block numbers."""
 
     def __init__(self, field: Field, changed: Callable[[tuple[int, ...]], None]) -> None:
         self._changed = changed
@@ -36,7 +36,7 @@ class BlocksControl(widgets.HBox):
         self.grow(DECODER_BLOCKS)
 
     def grow(self, last: int) -> None:
-        """Have buttons up to block ``last``."""
+        """Add buttons up to block ``last``."""
         for number in range(len(self._buttons), last + 1):
             name = "mid" if number == 0 else str(number)
             button = widgets.ToggleButton(
@@ -47,7 +47,7 @@ class BlocksControl(widgets.HBox):
                 ),
             )
             where = "the mid block" if number == 0 else f"up_blocks[{number - 1}]"
-            set_tooltip(button, f"Features of {where}")
+            set_tooltip(button, f"Compare the features of {where}")
             button.observe(self._clicked, "value")
             self._buttons.append(button)
         self.children = (self._label, *self._buttons)
@@ -93,7 +93,7 @@ class BlocksControl(widgets.HBox):
 
 def _make_control(field: Field, changed: Callable[[Any], None]) -> Any:
     style = {"description_width": LABEL_WIDTH}
-    common: dict[str, Any] = {"style": style, "layout": widgets.Layout(**_FLEXIBLE)}
+    common: dict[str, Any] = {"style": style, "layout": dict(_FLEXIBLE)}
     match field:
         case Blocks():
             return BlocksControl(field, changed)
@@ -121,15 +121,15 @@ def _make_control(field: Field, changed: Callable[[Any], None]) -> Any:
 
 
 class Row(widgets.HBox):
-    """A setting that can be changed by hand.
+    """A control for one setting.
 
     Args:
-        field: what it is.
-        changed: called with the new value when somebody changed it by hand; not for ``show``.
+        field: the setting.
+        changed: called with the new value when the user changed it, not by ``show``.
 
     Attributes:
         control: the widget that holds the value.
-        back: the button that goes back to what is recommended.
+        back: the button that resets to the recommended value.
     """
 
     def __init__(self, field: Field, changed: Callable[[Any], None]) -> None:
@@ -163,7 +163,7 @@ class Row(widgets.HBox):
             self._changed(value)
 
     def show(self, value: Any, recommended: Any) -> None:
-        """Show a value, and whether it is the one that is recommended."""
+        """Show a value, and mark it if it is not the recommended one."""
         self._recommended = recommended
         before, self._writer = self._writer, threading.get_ident()
         try:
@@ -178,10 +178,10 @@ class Row(widgets.HBox):
         self.control.description = (CHANGED if changed else "") + self.field.label
         # hidden, but in its place: nothing moves
         self.back.layout.visibility = "visible" if changed else "hidden"
-        set_tooltip(self.back, f"{self.field.label}: back to {shown(recommended)}")
+        set_tooltip(self.back, f"Reset {self.field.label} to {shown(recommended)}")
 
     def lock(self, reason: str) -> None:
-        """Grey it and say why; ``""`` frees it."""
+        """Disable the control, with the reason as its tooltip; ``""`` enables it."""
         self.control.disabled = self.back.disabled = bool(reason)
         if not isinstance(self.control, BlocksControl):
             set_tooltip(self.control, reason or self.field.help)

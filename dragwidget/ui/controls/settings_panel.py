@@ -23,25 +23,25 @@ STAGES = tuple(stage.name for stage in fields(Settings))
 
 
 class SettingsPanel(widgets.VBox):
-    """Inversion, LoRA, drag and render settings, each with what it means.
+    """Panel of inversion, LoRA, drag and render settings, with their meanings.
 
-    What is not as recommended carries a dot and a button that goes back.
+    A setting that differs from the recommended one carries a dot and a reset button.
 
     Args:
-        settings: what is shown first; by default what is recommended.
-        recommended: what suits the model.
-        paper: what DragDiffusion's paper has; the defaults of ``Settings`` are that.
-        presets: more to choose from, by name.
-        check: refuses settings that the model cannot have, by ``ValueError``.
+        settings: initial settings; by default the recommended ones.
+        recommended: the settings that the model recommends.
+        paper: the settings of DragDiffusion's paper; by default ``Settings()``, which has them.
+        presets: more presets, by name.
+        check: raises ``ValueError`` for settings that the model does not support.
 
     Attributes:
         settings: a ``Settings``, replaced as a whole; observe it, or set it.
-        error: why the last change by hand was refused; empty where none was. What was there
-            before is kept.
+        error: why the user's last change was refused; empty if it was not. The settings before
+            it stay.
 
     Raises:
         traitlets.TraitError: ``settings`` is set to anything else.
-        ValueError: ``settings`` is set to something that ``check`` refuses.
+        ValueError: ``settings`` is set to settings that ``check`` refuses.
     """
 
     settings = traitlets.Instance(Settings)
@@ -76,9 +76,9 @@ class SettingsPanel(widgets.VBox):
         )
         self.preset.observe(self._choose_preset, "value")
         self.reset_button = widgets.Button(
-            description="↺ All",
-            tooltip="All settings back to what is recommended",
-            layout=widgets.Layout(width="64px", flex="none", margin="0"),
+            description="↺ Reset all",
+            tooltip="Reset all settings to the recommended ones",
+            layout=widgets.Layout(width="88px", flex="none", margin="0"),
         )
         self.reset_button.on_click(lambda _: self._try(self._recommended))
         self.tabs = widgets.Tab(
@@ -102,13 +102,13 @@ class SettingsPanel(widgets.VBox):
         self._show()
 
     def _page(self, stage: str) -> widgets.VBox:
-        said = "".join(
+        meanings = "".join(
             f"<dt>{escape(field.label)}</dt><dd>{escape(field.help)}</dd>"
             for field in FIELDS[stage].values()
         )
         explained = widgets.HTML(
-            '<details class="dragwidget-help"><summary>What these mean</summary>'
-            f"<dl>{said}</dl></details>",
+            '<details class="dragwidget-help"><summary>Help</summary>'
+            f"<dl>{meanings}</dl></details>",
             layout=widgets.Layout(margin="4px 0 0", width="100%"),
         )
         return widgets.VBox(
@@ -119,7 +119,7 @@ class SettingsPanel(widgets.VBox):
 
     @property
     def recommended(self) -> Settings:
-        """What suits the model; what is not like it is marked."""
+        """The settings that the model recommends; others are marked."""
         return self._recommended
 
     @recommended.setter
@@ -129,16 +129,16 @@ class SettingsPanel(widgets.VBox):
 
     @property
     def presets(self) -> dict[str, Settings]:
-        """All there is to choose from, by name."""
+        """All presets, by name."""
         return {"Recommended": self._recommended, "Paper": self._paper, **self._more_presets}
 
     def changed(self, stage: str) -> list[str]:
-        """The names of the settings of a stage that are not as recommended."""
+        """Return the names of a stage's settings that are not as recommended."""
         now, wanted = getattr(self.settings, stage), getattr(self._recommended, stage)
         return [name for name in FIELDS[stage] if getattr(now, name) != getattr(wanted, name)]
 
     def reset(self, stage: str | None = None, name: str | None = None) -> None:
-        """Go back to what is recommended: everything, one stage, or one setting."""
+        """Reset everything, one stage, or one setting to the recommended values."""
         if stage is None:
             self.settings = self._recommended
             return
@@ -148,7 +148,7 @@ class SettingsPanel(widgets.VBox):
         self.settings = replace(self.settings, **{stage: wanted})
 
     def lock(self, *stages: str, reason: str = "") -> None:
-        """Grey the settings of these stages and say why; free all others."""
+        """Disable the settings of these stages, with a reason; enable all others."""
         for stage in STAGES:
             for row in self.rows[stage].values():
                 row.lock((reason or "not now") if stage in stages else "")
@@ -171,12 +171,14 @@ class SettingsPanel(widgets.VBox):
     def _on_error(self, change: Any) -> None:
         self.message.value = error_line(change["new"])
 
-    # By hand
+    # From the page
 
     def _editor(self, stage: str, name: str) -> Callable[[Any], None]:
         def edit(value: Any) -> None:
             self._try_to(lambda: self._with(stage, name, value))
-            record = type(getattr(self.settings, stage)).__name__  # nobody saw its name here
+            record = type(
+                getattr(self.settings, stage)
+            ).__name__  # a name that the user has not seen
             self.error = self.error.replace(f"{record}.{name}", FIELDS[stage][name].label)
 
         return edit
@@ -189,7 +191,7 @@ class SettingsPanel(widgets.VBox):
         self._try_to(lambda: settings)
 
     def _try_to(self, make: Callable[[], Settings]) -> None:
-        """Take settings over; where they are refused, say why and show what is still good."""
+        """Apply settings; if they are refused, show why and the settings that still hold."""
         try:
             self.settings = make()
             self.error = ""
@@ -218,10 +220,12 @@ class SettingsPanel(widgets.VBox):
                     self.tabs.set_title(i, title)
             self._show_preset()
             self.reset_button.disabled = not changed
-            said = (
-                f"{changed} not as recommended; click to go back" if changed else "as recommended"
+            tooltip = (
+                f"Reset {changed} changed setting{'s' * (changed > 1)} to the recommended values"
+                if changed
+                else "All settings are as recommended"
             )
-            set_tooltip(self.reset_button, f"All settings: {said}")
+            set_tooltip(self.reset_button, tooltip)
 
     def _show_preset(self) -> None:
         presets = self.presets

@@ -1,4 +1,4 @@
-"""A map of similarity as an image to be laid over another."""
+"""Draw a similarity map as an image overlay."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MIDDLE_CHROMA = 0.19
 
 @cache
 def colours() -> npt.NDArray[np.uint8]:
-    """The colour of each of 256 steps from low to high, (256, 3)."""
+    """Return the colours of 256 steps from low to high, (256, 3)."""
     share = np.linspace(0, 1, 256)
     lightness = _LOW[0] + (_HIGH[0] - _LOW[0]) * share
     ends = _LOW[1] + (_HIGH[1] - _LOW[1]) * share
@@ -41,7 +41,7 @@ def colours() -> npt.NDArray[np.uint8]:
 def _linear_rgb(
     lightness: npt.NDArray[Any], chroma: npt.NDArray[Any], hue: npt.NDArray[Any]
 ) -> npt.NDArray[Any]:
-    """Linear sRGB (N, 3) of OKLCh, by the matrices of OKLab."""
+    """Return linear sRGB (N, 3) of OKLCh, by the matrices of OKLab."""
     a, b = chroma * np.cos(hue), chroma * np.sin(hue)
     cones = np.stack(
         [
@@ -70,13 +70,13 @@ def heat_overlay(
     high: float | None = None,
     opacity: float = 0.75,
 ) -> Image.Image:
-    """What is similar bright and nearly opaque, what is not dark and faint; RGBA.
+    """Return a heat map, RGBA: high similarity bright and nearly opaque, low dark and faint.
 
     Args:
         similarity: (H, W), any range; what is not finite is clear.
         size: (width, height) of the image it is laid over, pixels; by default its own.
         low, high: ends of the scale; by default those of the array.
-        opacity: of the most similar, 0 to 1; the least has a third of it.
+        opacity: opacity of the highest similarity, 0 to 1; the lowest has a third of it.
 
     Raises:
         ValueError: not an array (H, W), or an empty one.

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from dragwidget.ui.plots.svg import document, number, text
-from dragwidget.ui.styles import FAINT, INK
+from dragwidget.ui.styles import FAINT, TEXT
 
 __all__ = ["COLOURS", "decimate", "line_plot"]
 
@@ -26,10 +26,10 @@ _CHARACTER = 6.2  # pixels, of the labels, at most on average
 
 
 def decimate(values: Sequence[float], limit: int = MAX_POINTS) -> list[tuple[int, float]]:
-    """(index, value) of at most ``limit`` points that look the same as all of them.
+    """Return (index, value) of at most ``limit`` points whose plot looks the same.
 
-    Of every piece its least and its greatest value, so that no peak is lost, and both ends. What
-    is not finite is left out.
+    The minimum and maximum of every segment are among them, so that no peak is lost, and both
+    ends. Values that are not finite are left out.
     """
     points = [(i, float(v)) for i, v in enumerate(values) if math.isfinite(v)]
     if len(points) <= limit:
@@ -53,14 +53,14 @@ def line_plot(
     unit: str = "",
     first: int = 1,
 ) -> str:
-    """Lines over steps.
+    """Return a line plot over steps, as SVG.
 
     Args:
-        series: for each name the values, one for each step; what is not finite is a gap, and so
-            is what is not positive where ``log``.
-        width, height: pixels; less where the page is narrower.
-        log: logarithmic values.
-        unit: after every value.
+        series: for each name one value per step; a value that is not finite is a gap, and with
+            ``log`` one that is not positive.
+        width, height: pixels; less on a narrower page.
+        log: whether the scale is logarithmic.
+        unit: unit of the values.
         first: number of the first step.
     """
     usable = {name: [_usable(v, log) for v in values] for name, values in series.items()}
@@ -92,7 +92,7 @@ def line_plot(
     for tick in ticks:
         at = y(tick)
         parts.append(
-            f'<path d="M{x0} {at:.1f}H{x1:.1f}" stroke="{INK}" stroke-opacity=".14" fill="none"/>'
+            f'<path d="M{x0} {at:.1f}H{x1:.1f}" stroke="{TEXT}" stroke-opacity=".14" fill="none"/>'
         )
         parts.append(text(x0 - 5, at + 3.5, number(tick), anchor="end", colour=FAINT, size=10))
     low_right = str(first + steps - 1) if steps > 1 else f"step {first}"
@@ -124,14 +124,14 @@ def line_plot(
 
 
 def _usable(value: float, log: bool) -> float:
-    """The value, or nan for a gap; ends of the range of floats would overflow the scale."""
+    """Return the value, or nan for a gap; extreme floats would overflow the scale."""
     if not abs(value) <= _HUGE or (log and value <= 1 / _HUGE):
         return math.nan
     return float(value) if abs(value) >= 1 / _HUGE else 0.0
 
 
 def _last(values: Sequence[float]) -> float:
-    """The last value that is a number."""
+    """Return the last value that is a number."""
     return next(v for v in reversed(values) if math.isfinite(v))
 
 
@@ -141,7 +141,7 @@ def _path(
     x: Callable[[int], float],
     y: Callable[[float], float],
 ) -> str:
-    """The line through the points, broken where there was no value between two of them."""
+    """Return the line through the points, with gaps where values are missing."""
     drawn, before = [], None
     for i, value in points:
         gap = before is None or any(math.isnan(v) for v in values[before + 1 : i])
@@ -151,7 +151,7 @@ def _path(
 
 
 def _scale(low: float, high: float, log: bool) -> tuple[float, float, list[float]]:
-    """Ends of the axis (of the logarithm, where ``log``) and the values that are marked."""
+    """Return the ends of the axis (logarithms with ``log``) and the ticks."""
     if log:
         ends = math.log10(low), math.log10(high)
         if ends[1] - ends[0] < 0.3:
@@ -172,7 +172,7 @@ def _scale(low: float, high: float, log: bool) -> tuple[float, float, list[float
 
 
 def _spread(wanted: Mapping[str, float], top: float, bottom: float) -> dict[str, float]:
-    """Where labels stand so that none covers another, each near where it wants to be."""
+    """Return positions of the labels, without overlap, near the wanted ones."""
     order = sorted(wanted, key=lambda name: wanted[name])
     gap = min(_LABEL_HEIGHT, (bottom - top) / max(1, len(order) - 1))
     placed: dict[str, float] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from dragwidget.ui.styles import FONT, INK, escape
+from dragwidget.ui.styles import FONT, TEXT, escape
 
 __all__ = ["document", "number", "text"]
 
@@ -19,12 +19,12 @@ def text(
     words: str,
     *,
     anchor: str = "start",
-    colour: str = INK,
+    colour: str = TEXT,
     size: int = 11,
     weight: int = 400,
     halo: bool = False,
 ) -> str:
-    """Words at (x, y) on their base line, pixels; digits are all of one width."""
+    """Return text at (x, y), its baseline, pixels; digits have one width."""
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" xml:space="preserve" '
         f'style="fill:{colour};font:{weight} {size}px {FONT};font-variant-numeric:tabular-nums;'
@@ -33,7 +33,7 @@ def text(
 
 
 def number(value: float, unit: str = "") -> str:
-    """A number in three digits or so."""
+    """Return a number with about three digits."""
     size = abs(value)
     if value == 0:
         words = "0"
@@ -47,7 +47,7 @@ def number(value: float, unit: str = "") -> str:
 
 
 def document(parts: Sequence[str], width: int, height: int, summary: str) -> str:
-    """An SVG element; ``summary`` says in words what it shows."""
+    """Return an SVG element; ``summary`` describes it for screen readers."""
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" class="dragwidget-plot" role="img" '
         f'aria-label="{escape(summary)}" width="{width}" height="{height}" '

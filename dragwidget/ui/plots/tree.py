@@ -1,4 +1,4 @@
-"""The history of an edit as a small tree: one line for each branch, and where the edit stands."""
+"""Draw the history of an edit as a tree: one line for each branch, and the current node."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from dragwidget.ui.plots.svg import document, text
-from dragwidget.ui.styles import FAINT, INK
+from dragwidget.ui.styles import FAINT, TEXT
 
 __all__ = ["tree"]
 
-MAX_BRANCHES = 8  # that are shown; the present one and the newest
+MAX_BRANCHES = 8  # that are shown: the current one and the newest
 _LANE = 18  # pixels from one branch to the next
 _LEFT = 10
 _ROOM = 28  # pixels of a number
@@ -18,16 +18,17 @@ _STRONG = "#2f7fd1"
 
 
 def tree(parents: Sequence[int], current: int, tip: int, *, width: int = 320) -> str:
-    """All branches as lines from left to right, a step further right with every step.
+    """Return all branches as horizontal lines, as SVG: x is the step.
 
     Args:
-        parents: for each node the number of the one it came from; the start's is its own, 0.
-        current: where the edit stands.
-        tip: the end of the present branch, which is drawn strong.
+        parents: the parent of each node; that of node 0 is 0.
+        current: number of the current node.
+        tip: last node of the current branch, which is drawn bold.
         width: pixels.
 
     Raises:
-        ValueError: there is no node, or one that comes before its parent, or no such node.
+        ValueError: there is no node, or a node comes before its parent, or there is no node
+            ``current`` or ``tip``.
     """
     count = len(parents)
     if not count or any(not 0 <= p < max(1, n) for n, p in enumerate(parents)):
@@ -51,19 +52,20 @@ def tree(parents: Sequence[int], current: int, tip: int, *, width: int = 320) ->
         return _LANE * lanes[node] + _LANE / 2 + 2
 
     def line(nodes: Sequence[int]) -> str:
-        """Through nodes, each the child of the one before; down first where a branch begins."""
+        """Return the path through nodes, parent to child; it goes down where a branch begins."""
         drawn = f"M{x(nodes[0]):.1f} {y(nodes[0]):.1f}"
         for before, node in pairwise(nodes):
             if lanes[before] != lanes[node]:
-                bend = min(5.0, scale)
-                drawn += f"H{x(before):.1f}V{y(node) - bend:.1f}q0 {bend:.1f} {bend:.1f} {bend:.1f}"
+                corner = min(5.0, scale)
+                drawn += f"H{x(before):.1f}V{y(node) - corner:.1f}"
+                drawn += f"q0 {corner:.1f} {corner:.1f} {corner:.1f}"
         return f"{drawn}H{x(nodes[-1]):.1f}"
 
     lines, marks = [], []
     for branch in shown:
         start, last = parents[branch[0]], branch[-1]
         nodes = [start, *branch] if start in lanes and start != branch[0] else branch
-        lines.append(_stroke(line(nodes), INK, 1.5))
+        lines.append(_stroke(line(nodes), TEXT, 1.5))
         marks.append(_dot(x(last), y(last), 2.5, FAINT))
         near = lanes.get(current) == lanes[last] and x(last) - x(current) < _ROOM
         if not near:  # else the number of the current one stands there
@@ -71,7 +73,7 @@ def tree(parents: Sequence[int], current: int, tip: int, *, width: int = 320) ->
             marks.append(text(x(last) + 7, y(last) + 3.5, words, colour=FAINT, size=10, halo=True))
     faint = f'<g opacity=".4">{"".join(lines)}</g>'  # as one: where two lie together, too
     lines = [faint, _stroke(line(present), _STRONG, 2.5)]
-    marks.append(_dot(x(0), y(0), 3.5, INK))
+    marks.append(_dot(x(0), y(0), 3.5, TEXT))
     if current in lanes:
         at, level = x(current), y(current)
         words = str(depth[current])
@@ -86,7 +88,7 @@ def tree(parents: Sequence[int], current: int, tip: int, *, width: int = 320) ->
 
 
 def _depths(parents: Sequence[int]) -> list[int]:
-    """Steps from the start, for each node."""
+    """Return the number of steps from the start, for each node."""
     depth = [0]
     for parent in parents[1:]:
         depth.append(depth[parent] + 1)
@@ -94,7 +96,7 @@ def _depths(parents: Sequence[int]) -> list[int]:
 
 
 def _path(parents: Sequence[int], node: int) -> list[int]:
-    """The nodes from the start to ``node``."""
+    """Return the nodes from the start to ``node``."""
     path = [node]
     while path[-1] != 0:
         path.append(parents[path[-1]])
@@ -102,7 +104,7 @@ def _path(parents: Sequence[int], node: int) -> list[int]:
 
 
 def _branches(parents: Sequence[int]) -> list[list[int]]:
-    """All nodes, by branch: the first child goes on with its parent's, every other begins one.
+    """Return all nodes, by branch: a first child continues its parent's, others begin one.
 
     A branch keeps its place when others come.
     """
@@ -117,7 +119,7 @@ def _branches(parents: Sequence[int]) -> list[list[int]]:
 
 
 def _chosen(branches: list[list[int]], present: set[int]) -> list[list[int]]:
-    """The branches to show: what the present one runs through, and the newest."""
+    """Return the branches to show: those of the current path, and the newest."""
     needed = [k for k, branch in enumerate(branches) if branch[0] in present]
     others = [k for k in range(len(branches)) if k not in needed]
     room = max(0, MAX_BRANCHES - len(needed))

@@ -1,4 +1,4 @@
-"""Before and after: what the canvas shows, a curtain between both, or both side by side."""
+"""Compare source and edited image: one of them, a before/after slider, or side by side."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import ipywidgets
 from ipywidgets import Layout
 from PIL import Image
 
-from dragwidget.editor.export import curtain, side_by_side
+from dragwidget.editor.export import before_after, side_by_side
 from dragwidget.editor.images import encoded
 
 __all__ = ["ComparePanel"]
@@ -17,10 +17,10 @@ SIDE = 640  # longest side of what is sent to the page, pixels
 
 
 class ComparePanel(ipywidgets.VBox):
-    """Chooses what to see of the source image and the edited one.
+    """Panel that compares the source image with the edited one.
 
     Args:
-        show: called with the image that the canvas is to show; ``None``: whatever is newest.
+        show: called with the image for the canvas; ``None``: the newest image.
     """
 
     def __init__(self, show: Callable[[Image.Image | None], object]) -> None:
@@ -28,12 +28,16 @@ class ComparePanel(ipywidgets.VBox):
         self._before: Image.Image | None = None
         self._after: Image.Image | None = None
         self.mode = ipywidgets.ToggleButtons(
-            options=[("Edited", "after"), ("Source", "before"), ("Curtain", "curtain")],
-            tooltips=["The newest image", "The image as it was", "Left source, right edited"],
+            options=[("Edited", "after"), ("Source", "before"), ("Slider", "slider")],
+            tooltips=[
+                "Show the newest edited image",
+                "Show the source image",
+                "Show the source left and the edited image right of the slider",
+            ],
             style={"button_width": "76px"},
         )
         self.share = ipywidgets.FloatSlider(
-            value=0.5, min=0.0, max=1.0, step=0.01, description="Curtain", readout=False,
+            value=0.5, min=0.0, max=1.0, step=0.01, description="Slider", readout=False,
             disabled=True, layout=Layout(width="auto"), style={"description_width": "56px"},
         )  # fmt: skip
         self._both = ipywidgets.Image(format="jpeg", layout=Layout(max_width="100%"))
@@ -45,14 +49,14 @@ class ComparePanel(ipywidgets.VBox):
         self._both.layout.display = "none"
 
     def set_images(self, before: Image.Image | None, after: Image.Image | None) -> None:
-        """What is compared from now on; both of one size, or ``None``."""
+        """Set the images to compare, both of one size, or ``None``."""
         self._before, self._after = before, after
         self.refresh()
 
     def refresh(self) -> None:
-        """Show what is chosen, on the canvas and side by side."""
+        """Show the chosen image on the canvas, and both side by side."""
         both = self._before is not None and self._after is not None
-        self.share.disabled = self.mode.value != "curtain" or not both
+        self.share.disabled = self.mode.value != "slider" or not both
         self._note.layout.display = "none" if both else ""
         self._both.layout.display = "" if both else "none"
         if self._before is None or self._after is None:
@@ -65,7 +69,7 @@ class ComparePanel(ipywidgets.VBox):
         elif self.mode.value == "before":
             self._show(self._before)
         else:
-            self._show(curtain(self._before, self._after, self.share.value))
+            self._show(before_after(self._before, self._after, self.share.value))
 
 
 def _reduced(image: Image.Image) -> Image.Image:

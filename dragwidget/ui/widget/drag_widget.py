@@ -1,9 +1,10 @@
-"""``DragWidget``: draw, drag, look, adjust, drag on, in one line of a notebook."""
+"""``DragWidget``: interactive point-based editing of one image in a notebook."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 import ipywidgets
@@ -15,14 +16,15 @@ from PIL import Image
 from dragwidget.data.image_writing import encode_image
 from dragwidget.data.instructions import DragInstructions
 from dragwidget.editor.editing import Editing
-from dragwidget.editor.export import film
+from dragwidget.editor.export import animation
 from dragwidget.editor.recipe import python_of
 from dragwidget.ui.canvas import DragCanvas
 from dragwidget.ui.closing import close_all
 from dragwidget.ui.still import StillImage
-from dragwidget.ui.widget.export_panel import ExportPanel
+from dragwidget.ui.widget.export_panel import ExportPanel, makers
 from dragwidget.ui.widget.features_panel import FeaturesPanel
-from dragwidget.ui.widget.history_panel import FRAMES, HistoryPanel
+from dragwidget.ui.widget.history_panel import HistoryPanel, spread
+from dragwidget.ui.widget.request_sync import RequestSync, why_nothing
 from dragwidget.ui.widget.ticks import PlayClock  # noqa: F401 - it adds the clock "play"
 from dragwidget.ui.widget.view import View
 
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from dragwidget.editor import State
     from dragwidget.editor.clocks import ClockName
     from dragwidget.editor.work import Report
-    from dragwidget.session.history import Node
+    from dragwidget.session.node import Node
     from dragwidget.session.session import DragSession
 
 __all__ = ["DragWidget"]
@@ -42,37 +44,37 @@ ImageLike = Image.Image | str | os.PathLike[str] | npt.NDArray[Any]
 
 
 class DragWidget(StillImage, ipywidgets.VBox):
-    """Point-based editing of one image.
+    """Drag points of an image; a diffusion model moves the content to match.
 
         widget = DragWidget("fox.png", prompt="a fox")
         widget
 
-    Everything that a hand can do on the page has a method, so that a script, or a notebook that is
-    run without a page, can do it too. Methods that start long work return at once, where there is
-    a kernel; ``wait`` waits for it and raises what it raised.
+    Every UI action has a Python method, so that scripts and headless notebooks can do the same.
+    Methods that start long work return at once in a kernel; ``wait`` waits for its end and raises
+    what it raised.
 
     Args:
-        image: a Pillow image, a path, an array (H, W, 3), or a ``DragSession`` to go on with.
-        prompt: what the image shows.
+        image: a Pillow image, a path, an array (H, W, 3), or a ``DragSession`` to continue.
+        prompt: description of the image.
         model: name, folder or hub id, as ``load_model`` takes it.
-        instructions: what is drawn at the beginning.
-        settings: of every stage; by default what the model recommends.
-        width: of the canvas on the page, CSS pixels; ``"fit"``: what leaves room for the controls.
-        clock: ``"thread"``, ``"play"`` or ``"sync"``, see ``Runner``; by default what suits the
-            place.
-        max_side: longest side that the model works at, pixels.
-        render_when_done: make the exact image after every run.
-        journal: where the edit is written down as it is made, for ``restore``; by default a new
-            folder in the user's cache, ``False`` for nowhere.
-        options: passed on to ``load_model``; and ``store``, where stages are kept for other
-            sessions: by default the user's, ``None`` for nowhere.
+        instructions: initial points and mask.
+        settings: settings of all stages; by default the model's recommendation.
+        width: width of the canvas, CSS pixels; ``"fit"`` leaves space for the controls.
+        clock: ``"thread"``, ``"play"`` or ``"sync"``, see ``Runner``; by default the one that
+            suits the environment.
+        max_side: longest side of the image that the model edits, pixels.
+        render_when_done: whether every run ends with a final render.
+        journal: folder that records every step, for ``restore``; by default a new folder in the
+            user's cache; ``False``: no journal.
+        options: passed on to ``load_model``; and ``store``, the disk cache of stages: by default
+            the user's; ``None``: no disk cache.
 
     Attributes:
         canvas: the ``DragCanvas``.
         session: the ``DragSession``.
         state: ``idle``, ``running``, ``paused`` or ``stopping``; observable.
-        index: where the edit stands, drag steps from the start; observable.
-        error: what went wrong last, in a sentence; observable.
+        index: number of drag steps from the start to the current node; observable.
+        error: the last error, one sentence; observable.
     """
 
     state = traitlets.Unicode("idle").tag(sync=False)
@@ -100,26 +102,41 @@ class DragWidget(StillImage, ipywidgets.VBox):
 
         if isinstance(image, DragSession):
             session = image
-            if settings is not None:
-                session.settings = settings
-            instructions = instructions or session.instructions
         elif image is None:
-            raise TypeError("DragWidget needs an image (path, Pillow image, array) or a session")
+            raise TypeError(
+                "image must be a path, a Pillow image, an array or a DragSession: got None"
+            )
         else:
             options.setdefault("store", Store())
             session = DragSession.from_pretrained(model, **options)
-            if settings is not None:
-                session.settings = settings
             session.set_image(image, prompt, max_side=max_side)
+        if settings is not None:
+            session.settings = settings
+        if instructions is not None:
+            session.instructions = instructions
         self._journal = None if journal is False else Journal(journal)
+        self._watcher = self._guarded(self._requested)
         on_page = FIT if width == "fit" else width
         self.session = session
-        self.canvas = DragCanvas(session.image, width=on_page, toolbar=False, probe=True)
-        if instructions is not None:
-            self.canvas.instructions = instructions
+        shown = session.request.image.unfitted
+        self.canvas = DragCanvas(shown, width=on_page, toolbar=False, probe=True)
+        try:
+            self._build(clock, on_page, render_when_done=render_when_done)
+        except BaseException:
+            self._unwatch()
+            parts = dict(vars(self))
+            if "_editing" in parts:
+                self._editing.close()
+            self.canvas.close()
+            close_all(list(parts.values()))
+            raise
+
+    def _build(self, clock: ClockName | None, width: int, *, render_when_done: bool) -> None:
+        """Make everything but the canvas."""
+        session = self.session
         self._editing = Editing(
             session,
-            lambda: self.canvas.instructions,
+            lambda: why_nothing(self.canvas),
             clock,
             on_report=self._reported,
             on_state=self._changed,
@@ -132,13 +149,14 @@ class DragWidget(StillImage, ipywidgets.VBox):
             self._editing,
             HistoryPanel(self._guarded(self.rewind), self._guarded(self.go_to)),
             FeaturesPanel(self._probing),
-            ExportPanel(self._files(), self.code, self._guard),
-            width=on_page,
+            ExportPanel(makers(self._png, self.gif, self._json), self.code, self._guard),
+            width=width,
             render_when_done=render_when_done,
             warning=session.domain_warning(),
         )
         super().__init__(self._view.rows, layout=Layout(width="100%"))
         self.add_class("dragwidget")
+        self._sync = RequestSync(self.canvas, self._editing, self._view)
         self._connect()
         self._view.place()
         self._view.state()
@@ -148,38 +166,25 @@ class DragWidget(StillImage, ipywidgets.VBox):
             self._look()
 
     def _look(self) -> None:
-        """Show the image of where the edit stands, and of steps for the filmstrip."""
+        """Make previews of the current node, and of steps for the filmstrip."""
         history = self._editing.history
         if history is None or self._editing.image_of(history.current) is not None:
             return
-        last, here = history.tip.index, history.current.index
-        spread = (
-            {round(1 + k * (last - 1) / (FRAMES - 1)) for k in range(FRAMES)} if last else set()
-        )
-        unseen = [k for k in spread - {here} if self._editing.image_of(history.at(k)) is None]
+        steps = spread(history.tip.index) - {history.current.index}
+        unseen = [k for k in steps if self._editing.image_of(history.at(k)) is None]
         self._editing.look(sorted(unseen))
-
-    def _files(self) -> dict[str, tuple[str, str, Callable[[], bytes]]]:
-        return {
-            "PNG": ("The image as it is shown now", "edited.png", self._png),
-            "GIF": ("Animation of the steps that have a preview", "drag.gif", self.gif),
-            "Instructions": ("Points, mask and prompt", "instructions.json", self._json),
-        }
 
     def _connect(self) -> None:
         for name, button in self._view.buttons.by_name.items():  # each has a method of its name
             guarded = self._guarded(getattr(self, name))
             button.on_click(lambda _, do=guarded: do())
-        self.canvas.prompt = self.prompt
-        self._view.prompt.observe(self._guarded(lambda _: self._want()), "value")
-        self.canvas.observe(self._guarded(lambda _: self._canvas_prompt()), "prompt")
-        self._view.settings.observe(self._guarded(lambda _: self._want()), "settings")
-        self.canvas.observe(self._guarded(lambda _: self._drawn()), ["pairs", "mask_version"])
+        self._sync.connect(self._guarded)
+        self.session.watchers.append(self._watcher)
         self.canvas.on_probe(self._guarded(self._probe))
         self.canvas.on_key(self._guarded(self._key))
 
     def _guard(self, action: Callable[[], object]) -> object:
-        """Do it; what it raises is shown, for uncaught errors of callbacks reach nobody."""
+        """Run ``action`` and show its error: Jupyter drops uncaught errors of callbacks."""
         try:
             return action()
         except Exception as error:
@@ -192,11 +197,11 @@ class DragWidget(StillImage, ipywidgets.VBox):
 
         return guarded
 
-    # What is asked for
+    # The request
 
     @property
     def instructions(self) -> DragInstructions | None:
-        """What is drawn, with the prompt; ``None`` where there is no pair. Set it to draw it."""
+        """Points, mask and prompt; ``None`` while there is no pair. Set it to draw it."""
         return self.canvas.instructions
 
     @instructions.setter
@@ -206,21 +211,20 @@ class DragWidget(StillImage, ipywidgets.VBox):
     @property
     def prompt(self) -> str:
         """What the image shows."""
-        return self._view.prompt.value  # type: ignore[no-any-return]
+        return self.session.prompt
 
     @prompt.setter
     def prompt(self, prompt: str) -> None:
-        self._view.prompt.value = prompt
+        self.session.prompt = prompt
 
     @property
     def settings(self) -> Settings:
         """Of every stage; a drag under way takes new drag settings with its next step."""
-        return self._view.settings.settings
+        return self.session.settings
 
     @settings.setter
     def settings(self, settings: Settings) -> None:
-        self.session.model.check(settings)
-        self._view.settings.settings = settings
+        self.session.settings = settings
 
     @property
     def image(self) -> Image.Image:
@@ -229,83 +233,73 @@ class DragWidget(StillImage, ipywidgets.VBox):
 
     @property
     def result(self) -> Image.Image | None:
-        """The last exact image; ``None`` before the first render."""
+        """The last final render; ``None`` before the first."""
         rendered = self._editing.rendered
         return None if rendered is None else rendered.image
 
-    def _canvas_prompt(self) -> None:
-        """The prompt has one home, the box; instructions without a prompt leave it as it is."""
-        if self.canvas.prompt:
-            self.prompt = self.canvas.prompt
-        else:
-            self.canvas.prompt = self.prompt
-
-    def _want(self) -> None:
-        self.canvas.prompt = self._editing.prompt = self.prompt
-        self._editing.want_settings(self.settings)
-        self._view.state()
-        self._keep()
-
-    def _drawn(self) -> None:
-        self._editing.steer()
-        self._view.pairs_changed()
+    def _requested(self) -> None:
+        """Something else is asked for, on the page or by code: show it, and write it down."""
+        self._sync.show()
+        if self.state == "idle" and self._editing.history is not self._view.placed:
+            self._view.moved()
+            self.index = self._view.index
+            self._look()
         self._view.state()
         self._keep()
 
     def _keep(self) -> None:
         """Write down what is drawn and asked for."""
-        from dragwidget.session.journal import Wanted
+        from dragwidget.session.journal import Drawing
 
         if self._journal is not None:
-            pairs, mask = self.canvas.pairs, self.canvas.mask
-            self._journal.drew(self.session, Wanted(self.prompt, self.settings, pairs, mask))
+            self._journal.drew(self.session, Drawing(self.canvas.pairs, self.canvas.mask))
 
-    # What can be done
+    # Actions
 
     def prepare(self) -> None:
-        """Train the LoRA and invert the image now, where they are not fresh."""
+        """Train the LoRA and invert the image, where they are not up to date."""
         self._begin(self._editing.prepare)
 
     def step(self, steps: int = 1) -> None:
-        """Drag so many steps on."""
+        """Drag ``steps`` more steps."""
         self._begin(lambda: self._editing.step(steps))
 
     def run(self, steps: int | None = None) -> None:
-        """Drag on to the end, ``steps`` at most; or go on with what is paused."""
+        """Drag until all handles reached their targets, ``steps`` at most; or resume."""
         self._begin(lambda: self._editing.run(steps, render=self._view.render_when_done.value))
 
     def pause(self) -> None:
-        """Pause after the step under way."""
+        """Pause after the step in progress."""
         self._editing.pause()
 
     def stop(self) -> None:
-        """Stop what runs; whole steps stay."""
+        """Stop the work in progress; finished steps are kept."""
         self._editing.stop()
 
     def reset(self) -> None:
-        """Back to the start of the drag; what was dragged stays in the history."""
+        """Go back to the start of the drag; all steps stay in the history."""
         self.rewind(0)
 
     def render(self) -> None:
-        """Make the exact image of where the edit stands: then ``result``."""
+        """Make the final render of the current node, which ``result`` then is."""
         self._begin(self._editing.render)
 
     def rewind(self, step: int) -> None:
-        """Go to a step of the present branch; ``run`` continues from there.
+        """Go to a step of the current branch; ``run`` continues from there.
 
         It returns at once. Where a step is in progress, it happens when that step has ended.
         """
         self._editing.rewind(step, self._stand)
 
     def go_to(self, number: int) -> None:
-        """Go to any node of ``session.history``, likewise."""
+        """Go to any node of ``session.history``, as ``rewind`` does."""
         self._editing.go_to(number, self._stand)
 
     def wait(self, timeout: float | None = None) -> Image.Image | None:
-        """Until what was started is over or paused; raise what it raised; the ``result``.
+        """Wait until the work is over or paused; raise what it raised; return ``result``.
 
         Raises:
-            TimeoutError: it is not over after ``timeout`` seconds; it goes on.
+            TimeoutError: the work is not over after ``timeout`` seconds; it continues.
         """
         self._editing.wait(timeout)
         return self.result
@@ -333,16 +327,16 @@ class DragWidget(StillImage, ipywidgets.VBox):
     def _probe(self, x: float, y: float) -> None:
         if why := self._editing.why_not("look"):
             raise RuntimeError(f"there are no features to look at: {why}")
-        maps = self.session.similarity((x, y))
-        node = self.session.history.current
+        maps = self._editing.work.similarity((x, y))
+        node = self._editing.work.history.current
         image = self._editing.image_of(node) or self.image
         self._view.features.show(image, maps, (x, y), self.settings.drag.feature_blocks)
 
-    # What becomes of it, told from whatever thread works
+    # Callbacks, on the thread that works
 
     def _reported(self, report: Report) -> None:
         if report.step is not None and self._journal is not None:
-            self._journal.took_step(self.session)
+            self._journal.took_step(self.session, self._editing.work.edit)
         self._view.report(report)
         self.index = self._view.index
 
@@ -374,10 +368,10 @@ class DragWidget(StillImage, ipywidgets.VBox):
         self.error = ""
         self._view.error_line.show(None)
 
-    # What can be taken away
+    # Files
 
     def snapshot(self, side: int | None = None) -> Image.Image:
-        """Return the canvas as an image with mask and points; ``side``: its longest, pixels."""
+        """Return the canvas as an image with mask and points; ``side``: longest side, pixels."""
         return self.canvas.snapshot(side)
 
     def __repr__(self) -> str:
@@ -394,11 +388,11 @@ class DragWidget(StillImage, ipywidgets.VBox):
         history = self._editing.history
         path = [] if history is None else history.path()
         frames = [p for node in path if (p := self._editing.image_of(node)) is not None]
-        return film(frames or [self.image])
+        return animation(frames or [self.image])
 
     def _png(self) -> bytes:
         shown = self._view.newest() or self.image
-        return encode_image(self.session.source.image.completed(shown), "PNG")
+        return encode_image(self.session.request.image.completed(shown), "PNG")
 
     def _json(self) -> bytes:
         if self.instructions is None:
@@ -407,10 +401,10 @@ class DragWidget(StillImage, ipywidgets.VBox):
 
     @classmethod
     def restore(cls, journal: str | os.PathLike[str] | None = None, **options: Any) -> DragWidget:
-        """Restore the edit as it was when its kernel ended, except perhaps its last step.
+        """Restore the edit of a kernel that ended, except perhaps its last step.
 
         Args:
-            journal: its folder; by default the newest; FileNotFoundError where there is none.
+            journal: folder of the journal; by default the newest, or FileNotFoundError.
             options: passed on to ``load_model``; and ``clock``.
         """
         from dragwidget.session.journal import restore
@@ -420,29 +414,34 @@ class DragWidget(StillImage, ipywidgets.VBox):
         widget = cls(session, clock=clock)
         widget.canvas.pairs = drawn.pairs
         widget.canvas.set_mask(drawn.mask)
-        widget.prompt = drawn.prompt
         widget._view.say("restored")
         return widget
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything to one ``.drag`` file, which ``DragSession.load`` opens again."""
+        """Save everything to one ``.drag`` file, which ``DragSession.load`` opens."""
         self.session.save(path)
 
     def close(self) -> None:
-        """Stop, remove the widget from the page and free the session and its memory.
+        """Stop, remove the widget from the page, and free the session and its memory.
 
-        What was drawn can still be read (``instructions``, ``canvas``); everything else raises
-        ``RuntimeError``. A second call does nothing.
+        ``instructions`` and ``canvas`` stay readable; everything else raises ``RuntimeError``. A
+        second call does nothing.
         """
         view = self.__dict__.get("_view")
         if view is None:  # it could not be made, or is closed already
             super().close()
             return
         self._editing.close()
+        self._unwatch()
         self.canvas.close()
         close_all(self)
-        del self.session, self._editing, self._view
+        self.children = ()  # they hold what their buttons do
+        del self.session, self._editing, self._view, self._sync
         super().close()
+
+    def _unwatch(self) -> None:
+        with suppress(ValueError):  # it could not be made
+            self.session.watchers.remove(self._watcher)
 
     def __getattr__(self, name: str) -> Any:
         if name in ("session", "_editing", "_view"):

@@ -1,4 +1,4 @@
-"""Files and code of an edit, to take away."""
+"""Export an edit: files, and code that repeats it."""
 
 from __future__ import annotations
 
@@ -9,22 +9,36 @@ from ipywidgets import Layout
 
 from dragwidget.editor.export import link
 
-__all__ = ["ExportPanel"]
+__all__ = ["ExportPanel", "makers"]
+
+Make = Callable[[], bytes]
+
+
+def makers(png: Make, gif: Make, instructions: Make) -> dict[str, tuple[str, str, Make]]:
+    """Return what ``ExportPanel`` offers, with these functions."""
+    return {
+        "PNG": ("Save the image that the canvas shows, without marks", "edited.png", png),
+        "GIF": ("Save an animation of the previewed steps", "drag.gif", gif),
+        "Instructions": (
+            "Save points, mask and prompt as JSON",
+            "instructions.json",
+            instructions,
+        ),
+    }
 
 
 class ExportPanel(ipywidgets.VBox):
-    """A button for each file; pressed, a link to it appears.
+    """Panel with a button for each file, which shows a download link.
 
     Args:
-        makers: for each button's text, a tooltip, the file's name and what makes its bytes, or
-            raises with a reason.
-        code: makes the Python that repeats the edit.
+        makers: label of a button -> tooltip, file name, function that returns the bytes or raises.
+        code: returns Python code that repeats the edit.
         guard: runs a function and reports what it raises.
     """
 
     def __init__(
         self,
-        makers: dict[str, tuple[str, str, Callable[[], bytes]]],
+        makers: dict[str, tuple[str, str, Make]],
         code: Callable[[], str],
         guard: Callable[[Callable[[], object]], object],
     ) -> None:
@@ -32,7 +46,7 @@ class ExportPanel(ipywidgets.VBox):
         self.code = ipywidgets.Textarea(
             layout=Layout(width="auto", height="120px", display="none"),
             description="",
-            placeholder="Python that repeats this edit",
+            placeholder="Python code that repeats this edit",
         )
         buttons = []
         for text, (tooltip, name, make) in makers.items():
@@ -46,7 +60,7 @@ class ExportPanel(ipywidgets.VBox):
             buttons.append(button)
         copy = ipywidgets.Button(
             description="Copy as Python",
-            tooltip="A cell that repeats this edit without a hand, bit for bit",
+            tooltip="Show Python code that repeats this edit, bit for bit",
             layout=Layout(width="auto"),
         )
         copy.add_class("dragwidget-export-python")

@@ -1,4 +1,4 @@
-"""What motion supervision sees: how alike the decoder features under a point and elsewhere are."""
+"""Show the similarity of decoder features to those at a point, as motion supervision sees it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from PIL import Image
 
 from dragwidget.data.image_reading import flattened
 from dragwidget.editor.images import encoded
+from dragwidget.ui.closing import close_all
 from dragwidget.ui.plots.heat import heat_overlay
 
 __all__ = ["FeaturesPanel"]
@@ -19,24 +20,24 @@ SIDE = 150  # of one map, pixels
 
 
 class FeaturesPanel(ipywidgets.VBox):
-    """A map for each feature block, laid over the image.
+    """Panel with a similarity map of each feature block, as an overlay of the image.
 
     Args:
-        probe: called with ``True`` when clicks on the canvas are to choose the point, ``False``
-            when they are to draw again.
+        probe: called with ``True`` when clicks on the canvas choose the point, ``False`` when
+            they draw again.
     """
 
     def __init__(self, probe: Callable[[bool], object]) -> None:
         self.button = ipywidgets.ToggleButton(
-            description="Choose a point",
-            tooltip="The next clicks on the image ask which other places look like this one "
-            "to the network (paper, section 3.3)",
+            description="Probe",
+            tooltip="Click the image to map the cosine similarity of the UNet features F at that "
+            "point (section 3.3)",
             layout=Layout(width="140px"),
         )
         self.button.observe(lambda change: probe(bool(change["new"])), "value")
         self._note = ipywidgets.HTML(
-            "<span style='opacity:.75'>Bright: features like those under the point, "
-            "cosine similarity.</span>"
+            "<span style='opacity:.75'>Bright: high cosine similarity to the features at the "
+            "point.</span>"
         )
         self._maps = ipywidgets.HBox(layout=Layout(flex_flow="row wrap"))
         super().__init__([ipywidgets.HBox([self.button, self._note]), self._maps])
@@ -49,11 +50,11 @@ class FeaturesPanel(ipywidgets.VBox):
         point: tuple[float, float],
         used: tuple[int, ...],
     ) -> None:
-        """Lay the maps, (rows, columns) in -1..1 by block, over the image.
+        """Show the maps, (rows, columns) in -1..1 by block, over the image.
 
         Args:
-            point: where they were looked from, image pixels.
-            used: the blocks that supervise the drag.
+            point: the probed point, image pixels.
+            used: the blocks that the drag compares.
         """
         scale = SIDE / max(image.size)
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
@@ -73,9 +74,7 @@ class FeaturesPanel(ipywidgets.VBox):
             )  # fmt: skip
             cells.append(ipywidgets.VBox([ipywidgets.HTML(label), image]))
         old, self._maps.children = self._maps.children, tuple(cells)
-        for cell in old:
-            for part in (*cell.children, cell):
-                part.close()
+        close_all(list(old))
 
 
 def _mark(image: Image.Image, at: tuple[float, float]) -> None:

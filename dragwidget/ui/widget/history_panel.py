@@ -1,4 +1,4 @@
-"""The history under the canvas: a filmstrip, a slider, and the branches."""
+"""The history below the canvas: a filmstrip, a slider, and the branches."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from dragwidget.ui.plots.tree import tree
 from dragwidget.ui.tooltips import set_tooltip
 
 if TYPE_CHECKING:
-    from dragwidget.session.history import History, Node
+    from dragwidget.session.history import History
+    from dragwidget.session.node import Node
 
-__all__ = ["HistoryPanel"]
+__all__ = ["HistoryPanel", "spread"]
 
 FRAMES = 8  # of the filmstrip
 _EMPTY = (
@@ -25,11 +26,11 @@ _EMPTY = (
 
 
 class HistoryPanel(ipywidgets.VBox):
-    """Where the edit stands among all steps that were taken.
+    """Panel of all steps taken, with the current one marked.
 
     Args:
         rewind: called with the step that the slider was moved to.
-        branch: called with the number of the node at the end of the branch chosen.
+        branch: called with the number of the last node of the chosen branch.
     """
 
     def __init__(self, rewind: Callable[[int], object], branch: Callable[[int], object]) -> None:
@@ -61,7 +62,7 @@ class HistoryPanel(ipywidgets.VBox):
         self.show(None, Images())
 
     def show(self, history: History | None, images: Images, why_not: str = "") -> None:
-        """Show where the edit stands; ``why_not`` says why it cannot be moved now."""
+        """Show the history; ``why_not``: why the current step cannot be changed now."""
         path = [] if history is None else history.path(history.tip)
         here = 0 if history is None else history.current.index
         self._show_frames(path, here, images, why_not)
@@ -73,19 +74,20 @@ class HistoryPanel(ipywidgets.VBox):
                 self.slider.value = here
             locked = bool(why_not) or last < 1
             self.slider.disabled = locked
-            set_tooltip(self.slider, why_not or "Back to any step; Run goes on from there")
+            set_tooltip(self.slider, why_not or "Go to any step; Run continues from there")
             self._show_branches(history, locked)
         finally:
             self._showing = False
 
     def _show_frames(self, path: list[Node], here: int, images: Images, why_not: str) -> None:
-        nodes = _chosen(path, images)
-        nearest = min((node.index for node in nodes), key=lambda i: abs(i - here), default=None)
+        nodes = _chosen(path, here, images)
         for k, frame in enumerate(self.frames):
-            node = nodes[k] if k < len(nodes) else None
-            step = 0 if node is None else node.index
-            uri = None if node is None else images.thumbnail(node)
-            frame.show(step, uri, is_here=node is not None and step == nearest, why_not=why_not)
+            if k < len(nodes):
+                node = nodes[k]
+                uri = images.thumbnail(node)
+                frame.show(node.index, uri, is_here=node.index == here, why_not=why_not)
+            else:
+                frame.clear()
 
     def _show_branches(self, history: History | None, locked: bool) -> None:
         tips = [] if history is None else history.tips
@@ -115,7 +117,7 @@ class HistoryPanel(ipywidgets.VBox):
 
 
 class _Frame(ipywidgets.VBox):
-    """A thumbnail, and over it a button that goes to its step.
+    """A thumbnail with a button that goes to its step.
 
     Args:
         choose: called with the step.
@@ -132,27 +134,46 @@ class _Frame(ipywidgets.VBox):
         )
         self.add_class("dragwidget-frame")
 
+    def clear(self) -> None:
+        """Show no step."""
+        self.thumbnail.value = _EMPTY
+        self.button.description, self.button.tooltip = "-", "No preview yet"
+        self.button.disabled = True
+
     def show(self, step: int, uri: str | None, *, is_here: bool, why_not: str) -> None:
-        """Show a step; ``uri``: its thumbnail, ``None``: there is no step to show."""
-        if uri is None:
-            self.thumbnail.value = _EMPTY
-            self.button.description, self.button.tooltip = "-", "No preview yet"
-            self.button.disabled = True
-            return
+        """Show a step; ``uri``: its thumbnail, if any."""
         self._step = step
         frame = "outline:2px solid var(--jp-brand-color1, #2196f3);" if is_here else ""
+        shape = f"width:48px;height:48px;margin:2px;border-radius:3px;display:block;{frame}"
         self.thumbnail.value = (
-            f"<img src='{uri}' alt='step {step}' style='width:48px;height:48px;margin:2px;"
-            f"object-fit:cover;border-radius:3px;display:block;{frame}'>"
+            f"<div style='{shape}'></div>"
+            if uri is None
+            else f"<img src='{uri}' alt='step {step}' style='object-fit:cover;{shape}'>"
         )
         self.button.description = f"▸ {step}" if is_here else str(step)
         self.button.tooltip = f"Not now: {why_not}" if why_not else f"Go to step {step}"
         self.button.disabled = bool(why_not)
 
 
-def _chosen(path: list[Node], images: Images) -> list[Node]:
-    """Up to FRAMES nodes of a path that have a thumbnail, evenly spread."""
-    seen = [node for node in path if images.thumbnail(node) is not None]
+def spread(last: int) -> set[int]:
+    """Return the steps from 1 to ``last`` that fill the filmstrip, evenly spread."""
+    return {round(1 + k * (last - 1) / (FRAMES - 1)) for k in range(FRAMES)} if last else set()
+
+
+def _chosen(path: list[Node], here: int, images: Images) -> list[Node]:
+    """Return up to FRAMES nodes of a path: the current one, and others that have a thumbnail.
+
+    They are evenly spread, with both ends among them. The start is among them if it is current and
+    anything was dragged.
+    """
+    if len(path) < 2:
+        return []
+    seen = [node for node in path if node.index == here or images.thumbnail(node) is not None]
     if len(seen) <= FRAMES:
         return seen
-    return [seen[round(k * (len(seen) - 1) / (FRAMES - 1))] for k in range(FRAMES)]
+    chosen = [seen[round(k * (len(seen) - 1) / (FRAMES - 1))] for k in range(FRAMES)]
+    if all(node.index != here for node in chosen):
+        current = next(node for node in seen if node.index == here)
+        nearest = min(range(1, FRAMES - 1), key=lambda k: abs(chosen[k].index - here))
+        chosen[nearest] = current
+    return chosen

@@ -1,4 +1,4 @@
-"""How the widget lies on the page: its controls, and where they stand."""
+"""The layout of the widget: its buttons, columns and sections."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from dragwidget.ui.styles import STYLE
 __all__ = ["Buttons", "allow", "sections", "style_sheet", "two_columns"]
 
 _BUTTONS: dict[Action, tuple[str, str]] = {
-    "prepare": ("Prepare", "Train the LoRA and invert the image now, where they are not fresh"),
-    "step": ("Step", "One drag step"),
-    "run": ("Run", "Drag on until all handles have reached their targets"),
-    "pause": ("Pause", "Pause after this step; go on with Run or Step"),
-    "stop": ("Stop", "Stop at once; the steps that were taken stay"),
-    "reset": ("Reset", "Back to the start of the drag; what was dragged stays in the history"),
-    "render": ("Render", "Denoise to the exact image (the previews are approximate)"),
+    "prepare": ("Prepare", "Train the LoRA and invert the image, where they are not up to date"),
+    "step": ("Step", "Take one drag step"),
+    "run": ("Run", "Drag until all handles reach their targets, or the maximum number of steps"),
+    "pause": ("Pause", "Pause after the step in progress; Run or Step continues"),
+    "stop": ("Stop", "Stop within the step in progress; finished steps are kept"),
+    "reset": ("Reset", "Go back to the start of the drag; all steps stay in the history"),
+    "render": ("Render", "Denoise the latent to the final render; previews are approximate"),
 }
 
 
 class Buttons(ipywidgets.HBox):
-    """What can be done, one button each.
+    """A row of buttons, one for each action.
 
     Attributes:
         by_name: the buttons, by action.
-        tooltips: what each does.
+        tooltips: their tooltips, by action.
     """
 
     def __init__(self) -> None:
@@ -50,13 +50,13 @@ class Buttons(ipywidgets.HBox):
 
 
 def allow(button: Any, why_not: str, tooltip: str) -> None:
-    """Grey a button, with the reason as its tooltip; or not, where there is no reason."""
+    """Disable a button, with the reason as its tooltip; enable it if there is no reason."""
     button.disabled = bool(why_not)
     button.tooltip = f"Not now: {why_not}" if why_not else tooltip
 
 
 def two_columns(left: list[Any], right: list[Any], width: int) -> Any:
-    """The image, ``width`` CSS pixels wide, and beside it, or below it, everything else."""
+    """Return ``left``, ``width`` CSS pixels wide, and ``right`` beside it, or below it."""
     shape = Layout(flex="0 1 auto", width=f"{width}px", max_width="100%")
     first = ipywidgets.VBox(left, layout=shape)
     second = ipywidgets.VBox(
@@ -71,12 +71,12 @@ def two_columns(left: list[Any], right: list[Any], width: int) -> Any:
 
 
 def style_sheet() -> Any:
-    """What the browser has to know of our class names; takes no room."""
+    """Return the style sheet as a widget that takes no space."""
     return ipywidgets.HTML(STYLE, layout=Layout(display="none"))
 
 
 def sections(parts: dict[str, Any]) -> Any:
-    """Folded sections, one open at a time."""
+    """Return folded sections, one open at a time."""
     box = ipywidgets.Accordion(list(parts.values()), selected_index=None)
     for k, title in enumerate(parts):
         box.set_title(k, title)

@@ -1,4 +1,4 @@
-"""A table of the points: the way to them by keyboard, and to their exact places."""
+"""A table of the points, to edit their coordinates by keyboard."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Row(ipywidgets.HBox):
             for _ in _NAMES
         ]
         for box, name in zip(self.numbers, _NAMES, strict=True):
-            set_tooltip(box, f"pair {index + 1}, {name}, image pixels")
+            set_tooltip(box, f"{name.capitalize()} of pair {index + 1}, image pixels")
         self.button = ipywidgets.Button(
             description="Delete", tooltip=f"Delete pair {index + 1}", layout=Layout(width="70px")
         )
@@ -43,10 +43,10 @@ class _Row(ipywidgets.HBox):
 
 
 class PointsTable(ipywidgets.VBox):
-    """The pairs of a canvas as numbers, in image pixels, and a button that adds one.
+    """Table of a canvas' pairs, in image pixels, with a button that adds one.
 
     Args:
-        canvas: the ``DragCanvas`` whose pairs these are.
+        canvas: the ``DragCanvas`` with these pairs.
     """
 
     def __init__(self, canvas: Any) -> None:
@@ -58,8 +58,8 @@ class PointsTable(ipywidgets.VBox):
             "<span style='opacity:.7'>handle x, y &rarr; target x, y, image pixels</span>"
         )
         self._add = ipywidgets.Button(
-            description="Add a pair",
-            tooltip="A pair in the middle of the image, to be moved with the numbers",
+            description="Add pair",
+            tooltip="Add a pair in the middle of the image, image pixels",
             layout=Layout(width="110px"),
         )
         self._add.on_click(lambda _: self._add_pair())

@@ -1,4 +1,4 @@
-"""What the session is doing: stages, progress, distances, and the curves of a drag."""
+"""Show the state of a session: stages, progress, distances, and the curves of a drag."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from dragwidget.ui.styles import badge, error_line, status_line
 
 if TYPE_CHECKING:
     from dragwidget.editor.work import Report
-    from dragwidget.session.history import Node
+    from dragwidget.session.node import Node
 
 __all__ = ["ErrorLine", "StatusPanel", "distances_along"]
 
 STAGES = {"lora": "LoRA", "inversion": "Inversion", "reference": "Reference"}
-PLOT_EVERY = 0.2  # seconds; a curve that is redrawn more often is not seen better
+PLOT_EVERY = 0.2  # seconds
 PLOT_SHARE = 0.1  # of the time that curves may take, however long they are
 
 
 class StatusPanel(ipywidgets.VBox):
-    """Badges, a bar with rate and time left, the distance of every pair, and two curves.
+    """Panel of stage badges, a progress bar with rate and time left, distances and curves.
 
     Every part has a fixed height, so that nothing jumps while a drag runs.
     """
@@ -38,7 +38,7 @@ class StatusPanel(ipywidgets.VBox):
         self._bar = ipywidgets.FloatProgress(
             min=0, max=1, layout=Layout(width="auto", height="14px")
         )
-        self._line = ipywidgets.HTML(layout=Layout(height="24px", overflow="hidden"))
+        self._line = ipywidgets.HTML(layout=Layout(height="42px", overflow="hidden"))
         self._distances = ipywidgets.HTML(layout=Layout(height="40px", overflow="auto"))
         self._curves = ipywidgets.HTML(layout=Layout(height="112px", overflow="hidden"))
         super().__init__([self._badges, self._bar, self._line, self._distances, self._curves])
@@ -50,7 +50,7 @@ class StatusPanel(ipywidgets.VBox):
         self.show_path([], [])
 
     def show_stages(self, status: Mapping[str, StageStatus]) -> None:
-        """A badge for each stage, with the reason where it is stale."""
+        """Show a badge for each stage, with the reason if it is outdated."""
         self._badges.value = "".join(
             badge(name, stage.state, stage.why)
             for key, name in STAGES.items()
@@ -58,15 +58,15 @@ class StatusPanel(ipywidgets.VBox):
         )
 
     def say(self, text: str) -> None:
-        """One line on what is going on."""
+        """Show one line of text."""
         self._line.value = status_line(text)
 
     def clear_bar(self) -> None:
-        """Nothing is under way."""
+        """Reset the progress bar."""
         self._bar.value, self._phase = 0.0, ""
 
     def show_report(self, report: Report) -> str:
-        """Show how far the work has come; return it in words, with the rate and the time left."""
+        """Show the progress of the work; return it as text, with rate and time left."""
         now = self._now()
         if report.phase != self._phase or report.index <= self._index:
             self._phase, self._spent, self._count = report.phase, 0.0, 0
@@ -82,16 +82,16 @@ class StatusPanel(ipywidgets.VBox):
         return text
 
     def resumed(self) -> None:
-        """Leave the pause that is over out of the rate."""
+        """Leave the pause that just ended out of the rate."""
         self._since = self._now()
 
     def show_path(self, path: list[Node], starts: Sequence[XY], *, hurry: bool = True) -> None:
         """Show distances and curves along a path of the history.
 
         Args:
-            starts: the handle that each pair was drawn with, image pixels, in the order of the
-                pairs on the canvas: a pair keeps its curve when another is deleted.
-            hurry: ``False``: not too often.
+            starts: initial handle of each pair, image pixels, in the order of the pairs on the
+                canvas: a pair keeps its curve when another is deleted.
+            hurry: ``False``: limit the rate of redrawing.
         """
         last = path[-1] if path else None
         known = (
@@ -123,19 +123,19 @@ class StatusPanel(ipywidgets.VBox):
 
 
 class ErrorLine(ipywidgets.HTML):
-    """One red line with the details folded, near the buttons; not there without an error."""
+    """Shows an error in one line, its details folded; hidden without an error."""
 
     def __init__(self) -> None:
         super().__init__("", layout=Layout(width="auto", display="none"))
 
     def show(self, error: BaseException | str | None, hint: str = "") -> None:
-        """Say what went wrong and what to do, or that nothing is wrong any more."""
+        """Show an error and what to do about it; ``None`` hides the line."""
         self.value = error_line(error, hint=hint)
         self.layout.display = "none" if error is None else None
 
 
 def distances_along(path: list[Node], starts: Sequence[XY]) -> dict[str, list[float]]:
-    """Return the distance of each pair, image pixels, in every step of a path, by its number.
+    """Return the distance of each pair to its target, image pixels, for every step of a path.
 
     Args:
         starts: what identifies the pairs, see ``StatusPanel.show_path``; nan before a pair was
@@ -151,7 +151,7 @@ def distances_along(path: list[Node], starts: Sequence[XY]) -> dict[str, list[fl
 
 
 def _starts(node: Node) -> list[XY]:
-    """What identifies each pair of a node."""
+    """Return what identifies each pair of a node."""
     return [pair.handle for pair in node.pairs]
 
 

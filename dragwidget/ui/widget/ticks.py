@@ -1,4 +1,4 @@
-"""A clock for pages that show nothing that a thread sends: the page asks for every bit of work.
+"""A clock for pages that show no updates of a thread: the page requests every bit of work.
 
 ``ipywidgets.Play`` cannot be that clock: in ipywidgets 7 only a click on its own button starts it,
 and in 8 it stands still after the page is loaded again.
@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from dragwidget.editor.clocks import CLOCKS, ClockName, Drive, weakly
+from dragwidget.ui.closing import close_all
 
 __all__ = ["PlayClock"]
 
@@ -25,7 +26,7 @@ class PlayClock:
     """Works in ticks that come from the page, each for a short time, on the thread that serves it.
 
     A hidden canvas of one pixel is painted in a colour that was not there before, and sends its
-    image back: that is the tick. The next is asked for when the work of this one is done, so a
+    image back: that is the tick. The next is requested when the work of this one is done, so a
     click waits for one tick, never for a queue of them, and two pages do not tick twice.
 
     Attributes:
@@ -81,14 +82,19 @@ class PlayClock:
                     self._ask()
 
     def close(self, timeout: float) -> bool:  # noqa: ARG002 - there is nothing to wait for
+        from dragwidget.ui.drawing import close_when_drawn
+
         self._ticking = False
         self.play.unobserve_all()
-        self.play.close()
+        if self._asked and _colour(self.play.image_data) != self._asked:  # it is on its way
+            close_when_drawn(self.play, [self.play])
+        else:
+            close_all(self.play)
         return True
 
 
 def _colour(png: bytes | None) -> int | None:
-    """The colour of an image of one pixel, as a number; ``None`` for anything else."""
+    """Return the colour of an image of one pixel, as a number; ``None`` for anything else."""
     try:
         with Image.open(io.BytesIO(png or b"")) as image:
             pixels = image.convert("RGB").tobytes()

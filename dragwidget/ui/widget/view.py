@@ -1,6 +1,6 @@
-"""What the widget shows of an edit: every part of the page, and how it follows what happens.
+"""The view of an edit: all parts of the page, and their updates.
 
-Parts are told what to show and never ask; nothing here begins any work.
+Nothing here begins any work.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from dragwidget.diffusion.model import DiffusionModel
     from dragwidget.editor.editing import Editing
     from dragwidget.editor.work import Report
-    from dragwidget.session.history import Node
+    from dragwidget.session.history import History
+    from dragwidget.session.node import Node
     from dragwidget.ui.canvas import DragCanvas
     from dragwidget.ui.widget.export_panel import ExportPanel
 
@@ -38,7 +39,7 @@ __all__ = ["View"]
 
 log = logging.getLogger(__name__)
 
-TRAIL = 200  # points of the way that a handle came: more cannot be told apart
+TRAIL = 200  # points of a trajectory that are shown
 
 
 class View:
@@ -47,6 +48,7 @@ class View:
     Attributes:
         rows: what is on the page, from top to bottom.
         index: where the edit stands, drag steps from the start.
+        placed: the history that is shown.
     """
 
     def __init__(
@@ -65,14 +67,15 @@ class View:
         self._canvas, self._editing = canvas, editing
         self.history, self.features = history, features
         self.index, self._phase = 0, ""
+        self.placed: History | None = None
         self.prompt = ipywidgets.Text(
-            value=session.prompt, description="Prompt", placeholder="what the image shows",
+            value=session.prompt, description="Prompt", placeholder="description of the image",
             continuous_update=False, layout=Layout(width="auto"),
             style={"description_width": "52px"},
         )  # fmt: skip
         self.buttons = Buttons()
         self.render_when_done = ipywidgets.Checkbox(
-            value=render_when_done, description="render when a run is over", indent=False,
+            value=render_when_done, description="Render after runs", indent=False,
             layout=Layout(width="auto"),
         )  # fmt: skip
         self.model = ipywidgets.HTML(
@@ -106,17 +109,17 @@ class View:
         self.rows = [style_sheet(), canvas.toolbar, columns]
 
     def state(self) -> None:
-        """Which stages are ready, and what can be done now."""
+        """Update the stage badges and the buttons."""
         self.status.show_stages(self._editing.status)
         for name, button in self.buttons.by_name.items():
             allow(button, self._editing.why_not(name), self.buttons.tooltips[name])
 
     def say(self, key: str, **values: object) -> None:
-        """Say a sentence of ``MESSAGES``; ``index`` is where the edit stands."""
+        """Show a sentence of ``MESSAGES``; ``index`` is the current step."""
         self.status.say(message(key, **{"index": self.index, **values}))
 
     def report(self, report: Report) -> None:
-        """Show how far the work has come, and what is new of it."""
+        """Show the progress of the work, and its new step or image."""
         state = self._editing.runner.state
         if report.phase != self._phase:
             self._phase = report.phase
@@ -134,7 +137,7 @@ class View:
             self.paused()
 
     def paused(self) -> None:
-        """Show that the work is paused, and where, or that it will be after the step under way."""
+        """Show that the work is paused, or will be after the step in progress."""
         if self._editing.runner.busy:
             self.say("pausing")
             return
@@ -147,18 +150,18 @@ class View:
             self.say("paused within", work=work, done=report.index, total=report.total)
 
     def over(self, error: BaseException | None) -> None:
-        """The work is over: show where the edit stands, and why it ended."""
+        """Show that the work is over, the current node, and why it ended."""
         self.status.clear_bar()
         self._phase = ""
         self.place()
         editing = self._editing
-        name, ended = editing.runner.name, editing.session.ended
+        name, ended = editing.runner.name, editing.work.ended
         if error is not None:
             self.failed(error)
             key = "not finite" if isinstance(error, ArithmeticError) else "failed"
             self.say(key, name=name)
         elif editing.waiting or name == PREVIEW:
-            return  # something else was said, and holds
+            return  # another message was shown, and holds
         elif editing.runner.outcome == "stopped":
             dragged = editing.report is not None and editing.report.phase == "drag"
             self.say("stopped" if dragged else "cancelled", name=name)
@@ -169,25 +172,25 @@ class View:
         elif ended is None or (ended is Ended.STEP_LIMIT and name == "Step"):
             self.say("stepped")
         else:
-            self.status.say(ended_message(ended, ended.describe(editing.session.settings.drag)))
+            self.status.say(ended_message(ended, ended.describe(editing.work.settings.drag)))
 
     def moved(self) -> None:
-        """The edit stands at another step."""
+        """Show another current node."""
         self.place()
         self.say("at" if self.index else "at the start")
 
     def failed(self, error: BaseException) -> None:
-        """Something went wrong."""
+        """Log and show an error."""
         log.error("in the widget", exc_info=error)
         self.error_line.show(error, _hint(error))
 
     def newest(self) -> Image.Image | None:
-        """The best image there is of where the edit stands."""
+        """Return the best cached image of the current node."""
         history = self._editing.history
         return None if history is None else self._editing.image_of(history.current)
 
     def image(self, image: Image.Image | None) -> None:
-        """Show this on the canvas, or the newest one, unless something is being compared."""
+        """Show an image on the canvas; ``None``: the newest, unless the user compares others."""
         if image is None:
             if self.compare.mode.value != "after":
                 return
@@ -196,19 +199,19 @@ class View:
 
     def place(self) -> None:
         """Where the edit stands: image, handles, history and curves."""
-        history = self._editing.history
+        self.placed = history = self._editing.history
         self.history.show(history, self._editing.images, self._editing.why_not("rewind"))
         self.drag(None if history is None else history.current, hurry=True)
-        self.compare.set_images(self._editing.session.image, self.newest())
+        self.compare.set_images(self._editing.work.image, self.newest())
 
     def pairs_changed(self) -> None:
-        """Show the distances and curves of the pairs that are there now."""
+        """Show the distances and curves of the current pairs."""
         history = self._editing.history
         path = [] if history is None else history.path()
         self.status.show_path(path, [pair.handle for pair in self._canvas.pairs])
 
     def drag(self, node: Node | None, *, hurry: bool) -> None:
-        """Handles with their trails on the canvas, distances and curves beside it."""
+        """Show handles and trajectories on the canvas, distances and curves beside it."""
         history = self._editing.history
         path = [] if history is None or node is None else history.path(node)
         self.index = 0 if node is None else node.index
@@ -226,22 +229,22 @@ class View:
 
 
 def _described(model: DiffusionModel) -> tuple[str, str]:
-    """A model's name, and what to know about it."""
+    """Return a model's name, and its number format, device and domain."""
     dtype = str(model.dtype).removeprefix("torch.")
     knows = f" · knows {model.domain.images}" if model.domain.images else ""
     return model.name, f"{dtype} on {model.device.type}{knows}"
 
 
 def _thinned(path: list[Node]) -> list[Node]:
-    """At most TRAIL of them, evenly spread, both ends among them."""
+    """Return at most TRAIL nodes of a path, evenly spread, both ends among them."""
     if len(path) <= TRAIL:
         return path
     return [path[k * (len(path) - 1) // (TRAIL - 1)] for k in range(TRAIL)]
 
 
 def _hint(error: BaseException) -> str:
-    """What to do about an error, where that is not said in it."""
-    said = str(error).lower()  # torch's own words on CUDA and on the CPU
-    if isinstance(error, MemoryError) or "out of memory" in said or "can't allocate" in said:
+    """Return what to do about an error that does not say so itself."""
+    text = str(error).lower()  # of torch, on CUDA and on the CPU
+    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text:
         return "Lower max_side, the LoRA's batch size or the inversion's steps."
     return ""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from dragwidget.data.frames import XY
 from dragwidget.ui.canvas.marks import Shape, ToFrame, outline
-from dragwidget.ui.canvas.scene import Ink
+from dragwidget.ui.canvas.scene import Draft
 from dragwidget.ui.canvas.sketch import MAX_STROKE_POINTS
 from dragwidget.ui.canvas.tools.tool import LEAST_DRAG, Gesture, Host, Tool, Unfinished, distance
 
@@ -24,13 +24,13 @@ class Corners(Unfinished):
             return "Click the next corner"
         return f"Click the next corner; the first one again{' or Enter' if keys else ''} closes"
 
-    def ink(self) -> Ink:
+    def draft(self) -> Draft:
         corners = tuple(self.points)
 
-        def ink(to_canvas: ToFrame, unit: float) -> list[Shape]:
+        def draft(to_canvas: ToFrame, unit: float) -> list[Shape]:
             return outline([to_canvas(xy) for xy in corners], unit, vertices=True)
 
-        return ink
+        return draft
 
     def step_back(self) -> bool:
         self.points.pop()
@@ -58,7 +58,7 @@ class Corners(Unfinished):
 
 
 class LassoDrag(Gesture):
-    """Draws a lasso: a drag closes on release; clicks add corners, kept between them."""
+    """Draws a lasso: a drag closes on release; clicks add corners."""
 
     click_draws = True
 

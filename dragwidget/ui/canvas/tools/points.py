@@ -46,12 +46,12 @@ class NewPair(Gesture):
         handle, target, number = self.handle, self.point(xy), len(self.host.pairs) + 1
         alone = self.is_first and distance(self.start, xy) < LEAST_DRAG
 
-        def ink(to_canvas: ToFrame, unit: float) -> list[Shape]:
+        def draft(to_canvas: ToFrame, unit: float) -> list[Shape]:
             if alone:
                 return handle_mark(to_canvas(handle), str(number), unit, selected=True)
             return pair_marks(to_canvas(handle), to_canvas(target), number, unit)
 
-        self.host.scene.set_ink(ink)
+        self.host.scene.set_draft(draft)
 
     def move(self, xy: XY) -> None:
         self._show(xy)
@@ -87,10 +87,10 @@ class MovePoint(Gesture):
         handle, target = (at, pair.target) if self.name == "handle" else (pair.handle, at)
         number = self.index + 1
 
-        def ink(to_canvas: ToFrame, unit: float) -> list[Shape]:
+        def draft(to_canvas: ToFrame, unit: float) -> list[Shape]:
             return pair_marks(to_canvas(handle), to_canvas(target), number, unit)
 
-        self.host.scene.set_ink(ink)
+        self.host.scene.set_draft(draft)
         self.host.marks_changed()
 
     def end(self, xy: XY) -> None:

@@ -12,10 +12,10 @@ class RectangleDrag(Gesture):
         a, b = self.image(self.start), self.image(xy)
         corners = (a, (b[0], a[1]), b, (a[0], b[1]), a)
 
-        def ink(to_canvas: ToFrame, unit: float) -> list[Shape]:
+        def draft(to_canvas: ToFrame, unit: float) -> list[Shape]:
             return outline([to_canvas(corner) for corner in corners], unit)
 
-        self.host.scene.set_ink(ink)
+        self.host.scene.set_draft(draft)
 
     def end(self, xy: XY) -> None:
         if distance(self.start, xy) >= LEAST_DRAG:

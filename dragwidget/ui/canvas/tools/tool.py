@@ -14,7 +14,7 @@ from typing import Protocol
 
 from dragwidget.data.frames import XY
 from dragwidget.data.instructions import PointPair
-from dragwidget.ui.canvas.scene import Ink, Scene
+from dragwidget.ui.canvas.scene import Draft, Scene
 from dragwidget.ui.canvas.viewport import RATIO, Viewport
 
 LEAST_MOVE = 1.5 * RATIO  # canvas pixels; a smaller move is dropped
@@ -37,8 +37,8 @@ class Unfinished:
         """Return what to do next, without a full stop; ``keys``: whether keys act."""
         raise NotImplementedError
 
-    def ink(self) -> Ink | None:
-        """Return how it looks while it waits."""
+    def draft(self) -> Draft | None:
+        """Return how it looks while it waits for the next press."""
         return None
 
     def step_back(self) -> bool:
@@ -52,9 +52,9 @@ class Unfinished:
 
 @dataclass
 class Pointer:
-    """What the pointer knows from one press to the next.
+    """The pointer's state between two presses.
 
-    reach: how near a press must be to meet a point, canvas pixels. unfinished: by tool.
+    reach: largest distance of a press to a point that it hits, canvas pixels. unfinished: by tool.
     """
 
     reach: float = REACH

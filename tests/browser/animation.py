@@ -1,9 +1,9 @@
-"""Makes the README's film: a drag as it happens in the widget, in JupyterLab, by mouse.
+"""Makes the README's animation: a drag as it happens in the widget, in JupyterLab, by mouse.
 
-    PYTHONPATH=tests python -m browser.film [OUT.gif]
+    PYTHONPATH=tests python -m browser.animation [OUT.gif]
 
 Needs what the tests in a browser need. Waiting is cut: an image is kept only where something has
-changed, and each phase has a pace of its own.
+changed, and each phase has a limiter of its own.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TASK = ("mountain", 900_033)
 # The brush over the mountain and the sky above it, (x, y) in pixels of the image.
 STROKE = [(50.0, 48.0), (60.0, 31.0), (58.0, 50.0), (72.0, 42.0), (70.0, 58.0), (86.0, 54.0)]
 STROKE += [(82.0, 68.0), (100.0, 66.0), (94.0, 80.0), (110.0, 82.0), (113.0, 89.0)]
-WINDOW, HEIGHT = {"width": 1010, "height": 1000}, 860  # CSS pixels; height of the film
+WINDOW, HEIGHT = {"width": 1010, "height": 1000}, 860  # CSS pixels; height of the animation
 LARGEST = 3_000_000  # bytes
 COLOURS = 255
 PICTURE = (24, 120, 476, 572)  # where most colours are: left, top, right, bottom
@@ -141,7 +141,7 @@ def laboratory(folder: Path) -> Iterator[NotebookPage]:
             executable_path=chromium_path(), args=list(FLAGS), chromium_sandbox=False
         )
         context: Any = browser.new_context(viewport=WINDOW, color_scheme="light")
-        page = NotebookPage(context.new_page(), server, "film", seconds=600)
+        page = NotebookPage(context.new_page(), server, "animation", seconds=600)
         try:
             yield page
         finally:
@@ -230,7 +230,7 @@ def watch(page: NotebookPage, camera: Camera, until: str, milliseconds: int, mos
 
 
 def main(out: Path) -> None:
-    """Make the film."""
+    """Make the animation."""
     if missing := what_is_missing():
         raise SystemExit(missing)
     task = drag_task(*TASK)

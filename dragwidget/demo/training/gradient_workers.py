@@ -1,8 +1,8 @@
-"""Other processes that add gradients of their own batches, however slowly their cores run.
+"""Gradient workers: processes that add gradients of their own batches, however slow their cores.
 
-A helper computes on weights that may be a step or two old, and the main process never waits for
-it: a core that is half taken by other work still helps. A run with helpers is not reproducible to
-the bit, for when a gradient arrives depends on the machine.
+A worker computes on weights that may be a step or two old, and the main process never waits for
+it: a core that is half taken by other work still helps. A run with gradient workers is not
+reproducible to the bit, because when a gradient arrives depends on the machine.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SPAWN = multiprocessing.get_context("spawn")
 
 
 class SharedGradients:
-    """Weights that flow to the helpers, and gradients that flow back, in shared memory."""
+    """Holds the weights for the workers and the sum of their gradients, in shared memory."""
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         size = sum(p.numel() for p in parameters)
@@ -32,18 +32,18 @@ class SharedGradients:
 
     @torch.no_grad()
     def publish(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Main process: the newest weights."""
+        """Publish the newest weights (main process)."""
         torch.cat([p.reshape(-1) for p in parameters], out=self.weights)
 
     @torch.no_grad()
     def fetch(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Helper: take the newest weights."""
+        """Copy the newest weights (worker)."""
         for p, values in _split(self.weights, parameters):
             p.copy_(values)
 
     @torch.no_grad()
     def give(self, parameters: Sequence[nn.Parameter], count: int) -> None:
-        """Helper: add the mean gradient over `count` images."""
+        """Add the mean gradient over `count` images (worker)."""
         with self.lock:
             for p, total in _split(self.sum, parameters):
                 total.add_(_gradient(p), alpha=count)
@@ -51,9 +51,9 @@ class SharedGradients:
 
     @torch.no_grad()
     def merge(self, parameters: Sequence[nn.Parameter], count: int) -> int:
-        """Main process: make `grad`, a mean over `count` images, the mean over all there are.
+        """Turn `grad`, a mean over `count` images, into the mean over all images (main process).
 
-        Returns how many images that is.
+        Returns the number of all images.
         """
         with self.lock:
             all_of_them = count + int(self.count)
@@ -80,10 +80,10 @@ def _split(
 
 
 @contextmanager
-def helping(count: int, work: Callable[..., None], *arguments: Any) -> Iterator[None]:
+def run_gradient_workers(count: int, work: Callable[..., None], *arguments: Any) -> Iterator[None]:
     """Run `work(index, *arguments)` in `count` processes until the block is left."""
     processes = [
-        _SPAWN.Process(target=_helper, args=(_pinned_to(), work, i, *arguments))
+        _SPAWN.Process(target=_run_worker, args=(_pinned_to(), work, i, *arguments))
         for i in range(count)
     ]
     for process in processes:
@@ -98,12 +98,12 @@ def helping(count: int, work: Callable[..., None], *arguments: Any) -> Iterator[
 
 
 def _pinned_to() -> set[int]:
-    """The cores this process may use; empty where the system does not say."""
+    """Return the cores this process may use; empty where the system does not say."""
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
 
 
-def _helper(taken: set[int], work: Callable[..., None], index: int, *arguments: Any) -> None:
-    """Keep off the cores that the main process is pinned to, where there are others."""
+def _run_worker(taken: set[int], work: Callable[..., None], index: int, *arguments: Any) -> None:
+    """Run `work` off the cores that the main process is pinned to, where there are others."""
     free = set(range(os.cpu_count() or 1)) - taken
     if taken and free:
         os.sched_setaffinity(0, free)

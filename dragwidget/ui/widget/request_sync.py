@@ -1,0 +1,88 @@
+"""``RequestSync``: the one place where the page and what a session is asked for are made equal.
+
+Prompt box, settings panel and canvas show the session's request. What is changed there is asked for
+at once, and whatever else is asked for, by code perhaps, is shown there.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dragwidget.data.instructions import DragInstructions
+    from dragwidget.editor.editing import Editing
+    from dragwidget.ui.canvas import DragCanvas
+    from dragwidget.ui.widget.view import View
+
+__all__ = ["RequestSync", "drawn", "why_nothing"]
+
+
+def drawn(canvas: DragCanvas) -> DragInstructions | None:
+    """What is drawn, where it is enough to drag by."""
+    try:
+        return canvas.instructions
+    except ValueError:
+        return None
+
+
+def why_nothing(canvas: DragCanvas) -> str:
+    """Why what is drawn makes no instructions; empty where nothing is drawn."""
+    try:
+        canvas.instructions  # noqa: B018 - it says why there are none
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+class RequestSync:
+    """Shows what is asked for on a page, and asks for what is changed there."""
+
+    def __init__(self, canvas: DragCanvas, editing: Editing, view: View) -> None:
+        self._canvas, self._editing, self._view = canvas, editing, view
+        self._image = editing.work.request.image  # on the canvas
+        self._showing: set[int] = set()  # threads in ``show``
+        self.show()
+
+    def connect(self, guarded: Callable[[Callable[..., object]], Callable[..., None]]) -> None:
+        """Follow what is changed on the page; ``guarded`` makes handlers whose errors are shown."""
+        prompt, settings = self._view.prompt, self._view.settings
+        prompt.observe(guarded(lambda change: self._ask(prompt=change["new"])), "value")
+        settings.observe(guarded(lambda change: self._ask(settings=change["new"])), "settings")
+        drew = guarded(lambda _: self._drew())
+        self._canvas.observe(drew, ["prompt", "pairs", "mask_version"])
+
+    def show(self) -> None:
+        """Show what is asked for; meanwhile this thread asks for nothing that changes there."""
+        request, here = self._editing.session.request, threading.get_ident()
+        is_first = here not in self._showing
+        self._showing.add(here)
+        try:
+            image = self._editing.work.request.image
+            if image is not self._image:
+                self._image, self._canvas.image = image, image.unfitted
+            self._view.prompt.value = self._canvas.prompt = request.prompt
+            self._view.settings.settings = request.settings
+            if request.instructions != drawn(self._canvas):
+                self._canvas.instructions = request.instructions
+        finally:
+            if is_first:
+                self._showing.discard(here)
+
+    def _ask(self, **changes: Any) -> None:
+        if threading.get_ident() in self._showing:
+            return
+        session = self._editing.session
+        try:
+            session.request = session.request.replace(**changes)
+        except (TypeError, ValueError):
+            self.show()
+            raise
+
+    def _drew(self) -> None:
+        """What is drawn has changed; instructions without a prompt leave it as it is."""
+        canvas = self._canvas
+        prompt = canvas.prompt or self._editing.session.prompt
+        self._ask(prompt=prompt, instructions=drawn(canvas))
+        self._view.pairs_changed()
