@@ -13,7 +13,7 @@ quick *arguments:
 
 # All tests that this environment can run
 test *arguments:
-    {{python}} -m pytest -n auto --maxprocesses 4 {{arguments}}
+    {{python}} -m pytest -n auto --maxprocesses 4 --dist worksteal {{arguments}}
 
 # Style and types
 lint:
