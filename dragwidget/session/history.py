@@ -42,6 +42,10 @@ class History(Sequence[DragStep]):
         self.tip = start
         self.offload = Offload()
         self._branch = [start]  # the path to the tip
+        self._ends = (
+            1,
+            {0: start},
+        )
         self._limit = MEMORY if memory is None else memory
         # Held while nodes are added and while the place changes, and while a copy is taken.
         self._lock = threading.RLock()
@@ -89,8 +93,15 @@ class History(Sequence[DragStep]):
     @property
     def tips(self) -> list[Node]:
         """The last node of every branch."""
-        parents = {node.parent for node in self.nodes[1:]}
-        return [node for node in self.nodes if node.number not in parents]
+        seen, ends = self._ends
+        count = len(self.nodes)
+        if seen < count:
+            ends = dict(ends)
+            for node in self.nodes[seen:count]:
+                ends.pop(node.parent, None)
+                ends[node.number] = node
+            self._ends = count, ends  # at once: an interrupt leaves what was known
+        return list(ends.values())
 
     def append(self, node: Node) -> None:
         """Go on from the current node to a new one."""
