@@ -62,14 +62,41 @@ class Lock:
         self._file: IO[bytes] | None = None
 
     def take(self) -> None:
-        """Hold the lock; the file is made. Raises OSError."""
-        self._file = self.path.open("ab")
-        hold(self._file)
+        """Hold the lock; the file is made.
+
+        Raises OSError, also where another holds the lock: waiting could last as long as that lives.
+        """
+        file = self.path.open("ab")
+        try:
+            for last in (False,) * 5 + (True,):  # who only looks holds it for a moment
+                if _try_to_hold(file):
+                    break
+                if last:
+                    raise OSError(
+                        errno.EBUSY, "another edit that is open writes here", str(self.path.parent)
+                    )
+                time.sleep(0.01)
+        except BaseException:
+            file.close()
+            raise
+        self._file = file
 
     def release(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def _try_to_hold(file: IO[bytes]) -> bool:
+    """Lock an open file; ``False``: another holds the lock."""
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:  # a file system without locks: others go by its age
+            pass
+    return True
 
 
 def hold(file: IO[bytes]) -> None:

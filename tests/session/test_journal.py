@@ -208,6 +208,19 @@ def test_what_cannot_be_written_stops_nothing(tiny, tmp_path, caplog):
     assert "not written down" in caplog.text
 
 
+def test_a_second_journal_in_a_folder_is_refused_and_does_not_wait(tiny, tmp_path, caplog):
+    session = session_on(tiny)
+    session.instructions = ask()
+    first, second = Journal(tmp_path), Journal(tmp_path)
+    first.drew(session)
+    second.drew(session)
+    assert "another edit that is open writes here" in caplog.text
+    session.step()
+    first.took_step(session)
+    restored, _ = restore(tmp_path, tiny)
+    assert restored.history.current.number == 1
+
+
 def test_the_folder_may_be_deleted_meanwhile(tiny, tmp_path, caplog):
     import shutil
 
