@@ -8,6 +8,7 @@ away whole, every message names its canvas, and only plain floats are sent.
 
 from __future__ import annotations
 
+import io
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,13 +18,16 @@ from typing import Any, TypeAlias
 import numpy as np
 from ipycanvas import Canvas
 from ipycanvas.canvas import _CANVAS_MANAGER
+from PIL import Image
 
 from dragwidget.data.frames import XY
 from dragwidget.ui.closing import close_later
 
 Source: TypeAlias = Any  # an ipywidgets.Image or an ipycanvas.Canvas
 
-CLOSE_SECONDS = 2.0
+# Long: a page that is slow and closed too early draws nothing any more.
+CLOSE_SECONDS = 60.0
+_LAST_COLOUR = 0x5AC3F1  # of nothing else that is drawn
 
 _lock = threading.RLock()  # of the process, as the manager is one for the process
 _depth = 0
@@ -71,13 +75,31 @@ def close_when_drawn(last: Canvas, widgets: Sequence[Any]) -> None:
     if sys.is_finalizing():  # the kernel ends, and the page with it
         return
     close = close_later(widgets)
-    last.observe(lambda _: close(), "image_data")
-    last.sync_image_data = True  # the page sends it back when it has drawn what follows
-    with drawing():
-        Layer(last).rectangle((0, 0), (1, 1), "#000000")
     timer = threading.Timer(CLOSE_SECONDS, close)
     timer.daemon = True
+
+    def answered(change: dict[str, Any]) -> None:
+        if first_pixel(change["new"]) == _LAST_COLOUR:
+            timer.cancel()
+            close()
+
+    last.observe(answered, "image_data")
+    # The page sends the image back at once, before it draws what is on its way, and after all
+    # commands that draw on this canvas: only the last one's colour says that nothing follows.
+    last.sync_image_data = True
+    with drawing():
+        Layer(last).rectangle((0, 0), (1, 1), f"#{_LAST_COLOUR:06x}")
     timer.start()
+
+
+def first_pixel(png: bytes | None) -> int | None:
+    """Return the colour of an image's first pixel as a number; ``None`` for anything else."""
+    try:
+        with Image.open(io.BytesIO(png or b"")) as image:
+            pixels = image.convert("RGB").tobytes()
+    except (OSError, ValueError):
+        return None
+    return int.from_bytes(pixels[:3], "big")
 
 
 class Layer:

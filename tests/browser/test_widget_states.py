@@ -93,6 +93,9 @@ second = DragCanvas(np.full((96, 128, 3), 200, np.uint8))""",
     page.kernel.wait_for("first.scene.is_live and second.scene.is_live")
     alive = "len(__import__('ipywidgets').widgets.widget._instances)"
     page.kernel.run("before = " + alive)
+    # A page that is slow to draw has commands on their way when the canvas is closed.
+    speed = page.page.context.new_cdp_session(page.page)
+    speed.send("Emulation.setCPUThrottlingRate", {"rate": 20})
     page.kernel.run(
         "for k in range(20):\n"
         "    first.show_image(np.full((96, 128, 3), 10 * k, np.uint8)); first.flush()\n"
@@ -100,6 +103,7 @@ second = DragCanvas(np.full((96, 128, 3), 200, np.uint8))""",
     )
     page.kernel.wait_for(f"{alive} < before - 50")
     page.until(lambda: page.page.locator(".dragwidget-canvas canvas").count() == 1, "one is gone")
+    speed.send("Emulation.setCPUThrottlingRate", {"rate": 1})
     page.kernel.run("second.show_image(np.full((96, 128, 3), (250, 0, 0), np.uint8))")
     page.until(
         lambda: (

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 from contextlib import contextmanager
 
 import ipywidgets
 from ipycanvas.canvas import _CANVAS_MANAGER, _CMD_LIST
+from PIL import Image
 
 # Of the image that a hand draws on: shown four times as large, 8 canvas pixels to an image pixel.
 WIDTH, HEIGHT = 128, 96
@@ -78,12 +80,15 @@ class Page:
         ]
         send(self.canvas.scene.multi, event=name, touches=touches)
 
-    def drawn(self):
-        """The page has drawn all that was sent, and sends back the one pixel that was asked for."""
+    def sends_back(self, colour):
+        """The page sends back the pixel of the canvas that is drawn on last, in this colour."""
+        png = io.BytesIO()
+        Image.new("RGBA", (1, 1), colour).save(png, "png")
         state = {"image_data": None}
         message = {"method": "update", "state": state, "buffer_paths": [["image_data"]]}
         canvas = self.canvas.scene._masks.canvas
-        canvas._handle_msg({"content": {"data": message}, "buffers": [memoryview(b"a png")]})
+        buffers = [memoryview(png.getvalue())]
+        canvas._handle_msg({"content": {"data": message}, "buffers": buffers})
 
     def key(self, key, shift=False, ctrl=False, meta=False):
         if self.has_script:

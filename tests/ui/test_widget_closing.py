@@ -11,7 +11,7 @@ import weakref
 import ipywidgets.widgets.widget as registry
 import numpy as np
 import pytest
-from front_end import Page
+from front_end import Page, drawings, messages
 from tiny_sessions import FAR, ask, session_on
 
 from dragwidget.diffusion.loading import load_model
@@ -59,18 +59,18 @@ def test_a_closed_widget_leaves_no_model_behind(tiny, clock):
         used(widget)
     assert len(alive() - before) > 300
     widget.close()
-    assert alive() == before
+    assert alive() <= before
 
 
 def test_a_widget_closed_while_it_works_leaves_no_model_and_no_thread_behind(tiny):
-    before, threads = alive(), threading.active_count()
+    before, threads = alive(), set(threading.enumerate())
     widget = DragWidget(
         session_on(tiny, steps=1000), instructions=ask(), clock="thread", journal=False
     )
     widget.run()
     widget.close()
-    assert alive() == before
-    assert threading.active_count() == threads
+    assert alive() <= before
+    assert set(threading.enumerate()) <= threads
 
 
 def test_the_session_and_its_model_are_freed_though_the_widget_is_held(tiny_folder):
@@ -121,7 +121,7 @@ def test_a_widget_that_could_not_be_made_leaves_nothing_behind(tiny, options):
     options = {"clock": "sync", **options}
     with pytest.raises(ValueError, match=r"size|width|clock"):
         DragWidget(session, journal=False, **options)
-    assert alive() == before
+    assert alive() <= before
 
 
 @pytest.mark.parametrize("toolbar", [True, False])
@@ -133,7 +133,7 @@ def test_a_closed_canvas_leaves_no_model_behind(toolbar):
     canvas.add_pair((5, 5), (20, 20))
     canvas.fill_mask()
     canvas.close()
-    assert alive() == before
+    assert alive() <= before
     canvas.close()
     assert len(canvas.pairs) == 1
 
@@ -147,10 +147,13 @@ def test_a_page_has_drawn_all_that_was_sent_before_its_canvases_close():
     canvas.add_pair((5, 5), (20, 20))
     multi = canvas.scene.multi
     canvases = {multi.model_id, *(layer.model_id for layer in multi._canvases)}
-    canvas.close()
+    with messages() as sent:
+        canvas.close()
+    ((_, (_, last_colour)),) = [c for c in drawings(sent)[-1] if c[0] == "set" and "#" in str(c)]
+    page.sends_back((0, 0, 0, 0))  # ipycanvas does when it is asked to, before it draws
     assert canvases <= alive()
-    page.drawn()
-    assert alive() == before
+    page.sends_back(last_colour)
+    assert alive() <= before
 
 
 def test_a_page_that_never_answers_keeps_nothing_for_long(monkeypatch):
@@ -158,16 +161,17 @@ def test_a_page_that_never_answers_keeps_nothing_for_long(monkeypatch):
     before = alive()
     canvas = DragCanvas(np.zeros((48, 64, 3), np.uint8))
     Page(canvas)
+    running = set(threading.enumerate())
     canvas.close()
-    for thread in [t for t in threading.enumerate() if isinstance(t, threading.Timer)]:
+    for thread in set(threading.enumerate()) - running:
         thread.join(60)
-    assert alive() == before
+    assert alive() <= before
 
 
 def test_a_closed_panel_leaves_no_model_behind():
     before = alive()
     close_all(SettingsPanel())
-    assert alive() == before
+    assert alive() <= before
 
 
 def test_a_kernel_that_ends_with_an_open_canvas_says_nothing():

@@ -7,11 +7,8 @@ and in 8 it stands still after the page is loaded again.
 from __future__ import annotations
 
 import contextvars
-import io
 from time import monotonic
 from typing import Any
-
-from PIL import Image
 
 from dragwidget.editor.clocks import CLOCKS, ClockName, Drive, weakly
 from dragwidget.ui.closing import close_all
@@ -72,7 +69,9 @@ class PlayClock:
             self._ask()
 
     def _answered(self, change: Any) -> None:
-        if self._ticking and _colour(change["new"]) == self._asked:
+        from dragwidget.ui.drawing import first_pixel
+
+        if self._ticking and first_pixel(change["new"]) == self._asked:
             try:
                 drive = self._drive()
                 if drive is not None:
@@ -82,25 +81,15 @@ class PlayClock:
                     self._ask()
 
     def close(self, timeout: float) -> bool:  # noqa: ARG002 - there is nothing to wait for
-        from dragwidget.ui.drawing import close_when_drawn
+        from dragwidget.ui.drawing import close_when_drawn, first_pixel
 
         self._ticking = False
         self.play.unobserve_all()
-        if self._asked and _colour(self.play.image_data) != self._asked:  # it is on its way
+        if self._asked and first_pixel(self.play.image_data) != self._asked:  # it is on its way
             close_when_drawn(self.play, [self.play])
         else:
             close_all(self.play)
         return True
-
-
-def _colour(png: bytes | None) -> int | None:
-    """Return the colour of an image of one pixel, as a number; ``None`` for anything else."""
-    try:
-        with Image.open(io.BytesIO(png or b"")) as image:
-            pixels = image.convert("RGB").tobytes()
-    except (OSError, ValueError):
-        return None
-    return int.from_bytes(pixels[:3], "big")
 
 
 CLOCKS["play"] = PlayClock
