@@ -3,12 +3,12 @@
 import gc
 import os
 import shutil
-import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from lines_run import lines_run
 from same_sessions import same
 from tiny_models import noise
 from tiny_sessions import FAR, ask, session_on
@@ -213,37 +213,32 @@ def test_a_short_history_writes_nothing():
     assert not default_folder().exists()
 
 
-def test_ten_thousand_steps_take_no_longer_each_than_a_hundred():
-    history = start(memory=100 * NODE)
-
-    def seconds(work, times=20):
-        begun = time.process_time()
-        for _ in range(times):
-            work()
-        return (time.process_time() - begun) / times
+def test_ten_thousand_steps_take_no_more_lines_each_than_a_hundred():
+    history = start(memory=10 * NODE)
 
     def measure():
         last, half = len(history.nodes) - 1, len(history) // 2
+        history.tips  # noqa: B018 - the first call after many steps goes through them, once
         return {
-            "append": seconds(lambda: grow(history, 1)),
-            "rewind": seconds(lambda: (history.rewind(half), history.rewind(last))),
-            "path": seconds(history.path),
-            "tips": seconds(lambda: history.tips),
-            "last": seconds(lambda: history[-1]),
+            "rewind": lines_run(lambda: (history.rewind(half), history.rewind(last))),
+            "path": lines_run(history.path),
+            "append": lines_run(lambda: grow(history, 1)),
+            "tips": lines_run(lambda: history.tips),
+            "last": lines_run(lambda: history[-1]),
         }
 
-    grow(history, 100)
+    grow(history, 100)  # 90 of them are on disk
     short = measure()
     grow(history, 10_000 - len(history))
     long = measure()
-    assert len(in_memory(history)) == 100
-    # A walk over all would be a hundred times as long. A copy of pointers may be, and is quick.
+    assert len(in_memory(history)) == 10
     for name in short:
-        assert long[name] < 10 * short[name] + 2e-3, (name, short, long)
+        assert long[name] <= 2 * short[name], (name, short, long)
     assert torch.equal(history.rewind(17).latent, latent(17))
     history.rewind(5_000)
     grow(history, 2)
-    assert seconds(lambda: (history.go_to(9_000), history.go_to(10_001)), 5) < 0.1
+    # Another branch is found by a walk over its nodes, which reads none of them.
+    assert lines_run(lambda: (history.go_to(9_000), history.go_to(10_001))) < 5 * 10_000
 
 
 def test_memory_does_not_grow_with_the_latents():
@@ -326,7 +321,7 @@ def test_a_session_whose_files_are_gone_goes_on(tiny, tmp_path):
 # ---------------------------------------------------------------- the widget
 
 
-def test_the_widget_follows_a_long_drag_as_quickly_as_a_short_one(tiny):
+def test_the_widget_follows_a_long_drag_with_no_more_lines_than_a_short_one(tiny):
     session = dragged(tiny, 1)
     widget = DragWidget(session, instructions=ask(), clock="sync", journal=False)
     history, first = session.history, session.history.current
@@ -334,23 +329,22 @@ def test_the_widget_follows_a_long_drag_as_quickly_as_a_short_one(tiny):
     widget.canvas.show_tracks = lambda *shown: drawn.append(shown[1])
 
     def shown():
-        """Seconds that each of a hundred reports of a step takes; some draw the curves anew."""
-        taken = []
-        for _ in range(100):
-            begun = time.process_time()
-            widget._view.drag(history.current, hurry=False)
-            taken.append(time.process_time() - begun)
-        return sorted(taken)
+        """Lines that a report of a step runs, the median of twenty: some draw the curves anew."""
+        return sorted(
+            lines_run(lambda: widget._view.drag(history.current, hurry=False)) for _ in range(20)
+        )[10]
 
-    short = shown()[50]
-    for number in range(2, 10_001):
-        step = replace(first.step, index=number)
-        history.append(replace(first, number=number, parent=number - 1, step=step))
-    assert shown()[50] < 10 * short + 5e-3
+    def go_on(numbers):
+        for number in numbers:
+            step = replace(first.step, index=number)
+            history.append(replace(first, number=number, parent=number - 1, step=step))
+
+    go_on(range(2, 1_001))
+    short = shown()
+    go_on(range(1_001, 10_001))
+    assert shown() <= 1.2 * short
     assert [len(trail) for trail in drawn[-1]] == [TRAIL - 1]  # the start has no handles
-    begun = time.process_time()
-    widget.rewind(5_000)
-    assert time.process_time() - begun < 5
+    assert lines_run(lambda: widget.rewind(5_000)) < 150 * 10_000
     assert session.history.current.index == 5_000
     widget.close()
 
