@@ -19,8 +19,8 @@ import torch
 from dragwidget.bench.scenes import bootstrap, do_nothing, edit, score
 from dragwidget.data.settings import DragSettings, LoRASettings, RenderSettings, Settings
 from dragwidget.demo.tasks import TASK_KINDS, drag_task
+from dragwidget.diffusion.backbone import Backbone
 from dragwidget.diffusion.loading import load_model
-from dragwidget.diffusion.model import DiffusionModel
 from dragwidget.session.session import DragSession
 
 __all__ = [
@@ -140,7 +140,7 @@ class Result:
         return self.kind, self.seed
 
 
-def base_settings(name: str, model: DiffusionModel) -> Settings:
+def base_settings(name: str, model: Backbone) -> Settings:
     """Return the base settings of a sweep.
 
     ``"recommended"`` are the model's own. ``"paper"`` is the paper's method: a drag from the
@@ -164,7 +164,7 @@ def base_settings(name: str, model: DiffusionModel) -> Settings:
 
 def make_points(
     base: Settings,
-    model: DiffusionModel,
+    model: Backbone,
     only: Sequence[str] | Mapping[str, Sequence[Any]] | None = None,
 ) -> list[Point]:
     """Return the base, and every sweep's points around it.
@@ -346,5 +346,5 @@ def to_plain(result: Result) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1)
-def _model(name: str) -> DiffusionModel:
+def _model(name: str) -> Backbone:
     return load_model(name)

@@ -26,8 +26,8 @@ from dragwidget.bench.warp import warp
 from dragwidget.data.settings import Settings
 from dragwidget.demo.domain.keypoints import POINTS
 from dragwidget.demo.tasks import DragTask, drag_task
+from dragwidget.diffusion.backbone import Backbone
 from dragwidget.diffusion.loading import load_model
-from dragwidget.diffusion.model import DiffusionModel
 from dragwidget.session.session import DragSession
 from dragwidget.session.source import to_pixels
 
@@ -260,13 +260,13 @@ def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 255
 
 
-def round_trip(model: DiffusionModel, image: Tensor) -> Tensor:
+def round_trip(model: Backbone, image: Tensor) -> Tensor:
     """Return an image (3, H, W) after a round trip through the autoencoder."""
     decoded = model.decode(model.encode(np.asarray(to_image(image))))
     return to_tensor(Image.fromarray(to_pixels(decoded)))
 
 
 @lru_cache(maxsize=1)
-def shared_model(name: str) -> DiffusionModel:
+def shared_model(name: str) -> Backbone:
     """Return the model, loaded once for all jobs of this process."""
     return load_model(name)

@@ -2,7 +2,7 @@
 
 Every default is the one of DragDiffusion (Shi et al., arXiv 2306.14435, section 4 and the authors'
 released code). A record is validated when it is made, and hashable, so that it can key the
-stage it made. A model may recommend other values (``DiffusionModel.recommended``).
+stage it made. A model may recommend other values (``Backbone.recommended``).
 """
 
 from __future__ import annotations
@@ -144,8 +144,9 @@ class DragSettings:
         start: where the latent starts: ``"inverted"``, as it is (the paper), or ``"warped"`` in
             the first step so that handles lie on their targets (after FastDrag, arXiv
             2405.15769), and again whenever a target is new.
-        feature_blocks: which decoder features are compared: 0 is the mid block, i is
-            ``up_blocks[i - 1]``. 3 is the paper's choice (figure 8).
+        feature_blocks: which decoder features are compared: 0 is the mid block, i the
+            decoder's i-th, -1 its last. The paper's choice is the last but one (figure 8), which
+            is 3 in Stable Diffusion.
         feature_scale: cells of the feature grid per image pixel, in (0, 1].
     """
 
@@ -161,7 +162,7 @@ class DragSettings:
     patience: int = 0
     template: Literal["current", "original"] = "current"
     start: Literal["inverted", "warped"] = "inverted"
-    feature_blocks: tuple[int, ...] = (3,)
+    feature_blocks: tuple[int, ...] = (-2,)
     feature_scale: float = 0.5
 
     def __post_init__(self) -> None:
@@ -190,10 +191,10 @@ class DragSettings:
 
 def _blocks(value: Any) -> tuple[int, ...]:
     blocks = tuple(value) if isinstance(value, (tuple, list)) else (value,)
-    if not blocks or not all(type(b) is int and 0 <= b <= 1000 for b in blocks):
+    if not blocks or not all(type(b) is int and -1000 <= b <= 1000 for b in blocks):
         raise ValueError(
-            "DragSettings.feature_blocks must name decoder blocks by whole numbers from 0 (the mid "
-            f"block) up, got {quoted(value)}"
+            "DragSettings.feature_blocks must name decoder blocks by whole numbers: 0 is the "
+            f"mid block, 1 the first, -1 the last; got {quoted(value)}"
         )
     return blocks
 
@@ -206,7 +207,7 @@ class RenderSettings:
         mutual_self_attention: let the edited image attend to the source image's keys and values.
         start_step: from this denoising step on, 0 is the first.
         start_layer: from this self-attention layer on, counted in execution order (down, mid, up)
-            from 0; 10 of Stable Diffusion's 16 starts at ``up_blocks[2]``.
+            from 0; 10 of Stable Diffusion's 16 is the first of the last decoder block but one.
         keep_protected: while denoising, put back the source's latent outside the mask at every step
             (DragFlow's hard constraint). The paper's soft term alone is the default.
     """

@@ -8,52 +8,18 @@ used for every render of the same inversion.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dragwidget.data.settings import RenderSettings
-from dragwidget.diffusion.model import DiffusionModel, Predictor
-from dragwidget.diffusion.switches import Around, Switch
+from dragwidget.diffusion.backbone import Predictor, SelfAttention
 from dragwidget.drag.noise_path import NoisePath, Predict, Time, denoise
 from dragwidget.drag.torch_state import in_plain_torch
 
-__all__ = [
-    "ReferenceBranch",
-    "attending",
-    "attention_of",
-    "layers_of",
-    "record_reference",
-    "recorded",
-    "render_latents",
-    "self_attention_layers",
-]
-
-
-def self_attention_layers(unet: Any) -> list[Any]:
-    """Return all self-attention layers of a UNet in execution order: down, mid, up."""
-    blocks = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
-    return [layer for block in blocks if block is not None for layer in layers_of(block)]
-
-
-def layers_of(block: nn.Module) -> list[Any]:
-    """Return the self-attention layers of one block of a UNet, in execution order."""
-    return [m for name, m in block.named_modules() if name.rsplit(".", 1)[-1] == "attn1"]
-
-
-def attention_of(model: DiffusionModel) -> list[str]:
-    """What computes attention in a model's networks: the user may have set other processors."""
-    with model.lock:  # during a pass there may be ours
-        names = {
-            type(module.processor).__qualname__
-            for network in (model.unet, model.vae)
-            for module in network.modules()
-            if hasattr(module, "processor")
-        }
-    return [*sorted(names), str(getattr(model.text_encoder.config, "_attn_implementation", ""))]
+__all__ = ["ReferenceBranch", "record_reference", "render_latents"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,44 +35,6 @@ class ReferenceBranch:
     layers: tuple[int, ...]
     states: list[tuple[Tensor, ...]] = field(default_factory=list)
     latents: list[Tensor] = field(default_factory=list)
-
-
-def recorded(unet: Any, layers: tuple[int, ...]) -> tuple[list[Switch], dict[int, Tensor]]:
-    """What records the inputs of ``layers`` in a pass, which is as ever; and where, by layer."""
-    seen: dict[int, Tensor] = {}
-
-    def record(layer: int) -> Callable[..., Any]:
-        def attend(forward: Callable[..., Any], states: Tensor, *args: Any, **kwargs: Any) -> Any:
-            seen[layer] = states.detach()
-            return forward(states, *args, **kwargs)
-
-        return attend
-
-    modules = self_attention_layers(unet)
-    return [Around(modules[layer], record(layer)) for layer in layers], seen
-
-
-def attending(unet: Any, layers: tuple[int, ...], states: Sequence[Tensor]) -> list[Switch]:
-    """What lets ``layers`` take keys and values from another pass's ``states``, one for each."""
-
-    def mutual(reference: Tensor) -> Callable[..., Any]:
-        def attend(
-            forward: Callable[..., Any],
-            own: Tensor,
-            encoder_hidden_states: Tensor | None = None,
-            *args: Any,
-            **kwargs: Any,
-        ) -> Any:
-            assert encoder_hidden_states is None  # self-attention attends to nothing else
-            return forward(own, reference, *args, **kwargs)
-
-        return attend
-
-    modules = self_attention_layers(unet)
-    return [
-        Around(modules[layer], mutual(reference))
-        for layer, reference in zip(layers, states, strict=True)
-    ]
 
 
 @in_plain_torch
@@ -125,7 +53,7 @@ def record_reference(
         ValueError: ``settings.start_layer`` is past the last layer of this model.
     """
     predictor.model.check_layers(settings)
-    total = len(self_attention_layers(predictor.model.unet))
+    total = predictor.model.self_attention_count
     layers = tuple(range(settings.start_layer, total)) if settings.mutual_self_attention else ()
     branch = ReferenceBranch(layers, latents=[inverted])
     for latent in denoise(_recording(predictor, branch), inverted, schedule, count):
@@ -135,11 +63,12 @@ def record_reference(
 
 def _recording(predictor: Predictor, branch: ReferenceBranch) -> Predict:
     def predict(latent: Tensor, timestep: Time) -> Tensor:
-        model = predictor.model
-        switches, seen = recorded(model.unet, branch.layers)
-        prediction = predictor.predict(latent, timestep, switches)
-        branch.states.append(tuple(seen[k].to(model.waiting_device) for k in branch.layers))
-        return prediction
+        attention = SelfAttention(branch.layers) if branch.layers else None
+        output = predictor(latent, timestep, attention=attention)
+        waits = predictor.model.waiting_device
+        branch.states.append(tuple(states.to(waits) for states in output.states))
+        assert output.prediction is not None
+        return output.prediction
 
     return predict
 
@@ -168,15 +97,12 @@ def render_latents(
     for index, timestep in enumerate(schedule.last(count)):
         if index < first:
             continue
-        layers: tuple[int, ...] = ()
-        states: tuple[Tensor, ...] = ()
-        if branch is not None and index >= settings.start_step:
-            layers, states = branch.layers, branch.states[index]
-        model = predictor.model
         with torch.no_grad():
-            there = [state.to(model.device) for state in states]
-            switches = attending(model.unet, layers, there)
-            prediction = predictor.predict(latent, timestep, switches)
+            attention = None
+            if branch is not None and branch.layers and index >= settings.start_step:
+                there = tuple(state.to(predictor.model.device) for state in branch.states[index])
+                attention = SelfAttention(branch.layers, there)
+            prediction = predictor.predict(latent, timestep, attention)
             latent, _ = schedule.step(latent, prediction, timestep)
             if settings.keep_protected and protected is not None:
                 assert branch is not None

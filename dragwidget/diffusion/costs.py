@@ -10,7 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,12 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from dragwidget.diffusion.model import DiffusionModel
-from dragwidget.diffusion.switches import Switch
-
-__all__ = ["Cost", "bytes_of", "cost_of", "meta_copy"]
-
-T = TypeVar("T")
+__all__ = ["META", "Cost", "FusedAttention", "bytes_of", "cost_of", "without_weights"]
 
 META = torch.device("meta")
 
@@ -45,41 +40,16 @@ class Cost:
     left: int
 
 
-class _MetaCopy(DiffusionModel):
-    """A model of meta tensors."""
-
-    @property
-    def device(self) -> torch.device:
-        return META
-
-    @property
-    def waiting_device(self) -> torch.device:
-        return META
-
-    def _again(self, switches: list[Switch], work: Callable[[], T]) -> T:
-        with _FusedAttention():
-            return super()._again(switches, work)
+def without_weights(network: Any) -> Any:
+    """Return a network of the same shape and number format on the meta device."""
+    with META:
+        made = type(network).from_config(network.config)
+    return torch.nn.Module.to(made, dtype=next(network.parameters()).dtype)
 
 
-def meta_copy(model: DiffusionModel, of: DiffusionModel | None = None) -> DiffusionModel:
-    """Return a model of the same shape on the meta device; its text encoder is the model's own.
-
-    Args:
-        of: a meta copy of a model with the same networks, which are shared.
-    """
-    if of is not None:
-        return _MetaCopy(**{**model.parts, "unet": of.unet, "vae": of.vae})
-    networks = []
-    for network in (model.unet, model.vae):
-        with META:
-            made = type(network).from_config(network.config)
-        networks.append(torch.nn.Module.to(made, dtype=next(network.parameters()).dtype))
-    return _MetaCopy(**{**model.parts, "unet": networks[0], "vae": networks[1]})
-
-
-def cost_of(model: DiffusionModel, work: Callable[[], object]) -> Cost:
-    """Return the cost of work with a meta copy. What the work returns is alive at its end."""
-    with _FusedAttention(), _Counter((model.unet, model.vae)) as counter:
+def cost_of(networks: Iterable[torch.nn.Module], work: Callable[[], object]) -> Cost:
+    """Return the cost of work on the meta device. What the work returns is alive at its end."""
+    with FusedAttention(), _Counter(networks) as counter:
         result = work()
         left = counter.now
         del result
@@ -91,7 +61,7 @@ def bytes_of(module: torch.nn.Module) -> int:
     return sum(t.nbytes for t in (*module.parameters(), *module.buffers()))
 
 
-class _FusedAttention(TorchFunctionMode):
+class FusedAttention(TorchFunctionMode):
     """Attention as devices compute it, in one piece: its matrix is never held.
 
     On the meta device PyTorch would spell it out.

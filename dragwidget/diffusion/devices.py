@@ -6,8 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-__all__ = ["calculates_fast", "float32_precision", "free_memory", "in_table"]
+__all__ = [
+    "calculates_fast", "first_parameter", "float32_precision", "free_memory", "in_table",
+    "placed_like",
+]  # fmt: skip
 
 
 def calculates_fast(device: torch.device, dtype: torch.dtype) -> bool:
@@ -73,3 +77,14 @@ def in_table(path: Path, field: str) -> int | None:
         if name == field:
             return int(value.split()[0]) * 1024
     return None
+
+
+def first_parameter(network: nn.Module) -> Tensor:
+    """Return a weight that stands for where a network is, and of what type."""
+    return next(network.parameters())
+
+
+def placed_like(network: nn.Module, tensor: Tensor) -> Tensor:
+    """Return a tensor where a network is, in its number format."""
+    parameter = first_parameter(network)
+    return tensor.to(parameter.device, parameter.dtype)

@@ -17,9 +17,9 @@ import torch
 from dragwidget import __version__
 from dragwidget.data.instructions import DragInstructions
 from dragwidget.data.settings import DragSettings
+from dragwidget.diffusion.backbone import Backbone
 from dragwidget.diffusion.devices import calculates_fast
 from dragwidget.diffusion.loading import choose_device, load_model
-from dragwidget.diffusion.model import Conditioning, DiffusionModel
 from dragwidget.diffusion.reading import first_line
 from dragwidget.drag import drag
 
@@ -124,11 +124,11 @@ def _size(count: float) -> str:
 def _try_model(
     source: str | os.PathLike[str], device: str | torch.device, options: dict[str, Any]
 ) -> Iterator[Finding]:
-    loaded: list[DiffusionModel] = []
+    loaded: list[Backbone] = []
 
     def load() -> str:
         loaded.append(load_model(source, device=device, **options))
-        count = sum(p.numel() for n in (loaded[0].unet, loaded[0].vae) for p in n.parameters())
+        count = sum(p.numel() for n in loaded[0].networks.values() for p in n.parameters())
         return f"{source} loads: {count / 1e6:.1f} million weights in {loaded[0].dtype}"
 
     yield _timed("model", load)
@@ -147,7 +147,7 @@ def _timed(name: str, work: Callable[[], str]) -> Finding:
     return Finding(name, f"{result}, {time.perf_counter() - started:.1f} s")
 
 
-def _drag_once(model: DiffusionModel) -> str:
+def _drag_once(model: Backbone) -> str:
     side = model.image_side
     cells = side // model.vae_factor
     generator = torch.Generator().manual_seed(0)
@@ -157,7 +157,7 @@ def _drag_once(model: DiffusionModel) -> str:
     schedule = model.schedule(50)
     settings = DragSettings(steps=1, feature_blocks=model.recommended.drag.feature_blocks)
     (step,) = drag(
-        model.predictor(Conditioning(model.embed(""))),
+        model.predictor(model.encode_text("", (side, side))),
         latent.to(model.device),
         instructions,
         schedule,

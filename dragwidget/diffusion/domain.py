@@ -77,7 +77,7 @@ class RoundTrip:
 
 
 class Autoencoder(Protocol):
-    """The part of a ``DiffusionModel`` that the round trip needs."""
+    """The part of a ``Backbone`` that the round trip needs."""
 
     @property
     def vae_factor(self) -> int: ...

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 __all__ = ["digest_of", "stamp_of"]
 
-NETWORKS = ("unet", "vae", "text_encoder")
 _SAMPLES = 16  # values of each weight that are compared to notice a change
 _WORKERS = 4  # hashlib lets other threads run
 # Of a configuration: who wrote it and where, and in which precision, which the weights say.
@@ -27,7 +26,7 @@ _NO_SETTINGS = ("architectures", "dtype", "torch_dtype", "transformers_version",
 
 
 def digest_of(model: Any) -> str:
-    """Return the digest of a ``DiffusionModel``: hexadecimal SHA-256.
+    """Return the digest of a ``UNetBackbone``: hexadecimal SHA-256.
 
     It reads every byte of the weights: about a second per GB.
     """
@@ -35,7 +34,7 @@ def digest_of(model: Any) -> str:
         weights = list(pool.map(_digest, (tensor for _, tensor in _tensors(model))))
     described = [
         settings_of(model),
-        tokenizer_of(model.tokenizer),
+        [tokenizer_of(tokenizer) for tokenizer in model.tokenizers],
         [
             [name, str(tensor.dtype), list(tensor.shape), digest]
             for (name, tensor), digest in zip(_tensors(model), weights, strict=True)
@@ -61,18 +60,17 @@ def stamp_of(model: Any) -> object:
         for name, tensor in tensors.items()
     )
     settings = json.dumps(settings_of(model), sort_keys=True)
-    return settings, len(model.tokenizer), versions, samples
+    return settings, [*map(len, model.tokenizers)], versions, samples
 
 
 def settings_of(model: Any) -> dict[str, Any]:
     """Everything but weights and words that a result depends on, ready for JSON."""
-    networks = {name: getattr(model, name) for name in NETWORKS}
     return {
         "kind": type(model).__qualname__,
         "alphas_cumprod": _digest(model.alphas_cumprod),
         "prediction_type": model.prediction_type,
         "steps_offset": model.steps_offset,
-        **{name: [type(n).__qualname__, _configuration(n)] for name, n in networks.items()},
+        **{name: [type(n).__qualname__, _configuration(n)] for name, n in model.networks.items()},
     }
 
 
@@ -112,8 +110,8 @@ def tokenizer_of(tokenizer: Any) -> list[Any]:
 
 def _tensors(model: Any) -> Iterator[tuple[str, Tensor]]:
     """Every weight and buffer, with its name, those shared by two layers once."""
-    for part in NETWORKS:
-        network: nn.Module = getattr(model, part)
+    networks: Mapping[str, nn.Module] = model.networks
+    for part, network in networks.items():
         for tensors in (network.named_parameters(), network.named_buffers()):
             yield from ((f"{part}.{name}", tensor.detach()) for name, tensor in tensors)
 

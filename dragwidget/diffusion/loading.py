@@ -1,4 +1,4 @@
-"""``load_model``: from a name, a folder or a checkpoint file to a ``DiffusionModel``."""
+"""``load_model``: from a name, a folder or a checkpoint file to a ``Backbone``."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
 from dragwidget.data.quoting import quoted
 from dragwidget.data.settings import DragSettings, RenderSettings, Settings
 from dragwidget.data.user_warning import warn_user
-from dragwidget.diffusion.attention import layers_of, self_attention_layers
 from dragwidget.diffusion.checkpoint import (
     check_suffix,
     config_folder,
@@ -27,13 +26,14 @@ from dragwidget.diffusion.domain import Domain
 from dragwidget.diffusion.folder import STEMS, ModelFolder
 from dragwidget.diffusion.hub import CONFIGS, VAE_CONFIGS, fetch, fetch_weights
 from dragwidget.diffusion.low_memory import Memory, check_memory
-from dragwidget.diffusion.model import DiffusionModel
 from dragwidget.diffusion.noise_levels import check_prediction_type
 from dragwidget.diffusion.reading import read_configs, read_parts, read_vae, read_vae_config
+from dragwidget.diffusion.sd import StableDiffusion
 from dragwidget.diffusion.sources import locate
+from dragwidget.diffusion.unet import paper_block, paper_layer
 from dragwidget.drag.torch_state import in_plain_torch
 
-__all__ = ["EMBEDDED", "choose_device", "choose_dtype", "load_model"]
+__all__ = ["EMBEDDED", "LoadOptions", "choose_device", "choose_dtype", "load_model"]
 
 EMBEDDED = {"critters": Path(__file__).parent.parent / "demo" / "critters"}
 RECOMMENDED_FILE = "dragwidget.json"
@@ -79,6 +79,20 @@ def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     return named
 
 
+class LoadOptions(TypedDict, total=False):
+    """The options of ``load_model``, for those that pass them on."""
+
+    vae: str | os.PathLike[str] | None
+    device: str | torch.device
+    dtype: str | torch.dtype
+    revision: str | None
+    variant: str | None
+    cache_dir: str | os.PathLike[str] | None
+    config: str | os.PathLike[str] | None
+    prediction_type: str | None
+    memory: Memory
+
+
 @in_plain_torch
 def load_model(
     source: str | os.PathLike[str] = "critters",
@@ -92,7 +106,7 @@ def load_model(
     config: str | os.PathLike[str] | None = None,
     prediction_type: str | None = None,
     memory: Memory = "normal",
-) -> DiffusionModel:
+) -> StableDiffusion:
     """Load a model of Stable Diffusion 1.x's or 2.x's kind.
 
     Args:
@@ -118,7 +132,7 @@ def load_model(
             ``modelspec.prediction_type`` or ``modelspec.predict_key`` in its header), else the
             scheduler's configuration. Where neither does, and models of its kind do either, a
             warning says that it is a guess.
-        memory: ``"low"``: less memory on the device, more time; see ``DiffusionModel``.
+        memory: ``"low"``: less memory on the device, more time; see ``StableDiffusion``.
 
     Raises:
         FileNotFoundError: no such folder, file or hub model, or the hub cannot be reached.
@@ -167,7 +181,7 @@ def load_model(
         # Not ``parts[part].to``: diffusers would log that it may not suit every model.
         parts[part] = torch.nn.Module.to(parts[part], where, dtype)
     scheduler = parts.pop("scheduler")
-    return DiffusionModel(
+    return StableDiffusion(
         **parts,
         alphas_cumprod=scheduler.alphas_cumprod,
         prediction_type=scheduler.config["prediction_type"],
@@ -278,10 +292,7 @@ def _domain(folder: ModelFolder) -> Domain:
 
 
 def _paper_settings(unet: Any) -> Settings:
-    # The paper's places: the last decoder block but one, and the attention that starts there.
-    block = max(0, len(unet.up_blocks) - 2)
-    behind = sum(len(layers_of(up)) for up in unet.up_blocks[block:])
     return Settings(
-        drag=DragSettings(feature_blocks=(block + 1,)),
-        render=RenderSettings(start_layer=len(self_attention_layers(unet)) - behind),
+        drag=DragSettings(feature_blocks=(paper_block(unet),)),
+        render=RenderSettings(start_layer=paper_layer(unet)),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,9 +12,8 @@ from torch import Tensor
 from dragwidget.data.settings import DragSettings
 from dragwidget.drag.features import FeatureMap
 from dragwidget.drag.noise_path import NoisePath, Time
-from dragwidget.drag.torch_state import in_plain_torch
 
-__all__ = ["DragModel", "Evaluation", "ModelOutput", "Passes", "evaluate"]
+__all__ = ["DragModel", "Evaluation", "ModelOutput", "Passes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,10 +23,12 @@ class ModelOutput:
     Attributes:
         prediction: noise or velocity, (1, c, h, w) float32; ``None`` if it was not asked for.
         features: the maps of the blocks asked for, in that order, each (1, C_i, h_i, w_i).
+        states: the inputs of the self-attention layers asked for, likewise, each (B, tokens, d).
     """
 
     prediction: Tensor | None
     features: tuple[Tensor, ...] = ()
+    states: tuple[Tensor, ...] = ()
 
 
 class DragModel(Protocol):
@@ -67,33 +68,6 @@ class Evaluation:
         return Evaluation(self.latent.detach(), self.features.detach(), previous, x0)
 
 
-@in_plain_torch
-def evaluate(
-    model: DragModel,
-    latent: Tensor,
-    path: NoisePath,
-    timestep: Time,
-    grid: tuple[int, int],
-    settings: DragSettings,
-    *,
-    previous: bool,
-    graph: bool = True,
-) -> Evaluation:
-    """Run one forward pass at ``latent``.
-
-    Args:
-        previous: also what lies behind the last feature block.
-        graph: keep what a gradient needs, which is most of the memory of a pass.
-    """
-    leaf = latent.detach().clone().requires_grad_(graph)
-    with torch.set_grad_enabled(graph):
-        output = model(leaf, timestep, blocks=settings.feature_blocks, predict=previous)
-        ahead = x0 = None
-        if output.prediction is not None and previous:
-            ahead, x0 = path.step(leaf, output.prediction, timestep)
-    return Evaluation(leaf, FeatureMap(output.features, grid), ahead, x0)
-
-
 class Passes:
     """Forward passes of one drag: the last one with its graph serves the next step.
 
@@ -102,12 +76,21 @@ class Passes:
         path: its noise path.
         grid: (rows, columns) of the feature grid.
         settings: whose ``feature_blocks`` are read.
+
+    Args:
+        before: called before every pass; it may raise to stop the work.
     """
 
     def __init__(
-        self, model: DragModel, path: NoisePath, grid: tuple[int, int], settings: DragSettings
+        self,
+        model: DragModel,
+        path: NoisePath,
+        grid: tuple[int, int],
+        settings: DragSettings,
+        before: Callable[[], None] = lambda: None,
     ) -> None:
         self.model, self.path, self.grid, self.settings = model, path, grid, settings
+        self._before = before
         self._live: tuple[Tensor, Time, Evaluation] | None = None
 
     def at(
@@ -117,14 +100,23 @@ class Passes:
 
         Args:
             previous: also what lies behind the last feature block.
-            graph: keep what a gradient needs; at most one graph is kept at a time, as graphs are
-                what fills a device's memory.
+            graph: keep what a gradient needs, which is most of the memory of a pass; at most one
+                graph is kept at a time.
         """
         if (live := self.live(latent, timestep, previous=previous)) is not None:
             return live
         if graph:
             self._live = None
-        evaluation = self.run(latent, timestep, previous=previous, graph=graph)
+        self._before()
+        leaf = latent.detach().clone().requires_grad_(graph)
+        with torch.set_grad_enabled(graph):
+            output = self.model(
+                leaf, timestep, blocks=self.settings.feature_blocks, predict=previous
+            )
+            ahead = x0 = None
+            if output.prediction is not None and previous:
+                ahead, x0 = self.path.step(leaf, output.prediction, timestep)
+        evaluation = Evaluation(leaf, FeatureMap(output.features, self.grid), ahead, x0)
         if graph:
             self._live = (latent, timestep, evaluation)
         return evaluation
@@ -145,10 +137,3 @@ class Passes:
     def release(self) -> None:
         """Free the graph."""
         self._live = None
-
-    def run(self, latent: Tensor, timestep: Time, *, previous: bool, graph: bool) -> Evaluation:
-        """Run one forward pass."""
-        return evaluate(
-            self.model, latent, self.path, timestep, self.grid, self.settings,
-            previous=previous, graph=graph,
-        )  # fmt: skip

@@ -25,6 +25,7 @@ __all__ = [
     "decompose",
     "denoise",
     "invert",
+    "inverted_latents",
 ]
 
 Time = int | float
@@ -220,8 +221,9 @@ def decompose(
     return (z - (1 - a).sqrt() * prediction) / a.sqrt(), prediction
 
 
-@in_plain_torch
-def invert(predict: Predict, z: Tensor, schedule: NoisePath, count: int) -> Iterator[Tensor]:
+def inverted_latents(
+    predict: Predict, z: Tensor, schedule: NoisePath, count: int
+) -> Iterator[Tensor]:
     """Invert by DDIM: yield the latent after each of the ``count`` steps towards noise.
 
     Args:
@@ -243,3 +245,7 @@ def denoise(predict: Predict, z: Tensor, schedule: NoisePath, count: int) -> Ite
         with torch.no_grad():
             z, _ = schedule.step(z, predict(z, timestep), timestep)
         yield z
+
+
+# The other is for callers that are in plain torch already.
+invert = in_plain_torch(inverted_latents)

@@ -2,7 +2,7 @@
 
 A notebook may work under ``torch.autocast``, with another default dtype or device, or in inference
 mode. Each would change a result, and what is cached would pass it on to whoever works without.
-``plain_torch`` sets all of them aside while it lasts, and puts them back. What it leaves alone are
+``PlainTorch`` sets all of them aside while it lasts, and puts them back. What it leaves alone are
 choices that belong to the device: deterministic algorithms, threads, and the precision of float32
 products (TF32), which cached stages are told apart by.
 """
@@ -11,49 +11,58 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator
+from contextlib import ExitStack
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["in_plain_torch", "ordinary", "ordinary_weights", "plain_torch"]
+__all__ = ["PlainTorch", "in_plain_torch", "ordinary", "ordinary_weights"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
-@contextmanager
-def plain_torch() -> Iterator[None]:
-    """PyTorch as it is when nobody has set anything, on this thread, while this lasts.
+class PlainTorch:
+    """A context in which PyTorch is, on this thread, as it is when nobody has set anything.
 
     Autocast and inference mode are off; float32 and the CPU are the defaults. Whether gradients are
     recorded is left alone: what needs them says so itself. The default dtype belongs to the whole
     process: where the user has set another, other threads see float32 too while this lasts.
 
+    An interrupt may strike just where it is left; whoever catches one calls ``end``, too.
+
     Raises:
         RuntimeError: inside a transform of ``torch.func``, which would differentiate or batch what
             is done here.
     """
-    _refuse_transforms()
-    with ExitStack() as stack:
-        if torch.is_inference_mode_enabled():
-            stack.enter_context(torch.inference_mode(False))
-        for device in _AUTOCAST_DEVICES:
-            if _autocast_is_on(device):
-                stack.enter_context(torch.autocast(device, enabled=False))
-        if (dtype := torch.get_default_dtype()) != torch.float32:
-            stack.callback(torch.set_default_dtype, dtype)
-            torch.set_default_dtype(torch.float32)
-        if _default_device().type != "cpu":
-            stack.enter_context(torch.device("cpu"))
-        yield
+
+    def __init__(self) -> None:
+        self.end = _modes()
+
+    def __enter__(self) -> None:
+        _refuse_transforms()
+        with ExitStack() as stack:
+            if torch.is_inference_mode_enabled():
+                stack.enter_context(torch.inference_mode(False))
+            for device in _AUTOCAST_DEVICES:
+                if _autocast_is_on(device):
+                    stack.enter_context(torch.autocast(device, enabled=False))
+            if (dtype := torch.get_default_dtype()) != torch.float32:
+                stack.callback(torch.set_default_dtype, dtype)
+                torch.set_default_dtype(torch.float32)
+            if _default_device().type != "cpu":
+                stack.enter_context(torch.device("cpu"))
+            self._stack = stack.pop_all()
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
 
 
 def in_plain_torch(function: F) -> F:
-    """Let a function, or every step of a generator, run under ``plain_torch``.
+    """Let a function, or every step of a generator, run in ``PlainTorch``.
 
     Between two steps of a generator the user's settings are back: whoever drives it is left alone.
     """
@@ -61,7 +70,13 @@ def in_plain_torch(function: F) -> F:
 
         @functools.wraps(function)
         def plainly(*args: Any, **kwargs: Any) -> Any:
-            return _plainly(functools.partial(function, *args, **kwargs))
+            plain = PlainTorch()
+            try:
+                with plain:
+                    return function(*args, **kwargs)
+            except BaseException:
+                plain.end()
+                raise
 
         return cast(F, plainly)
 
@@ -70,16 +85,6 @@ def in_plain_torch(function: F) -> F:
         return _stepwise(function(*args, **kwargs))
 
     return cast(F, stepwise)
-
-
-def _plainly(work: Callable[[], Any]) -> Any:
-    put_back = _modes()
-    try:
-        with plain_torch():
-            return work()
-    except BaseException:
-        put_back()
-        raise
 
 
 def _modes() -> Callable[[], None]:
@@ -113,14 +118,19 @@ def _saving_hooks() -> Any:
 def _stepwise(work: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
     resume: Callable[[], Any] = functools.partial(next, work)
     while True:
+        plain = PlainTorch()
         try:
-            item = _plainly(resume)
+            with plain:
+                item = resume()
         except StopIteration as done:
             return done.value
+        except BaseException:
+            plain.end()
+            raise
         try:
             resume = functools.partial(work.send, (yield item))
         except GeneratorExit:
-            _plainly(work.close)
+            in_plain_torch(work.close)()
             raise
         except BaseException as error:
             resume = functools.partial(work.throw, error)

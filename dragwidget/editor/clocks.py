@@ -71,8 +71,8 @@ class Clock(Protocol):
     def context(self) -> contextvars.Context | None:
         """Return the context that work started now runs in; ``None``: the caller's."""
 
-    def go(self, state: str) -> None:
-        """Check for work: the state has changed."""
+    def go(self, state: str) -> bool:
+        """Check for work, as the state has changed; return whether the caller does it."""
 
     def show(self, state: str) -> None:
         """Start or stop ticking, as the state requires."""
@@ -93,14 +93,13 @@ class SyncClock:
     runs_in_wait = True
 
     def __init__(self, drive: Drive) -> None:
-        self._drive = weakly(drive)
+        del drive  # the caller does what there is to do
 
     def context(self) -> contextvars.Context | None:
         return None
 
-    def go(self, state: str) -> None:
-        if state in ("running", "stopping") and (drive := self._drive()):
-            drive(None)
+    def go(self, state: str) -> bool:
+        return state in ("running", "stopping")
 
     def show(self, state: str) -> None:
         pass
@@ -131,13 +130,14 @@ class ThreadClock:
         # what the work prints belongs to the cell that started it; some kernels need it to send
         return contextvars.copy_context()
 
-    def go(self, state: str) -> None:  # noqa: ARG002 - the worker looks for itself
+    def go(self, state: str) -> bool:  # noqa: ARG002 - the worker looks for itself
         with self._lock:
             gone = self._thread is None or not self._thread.is_alive()  # it may have been killed
             if gone and not self._ending:
                 self._thread = threading.Thread(target=self._run, name="dragwidget", daemon=True)
                 self._thread.start()
         self._wake.put(None)
+        return False
 
     def show(self, state: str) -> None:
         pass

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from dragwidget.editor import Runner, State
 from dragwidget.editor.images import Images
@@ -28,6 +29,7 @@ from dragwidget.progress import StageStatus
 if TYPE_CHECKING:
     from PIL import Image
 
+    from dragwidget.drag.method import Ended
     from dragwidget.editor.clocks import ClockName
     from dragwidget.session.history import History
     from dragwidget.session.node import Node
@@ -68,7 +70,7 @@ class Editing:
         *,
         on_report: Callable[[Report], object],
         on_state: Callable[[State], object],
-        on_done: Callable[[Any, BaseException | None], object],
+        on_done: Callable[[Rendered | Ended | None, BaseException | None], object],
         on_error: Callable[[BaseException], object],
         on_waiting: Callable[[str], object] = lambda _: None,
     ) -> None:
@@ -84,7 +86,7 @@ class Editing:
         self._why_nothing, self._on_report, self._on_done = why_nothing, on_report, on_done
         self._on_waiting = on_waiting
         session.watchers.append(self._steer)
-        self.runner = Runner(
+        self.runner: Runner[Report, Rendered | Ended] = Runner(
             clock,
             on_item=self._reported,
             on_state=on_state,
@@ -150,8 +152,8 @@ class Editing:
         if why := self.why_not(action):
             raise RuntimeError(f"cannot {action}: {why}")
 
-    def _when_free(self, words: str, action: Callable[[], object]) -> None:
-        """Do it once no step is in progress: now, or when that step has ended.
+    def _is_free(self, words: str, action: Callable[[], object]) -> bool:
+        """Whether no step is in progress; where one is, ``action`` is done when it has ended.
 
         It never waits for a step. Work that is paused ends, and the session has all of it; a
         preview is cancelled. What was waiting before does not happen.
@@ -165,17 +167,24 @@ class Editing:
             self.waiting, self._then = ("", None) if free else (words, action)
             if not free and runner.name != PREVIEW:
                 self._on_waiting(words)
-        if free:
-            action()
-        else:
+        if not free:
             runner.stop(cancel=runner.name == PREVIEW)
+        return free
+
+    def _when_free(self, words: str, action: Callable[[], object]) -> None:
+        """Do it once no step is in progress: now, or when that step has ended."""
+        if self._is_free(words, action):
+            action()
 
     def _start(self, name: str, make: Callable[[], Iterator[Report]]) -> None:
         self._when_free(name, lambda: self._start_now(name, make))
 
     def _start_now(self, name: str, make: Callable[[], Iterator[Report]]) -> None:
         self.work.request = self.session.request
-        if not self.runner.start(make, name=name, cancel=self.session.cancel):
+        self._started(self.runner.start(make, name=name, cancel=self.session.cancel))
+
+    def _started(self, started: bool) -> None:
+        if not started:
             raise RuntimeError(f"cannot start: {self.runner.name} is running")
 
     # What the buttons do
@@ -192,10 +201,12 @@ class Editing:
         if self.runner.state == "paused" and not self._asks_for_more() and steps == 1:
             self.limiter.ask()
             self.runner.step()
-        else:
-            self._start(
-                "Step", lambda: dragging(self.work, steps, limiter=PreviewRateLimiter(0.0, inf))
-            )
+            return
+        make = partial(dragging, self.work, steps, limiter=PreviewRateLimiter(0.0, inf))
+        # Not by ``_start``: what is called from here is as deep as anything is.
+        if self._is_free("Step", lambda: self._start_now("Step", make)):
+            self.work.request = self.session.request
+            self._started(self.runner.start(make, name="Step", cancel=self.session.cancel))
 
     def run(self, steps: int | None = None, *, render: bool = False) -> None:
         """Drag to the end, ``steps`` at most, or resume paused work."""
@@ -262,7 +273,7 @@ class Editing:
     def _move(self, words: str, move: Callable[[], Node], then: Callable[[Node], object]) -> None:
         self._when_free(words, lambda: then(move()))
 
-    def wait(self, timeout: float | None = None) -> Any:
+    def wait(self, timeout: float | None = None) -> Rendered | Ended | None:
         """Wait until the work is over or paused; raise what it raised."""
         return self.runner.wait(timeout)
 
@@ -291,7 +302,7 @@ class Editing:
             keep(report.node, report.image)
         self._on_report(report)
 
-    def _done(self, result: Any, error: BaseException | None) -> None:
+    def _done(self, result: Rendered | Ended | None, error: BaseException | None) -> None:
         if isinstance(result, Rendered):
             self.rendered = result
         try:

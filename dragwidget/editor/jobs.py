@@ -6,17 +6,17 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextvars import Context
 from dataclasses import dataclass
-from typing import Any
+from typing import Generic, ParamSpec, TypeVar
 
-__all__ = ["Job", "Over", "clear_frames"]
+__all__ = ["Job", "clear_frames"]
 
-
-class Over(Exception):  # noqa: N818 - what happened, not a fault
-    """The work came to its end; ``args[0]`` is its result."""
+P = ParamSpec("P")
+T = TypeVar("T")
+Item = TypeVar("Item")
 
 
 @dataclass(eq=False)
-class Job:
+class Job(Generic[Item]):
     """A piece of work, made when its first item is taken, on the thread that takes it.
 
     Attributes:
@@ -24,40 +24,33 @@ class Job:
         name: name shown to the user.
         cancel: ends an item that takes long, from another thread.
         context: what it runs in; ``None`` for the caller's own.
+        items: the iterator, once it is made.
     """
 
-    make: Callable[[], Iterator[Any]]
+    make: Callable[[], Iterator[Item]]
     name: str
     cancel: Callable[[], None] | None
     context: Context | None
-    _items: Iterator[Any] | None = None
+    items: Iterator[Item] | None = None
 
-    def run(self, work: Callable[[Job], None]) -> None:
-        """Call ``work`` with this, in its context."""
+    def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call ``work`` in its context."""
         if self.context is None:
-            work(self)
-        else:
-            self.context.run(work, self)
+            return work(*args, **kwargs)
+        return self.context.run(work, *args, **kwargs)
 
-    def take(self) -> Any:
-        """Return the next item.
-
-        Raises:
-            Over: there is none.
-        """
-        if self._items is None:
-            self._items = iter(self.make())
-        items = self._items
-        try:
-            return next(items)
-        except StopIteration as end:
-            raise Over(end.value) from None
+    def open(self) -> Iterator[Item]:
+        """Return the iterator, which is made when it is first asked for."""
+        if self.items is None:
+            self.items = iter(self.run(self.make))
+        return self.items
 
     def close(self) -> None:
         """Close the iterator, so that what it holds is released on this thread."""
-        items, self._items = self._items, None
-        if items is not None and hasattr(items, "close"):
-            items.close()
+        items, self.items = self.items, None
+        close = getattr(items, "close", None)  # a generator has it
+        if close is not None:
+            close()
 
 
 def clear_frames(error: BaseException | None) -> None:

@@ -24,7 +24,7 @@ __all__ = ["python_of"]
 _IMPORTED = ("DragInstructions", "DragSession", "DragSettings", "Settings")
 _FILL_IN = {
     "image": "it was not read from a file: a path, a Pillow image or an array; here widget.image",
-    "model": "it was not loaded by name: a DiffusionModel; here widget.session.model",
+    "model": "it was not loaded by name; here widget.session.model",
     "lora": "it was not read from a file: a LoRA or a path; here widget.session.lora",
 }
 

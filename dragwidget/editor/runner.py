@@ -12,10 +12,10 @@ import weakref
 from collections.abc import Callable, Iterator
 from time import monotonic
 from types import TracebackType
-from typing import Any, Literal
+from typing import Generic, Literal, TypeVar
 
 from dragwidget.editor.clocks import CLOCKS, Clock, ClockName, ThreadClock, clock_here
-from dragwidget.editor.jobs import Job, Over, clear_frames
+from dragwidget.editor.jobs import Job, clear_frames
 from dragwidget.editor.notices import Notices
 from dragwidget.progress import Cancelled
 
@@ -24,11 +24,16 @@ __all__ = ["Outcome", "Runner", "State"]
 State = Literal["idle", "running", "paused", "stopping"]
 Outcome = Literal["done", "stopped", "failed"]
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 log = logging.getLogger(__name__)
 
 
-class Runner:
+class Runner(Generic[Item, Result]):
     """Run one piece of work at a time, item by item.
+
+    Work is an iterator of ``Item``; where it is a generator, it returns a ``Result``.
 
     Callbacks are short. They never overlap and come in the order in which things happened; one
     that raises harms nothing: the error is logged, kept in ``last_error`` and told to
@@ -58,16 +63,16 @@ class Runner:
         self,
         clock: ClockName | None = None,
         *,
-        on_item: Callable[[Any], object] | None = None,
+        on_item: Callable[[Item], object] | None = None,
         on_state: Callable[[State], object] | None = None,
-        on_done: Callable[[Any, BaseException | None], object] | None = None,
+        on_done: Callable[[Result | None, BaseException | None], object] | None = None,
         on_error: Callable[[BaseException], object] | None = None,
     ) -> None:
         self.on_item, self.on_state = on_item, on_state
         self.on_done, self.on_error = on_done, on_error
         self.name = ""
         self.outcome: Outcome | None = None
-        self.result: Any = None
+        self.result: Result | None = None
         self.error: BaseException | None = None
         self.last_error: BaseException | None = None
         self._traceback: TracebackType | None = None
@@ -77,7 +82,7 @@ class Runner:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._state: State = "idle"
-        self._job: Job | None = None
+        self._job: Job[Item] | None = None
         self._left: int | None = None  # items to take before pausing
         self._taking = False
         self._cancelled = False
@@ -114,7 +119,7 @@ class Runner:
         return self._clock.name
 
     @property
-    def play(self) -> Any:
+    def play(self) -> object:
         """The hidden widget that ticks while it is on the page; ``None`` with other clocks."""
         return getattr(self._clock, "play", None)
 
@@ -122,7 +127,7 @@ class Runner:
 
     def start(
         self,
-        make: Callable[[], Iterator[Any]],
+        make: Callable[[], Iterator[Item]],
         *,
         name: str,
         cancel: Callable[[], None] | None = None,
@@ -148,7 +153,8 @@ class Runner:
             self.name, self._left, self._cancelled = name, None, False
             self.outcome = self.result = self.error = self.last_error = self._traceback = None
             self._become("paused" if paused else "running")
-        self._settle()
+        if self._settle():
+            self._drive()
         return True
 
     def pause(self) -> bool:
@@ -158,7 +164,8 @@ class Runner:
                 return False
             self._left = None
             self._become("paused")
-        self._settle()
+        if self._settle():
+            self._drive()
         return True
 
     def resume(self) -> bool:
@@ -170,7 +177,8 @@ class Runner:
             self._left = None
             if not single_step:
                 self._become("running")
-        self._settle()
+        if self._settle():
+            self._drive()
         return True
 
     def step(self) -> bool:
@@ -186,7 +194,8 @@ class Runner:
                 self._become("running")
             else:  # a second click is not a second step
                 return False
-        self._settle()
+        if self._settle():
+            self._drive()
         return True
 
     def stop(self, *, cancel: bool = True) -> bool:
@@ -214,10 +223,11 @@ class Runner:
                 with self._lock:
                     self._canceller = None
                     self._changed.notify_all()
-        self._settle()
+        if self._settle():
+            self._drive()
         return True
 
-    def wait(self, timeout: float | None = None) -> Any:
+    def wait(self, timeout: float | None = None) -> Result | None:
         """Wait until the work is over or paused; return its result.
 
         With a worker thread this only waits, and an interrupt ends only the waiting. Otherwise it
@@ -271,11 +281,11 @@ class Runner:
 
     # How the work is done
 
-    def _settle(self) -> None:
-        """What follows every change, on the thread that made it."""
+    def _settle(self) -> bool:
+        """Do what follows every change, on the thread that made it; whether it is to drive, too."""
         self._notices.tell()
         self._show()
-        self._clock.go(self._state)
+        return self._clock.go(self._state)
 
     def _show(self) -> None:
         """Let the clock tick or rest; again, if another thread has changed the state meanwhile."""
@@ -298,10 +308,14 @@ class Runner:
         """Return the threads that call a callback or a job's cancel now."""
         return self._notices.dispatching_thread, self._canceller
 
-    def _drive(self, until: float | None) -> None:
+    def _drive(self, until: float | None = None) -> None:
         """Do what there is to do, on this thread, unless another is at it or this one calls back.
 
-        Whatever becomes to do while this runs is done by it.
+        Whatever becomes to do while this runs is done by it. Items are taken here and in nothing
+        that this calls, so that errors deep in the work are not buried.
+
+        Args:
+            until: begin nothing after this time (``time.monotonic``).
         """
         me = threading.get_ident()
         with self._lock:
@@ -309,8 +323,34 @@ class Runner:
                 return
             self._driver = me
         try:
-            while self._turn(until is not None and monotonic() >= until):
-                pass
+            while (job := self._next_job(until)) is not None:
+                outcome: Outcome | None = None
+                items: Iterator[Item] | None = None
+                result: Result | None = None
+                error: BaseException | None = None
+                self._taking = True
+                try:
+                    items = job.open()
+                    item = next(items) if job.context is None else job.context.run(next, items)
+                except StopIteration as end:
+                    if items is None:  # it was not even made
+                        outcome, error = "failed", end
+                    else:
+                        outcome, result = "done", end.value
+                except Cancelled:
+                    outcome = "stopped"
+                except KeyboardInterrupt:
+                    raise  # it ends more than the work
+                except BaseException as problem:
+                    outcome, error = "failed", problem
+                finally:
+                    self._taking = False
+                if outcome is None:
+                    job.run(self._took, item)
+                    del item  # it may be large
+                else:
+                    job.run(self._end, job, outcome, result, error)
+                    result = error = None  # its traceback holds this frame: no circle
         except BaseException:  # an interrupt, anywhere: leave everything usable
             job = self._job
             if job is not None and self._driver == me:
@@ -323,41 +363,28 @@ class Runner:
                     self._changed.notify_all()
             self._show()
 
-    def _turn(self, late: bool) -> bool:
-        """Do the next thing there is to do; ``False`` where there is none, or it is too late."""
-        with self._lock:
-            job, stopping = self._job, self._state == "stopping"
-            if job is None or not self._work() or (late and not stopping):
-                # in one go with looking: what is asked for from now on finds no driver
-                self._driver = None
-                self._changed.notify_all()
-                return False
-            if self._left is not None and not stopping:
-                self._left -= 1
-        job.run(self._end if stopping else self._advance)
-        return True
+    def _next_job(self, until: float | None) -> Job[Item] | None:
+        """Return the work to take an item of; ``None`` where there is none, or it is too late.
 
-    def _advance(self, job: Job) -> None:
-        """Take one item."""
-        outcome: Outcome | None = None
-        result = error = None
-        self._taking = True
-        try:
-            item = job.take()
-        except Over as over:
-            outcome, result = "done", over.args[0]
-        except Cancelled:
-            outcome = "stopped"
-        except KeyboardInterrupt:
-            raise  # it ends more than the work
-        except BaseException as problem:
-            outcome, error = "failed", problem
-        finally:
-            self._taking = False
-        if outcome is not None:
-            self._end(job, outcome, result, error)
-            error = None  # or its traceback, which holds this frame, would keep itself alive
-            return
+        Work that is to stop ends here.
+        """
+        while True:
+            late = until is not None and monotonic() >= until
+            with self._lock:
+                job, stopping = self._job, self._state == "stopping"
+                if job is None or not self._work() or (late and not stopping):
+                    # in one go with looking: what is asked for from now on finds no driver
+                    self._driver = None
+                    self._changed.notify_all()
+                    return None
+                if not stopping:
+                    if self._left is not None:
+                        self._left -= 1
+                    return job
+            job.run(self._end, job)
+
+    def _took(self, item: Item) -> None:
+        """Tell of an item; pause after the last that was asked for."""
         with self._lock:
             self._say("on_item", item, by=self._driver)
             if self._left == 0 and self._state == "running":
@@ -367,9 +394,9 @@ class Runner:
 
     def _end(
         self,
-        job: Job,
+        job: Job[Item],
         outcome: Outcome = "stopped",
-        result: Any = None,
+        result: Result | None = None,
         error: BaseException | None = None,
     ) -> None:
         """End the work, whatever its outcome."""
@@ -399,7 +426,7 @@ class Runner:
         self._say("on_state", state, by=by)
         self._changed.notify_all()
 
-    def _say(self, name: str, *arguments: Any, by: int | None) -> None:
+    def _say(self, name: str, *arguments: object, by: int | None) -> None:
         def call() -> None:
             callback = getattr(self, name)
             if callback is not None:
@@ -407,7 +434,7 @@ class Runner:
 
         self._notices.add(call, by)
 
-    def _guard(self, callback: Callable[..., object], *arguments: Any) -> None:
+    def _guard(self, callback: Callable[..., object], *arguments: object) -> None:
         try:
             callback(*arguments)
         except Exception as error:

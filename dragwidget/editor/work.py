@@ -54,6 +54,10 @@ class Report:
     node: Node | None = None
     image: Image.Image | None = None
 
+    @classmethod
+    def of(cls, progress: Progress) -> Report:
+        return cls(progress.phase, progress.index, progress.total, progress.loss)
+
 
 @dataclass(frozen=True, eq=False)
 class Rendered:
@@ -97,7 +101,8 @@ class PreviewRateLimiter:
 def preparing(session: DragSession) -> Generator[Report, None, None]:
     """Make LoRA and inversion, where they are not up to date."""
     session.monitor.start()
-    yield from _reported(session.preparing())
+    for progress in session.preparing():
+        yield Report.of(progress)
 
 
 def dragging(
@@ -114,7 +119,9 @@ def dragging(
         limiter: for previews; the last step always has one.
     """
     limiter = limiter or PreviewRateLimiter()
-    yield from preparing(session)
+    session.monitor.start()
+    for progress in session.preparing():
+        yield Report.of(progress)
     total = steps or session.settings.drag.steps
     drag = session.drag(steps=steps)
     index, previewed = 0, True
@@ -129,20 +136,19 @@ def dragging(
         image = None
         previewed = limiter.due()
         if previewed:
-            image = _timed_preview(session, limiter)
+            start, preview = monotonic(), session.previewing(quick=limiter.quick)
+            while image is None:  # all is prepared, so it reports nothing
+                try:
+                    next(preview)
+                except StopIteration as over:
+                    image = over.value
+            limiter.took(monotonic() - start)
         yield Report("drag", index, total, step.loss, step, node, image)
     if render:
         return (yield from rendering(session))
     if not previewed:
         yield from previewing(session)
     return ended
-
-
-def _timed_preview(session: DragSession, limiter: PreviewRateLimiter) -> Image.Image:
-    start = monotonic()
-    image = _finished(session.previewing(quick=limiter.quick))
-    limiter.took(monotonic() - start)
-    return image
 
 
 def previewing(
@@ -181,7 +187,7 @@ def _reported(work: Generator[Progress, None, T]) -> Generator[Report, None, T]:
         except StopIteration as over:
             result: T = over.value
             return result
-        yield Report(progress.phase, progress.index, progress.total, progress.loss)
+        yield Report.of(progress)
 
 
 def _finished(work: Generator[Progress, None, T]) -> T:

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from dragwidget.data.request import EditRequest
 from dragwidget.data.settings import DragSettings, RenderSettings
-from dragwidget.diffusion.attention import ReferenceBranch, attention_of
+from dragwidget.diffusion.attention import ReferenceBranch
+from dragwidget.diffusion.backbone import Backbone
 from dragwidget.diffusion.devices import float32_precision
 from dragwidget.diffusion.lora import LoRA
 from dragwidget.diffusion.lora.training import LoRAStep
-from dragwidget.diffusion.model import DiffusionModel
 from dragwidget.drag.evaluation import Evaluation
 from dragwidget.drag.features import FeatureMap
 from dragwidget.session.source import Inversion, inversion_settings
@@ -47,7 +47,7 @@ LAYOUT = 2  # of the tensors in an entry; counted up when it changes
 SHARE = 0.25  # of the store's limit that one entry of features or of a reference may take
 
 
-def find_lora(store: Store | None, model: DiffusionModel, request: EditRequest) -> LoRA | None:
+def find_lora(store: Store | None, model: Backbone, request: EditRequest) -> LoRA | None:
     """The LoRA of exactly this image, prompt and settings, if any session has trained it."""
     if store is None:
         return None
@@ -59,7 +59,7 @@ def find_lora(store: Store | None, model: DiffusionModel, request: EditRequest) 
     return read_lora(kept, "", model)
 
 
-def keep_lora(store: Store | None, model: DiffusionModel, request: EditRequest, lora: LoRA) -> None:
+def keep_lora(store: Store | None, model: Backbone, request: EditRequest, lora: LoRA) -> None:
     """Let other sessions find a LoRA; where that was possible, its training is not kept on."""
     if store is None:
         return
@@ -68,9 +68,7 @@ def keep_lora(store: Store | None, model: DiffusionModel, request: EditRequest, 
         store.remove("training", made_by)
 
 
-def find_training(
-    store: Store | None, model: DiffusionModel, request: EditRequest
-) -> LoRAStep | None:
+def find_training(store: Store | None, model: Backbone, request: EditRequest) -> LoRAStep | None:
     """How far any session has come in training exactly this LoRA."""
     if store is None:
         return None
@@ -88,7 +86,7 @@ def find_training(
 
 
 def keep_training(
-    store: Store | None, model: DiffusionModel, request: EditRequest, step: LoRAStep
+    store: Store | None, model: Backbone, request: EditRequest, step: LoRAStep
 ) -> None:
     """Let a later session go on after this step, in place of any earlier one."""
     if store is None or step.random is None:
@@ -110,20 +108,20 @@ def lora_tensors(lora: LoRA, name: str) -> dict[str, Tensor]:
     return tensors | {f"{name}up.{path}": matrix for path, matrix in lora.up.items()}
 
 
-def read_lora(tensors: dict[str, Tensor], name: str, model: DiffusionModel) -> LoRA:
+def read_lora(tensors: dict[str, Tensor], name: str, model: Backbone) -> LoRA:
     """The LoRA that ``lora_tensors`` wrote, on the model's device. Raises ValueError: not its."""
     down, up = (
         {key[len(start) :]: matrix for key, matrix in tensors.items() if key.startswith(start)}
         for start in (f"{name}down.", f"{name}up.")
     )
     lora = LoRA(down, up).map(lambda matrix: matrix.to(model.device))
-    lora.check(model.unet, model.text_encoder)
+    model.read_lora(lora)  # refuses what does not fit
     return lora
 
 
 def find_inversion(
     store: Store | None,
-    model: DiffusionModel,
+    model: Backbone,
     request: EditRequest,
     lora: LoRA | None,
 ) -> tuple[Tensor, ...] | None:
@@ -138,7 +136,7 @@ def find_inversion(
 
 def keep_inversion(
     store: Store | None,
-    model: DiffusionModel,
+    model: Backbone,
     request: EditRequest,
     lora: LoRA | None,
     latents: tuple[Tensor, ...],
@@ -215,7 +213,7 @@ def keep_features(
     store.put("features", made_by, tensors, alone=True, share=SHARE)
 
 
-def _made_by(model: DiffusionModel, request: EditRequest) -> dict[str, Any]:
+def _made_by(model: Backbone, request: EditRequest) -> dict[str, Any]:
     return {
         "layout": LAYOUT,
         "image": request.image.digest,
@@ -223,7 +221,7 @@ def _made_by(model: DiffusionModel, request: EditRequest) -> dict[str, Any]:
         "model": model.fingerprint,
         "dtype": str(model.dtype),
         "device": model.device.type,
-        "attention": attention_of(model),
+        "attention": model.attention_kernels,
         "float32": float32_precision(),
         "dragwidget": version("dragwidget"),
         "diffusers": version("diffusers"),
@@ -231,13 +229,11 @@ def _made_by(model: DiffusionModel, request: EditRequest) -> dict[str, Any]:
     }
 
 
-def _lora_made_by(model: DiffusionModel, request: EditRequest) -> dict[str, Any]:
+def _lora_made_by(model: Backbone, request: EditRequest) -> dict[str, Any]:
     return {**_made_by(model, request), "settings": asdict(request.settings.lora)}
 
 
-def _inversion_made_by(
-    model: DiffusionModel, request: EditRequest, lora: LoRA | None
-) -> dict[str, Any]:
+def _inversion_made_by(model: Backbone, request: EditRequest, lora: LoRA | None) -> dict[str, Any]:
     return {
         **_made_by(model, request),
         "lora": None if lora is None else lora.digest,

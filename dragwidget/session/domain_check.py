@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dragwidget.data.image import source_image
 from dragwidget.data.request import EditRequest
+from dragwidget.diffusion.backbone import Backbone
 from dragwidget.diffusion.domain import SIDE, round_trip
 from dragwidget.diffusion.loading import EMBEDDED
-from dragwidget.diffusion.model import DiffusionModel
 from dragwidget.session.source import generation_of
 
 __all__ = ["PHOTOGRAPHS", "domain_warning"]
@@ -20,7 +20,7 @@ _SIZES = (
 )
 
 
-def domain_warning(model: DiffusionModel, request: EditRequest) -> str:
+def domain_warning(model: Backbone, request: EditRequest) -> str:
     """Return a warning where the model does not know images like this one; empty where it does.
 
     A generated image is of the model's domain.

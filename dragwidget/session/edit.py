@@ -18,12 +18,12 @@ from torch.nn.functional import normalize
 from dragwidget.data.frames import XY, Size
 from dragwidget.data.instructions import DragInstructions, on_grid, to_grid
 from dragwidget.data.settings import DragSettings
-from dragwidget.drag.evaluation import DragModel, Evaluation, Passes
+from dragwidget.drag.evaluation import Evaluation, Passes
 from dragwidget.drag.features import FeatureMap
 from dragwidget.drag.loop import DragStep, describe, protected_cells
 from dragwidget.drag.method import DragState, Ended, Problem
 from dragwidget.drag.methods import method_named
-from dragwidget.drag.noise_path import NoisePath, Time
+from dragwidget.drag.noise_path import Time
 from dragwidget.drag.supervision import Anchor, GaussianPrior
 from dragwidget.drag.torch_state import in_plain_torch
 from dragwidget.session.cached_stages import find_features, keep_features
@@ -38,6 +38,8 @@ __all__ = ["Edit"]
 
 class Edit:
     """Everything that was and can be dragged on one inversion.
+
+    ``advance`` and ``change`` are called in ``PlainTorch``.
 
     Attributes:
         inversion: where it starts.
@@ -56,7 +58,7 @@ class Edit:
         self.history = History(Node.start(inversion))
         # The last pass with its graph, for the next step; and, without graphs, the passes at nodes
         # on whose images handles were drawn. Both belong to one set of feature settings.
-        self._passes: _CheckedPasses | None = None
+        self._passes: Passes | None = None
         self._seen: dict[int, Evaluation] = {}
         self._along: dict[Time, Evaluation] = {}  # of the source, at other timesteps
 
@@ -84,7 +86,6 @@ class Edit:
         targets = torch.from_numpy(to_grid(instructions.targets_xy, self._size, grid))
         return method_named(settings.method).ended(state, self._task(settings, targets, None))
 
-    @in_plain_torch
     def advance(self, instructions: DragInstructions, settings: DragSettings) -> DragStep:
         """One step from the current node; the history grows by it, or is as it was on an error."""
         passes = self._match_features(settings)
@@ -95,18 +96,16 @@ class Edit:
         task = self._task(settings, targets, protected)
         new = any(pair not in node.pairs for pair in instructions.pairs)
         self._prime(node, task, any_pass=new and settings.start == "warped")
-        if task.has_region_loss:  # before the anchors, which need less of that pass
+        warps_on = new and settings.start == "warped" and node.index > 0
+        if task.has_region_loss or warps_on:  # before the anchors, which need less of that pass
             task.source(node.timestep)
         handles, anchor_nodes = self._handles(node, instructions)
-        anchors = tuple(
-            Anchor(self._look(self.history.nodes[number]).features, position)
-            for number, position in zip(
-                anchor_nodes, torch.from_numpy(cells.handles_rc), strict=True
-            )
-        )
+        anchors = []
+        for number, position in zip(anchor_nodes, torch.from_numpy(cells.handles_rc), strict=True):
+            anchors.append(Anchor(self._look(self.history.nodes[number]).features, position))
         try:
             state, report = method_named(settings.method).advance(
-                passes, self._state(node, instructions, settings, handles, anchors), task
+                passes, self._state(node, instructions, settings, handles, tuple(anchors)), task
             )
         except BaseException:
             passes.release()  # the graph is used up by the step, whether it succeeds or not
@@ -141,7 +140,6 @@ class Edit:
         cells = on_grid(instructions, self._grid(settings), (latent.shape[2], latent.shape[3]))
         return None if cells.mask is None else protected_cells(cells.mask, latent)
 
-    @in_plain_torch
     def change(self, node: Node, settings: DragSettings) -> Tensor:
         """How the network's guess at the clean latent has changed since the start, (1, c, h, w)."""
         if node.number == 0:
@@ -283,13 +281,13 @@ class Edit:
             raise
         return evaluation
 
-    def _new_passes(self, settings: DragSettings) -> _CheckedPasses:
-        inversion = self.inversion
-        return _CheckedPasses(
-            inversion.predictor, inversion.schedule, self._grid(settings), settings, self
+    def _new_passes(self, settings: DragSettings) -> Passes:
+        inversion, grid = self.inversion, self._grid(settings)
+        return Passes(
+            inversion.predictor, inversion.schedule, grid, settings, lambda: self.before_pass()
         )
 
-    def _match_features(self, settings: DragSettings) -> _CheckedPasses:
+    def _match_features(self, settings: DragSettings) -> Passes:
         """The passes; those of other feature settings are forgotten."""
         passes, grid = self._passes, self._grid(settings)
         if passes is None or (passes.settings.feature_blocks, passes.grid) != (
@@ -299,22 +297,3 @@ class Edit:
             self.release()
             passes = self._passes = self._new_passes(settings)
         return passes
-
-
-class _CheckedPasses(Passes):
-    """Forward passes of an edit, which can be stopped before each of them."""
-
-    def __init__(
-        self,
-        model: DragModel,
-        path: NoisePath,
-        grid: tuple[int, int],
-        settings: DragSettings,
-        edit: Edit,
-    ) -> None:
-        super().__init__(model, path, grid, settings)
-        self._edit = edit
-
-    def run(self, latent: Tensor, timestep: Time, *, previous: bool, graph: bool) -> Evaluation:
-        self._edit.before_pass()
-        return super().run(latent, timestep, previous=previous, graph=graph)

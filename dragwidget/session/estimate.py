@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,12 +15,11 @@ from dragwidget.data.frames import Size
 from dragwidget.data.request import EditRequest
 from dragwidget.data.settings import Settings
 from dragwidget.diffusion.attention import record_reference
-from dragwidget.diffusion.costs import META, Cost, bytes_of, cost_of, meta_copy
+from dragwidget.diffusion.backbone import Backbone, Condition
+from dragwidget.diffusion.costs import META, Cost, cost_of
 from dragwidget.diffusion.devices import free_memory
-from dragwidget.diffusion.lora import LoRA
 from dragwidget.diffusion.lora.training import LoRABatch, loss_of
-from dragwidget.diffusion.model import Conditioning, DiffusionModel
-from dragwidget.drag.evaluation import evaluate
+from dragwidget.drag.evaluation import Passes
 from dragwidget.drag.torch_state import in_plain_torch
 from dragwidget.session.source import why_no_lora
 
@@ -101,7 +101,7 @@ class Estimate:
 
 
 @in_plain_torch
-def estimate(model: DiffusionModel, request: EditRequest, *, timed: bool = True) -> Estimate:
+def estimate(model: Backbone, request: EditRequest, *, timed: bool = True) -> Estimate:
     """Of an edit, nothing of it made before.
 
     Args:
@@ -134,7 +134,7 @@ def _advice(costs: _Costs, made: Estimate) -> tuple[str, ...]:
 def _smaller(costs: _Costs) -> Iterator[tuple[str, _Costs]]:
     model, settings, size = costs.model, costs.settings, costs.size
     if model.memory == "normal":
-        model = model.with_parts(memory="low")
+        model = model.with_memory("low")
         yield 'load_model(.., memory="low")', costs.like(model, size, settings)
     if settings.lora.steps and settings.lora.batch_size > 1:
         settings = replace(settings, lora=replace(settings.lora, batch_size=1))
@@ -156,7 +156,7 @@ class _Costs:
 
     def __init__(
         self,
-        model: DiffusionModel,
+        model: Backbone,
         size: Size,
         settings: Settings,
         *,
@@ -164,38 +164,32 @@ class _Costs:
         like: _Costs | None = None,
     ) -> None:
         self.model, self.size, self.settings, self.mask = model, size, settings, mask
-        self.meta_copy: DiffusionModel = meta_copy(model, None if like is None else like.meta_copy)
+        self.meta_copy: Backbone = model.on_meta(None if like is None else like.meta_copy)
         # Of these networks at any size and settings, by all that each depends on.
         self._known: dict[Any, Cost] = {} if like is None else like._known
         width, height = size
         cells = (height // model.vae_factor, width // model.vae_factor)
         self.shape = (1, model.latent_channels, *cells)
-        limit = min(
-            model.tokenizer.model_max_length, model.text_encoder.config.max_position_embeddings
-        )
-        self.text = torch.empty(1, limit, model.unet.config["cross_attention_dim"], device=META)
-        self.predictor = self.meta_copy.predictor(Conditioning(self.text))
+        self.text: Condition = self.meta_copy.encode_text("", size)
+        self.predictor = self.meta_copy.predictor(self.text)
         self.schedule = self.meta_copy.schedule(settings.inversion.steps)
         self.timestep = self.schedule.last(settings.inversion.count)[0]
 
-    def like(self, model: DiffusionModel, size: Size, settings: Settings) -> _Costs:
+    def like(self, model: Backbone, size: Size, settings: Settings) -> _Costs:
         """The same of the same networks, otherwise placed, sized or trained."""
         return _Costs(model, size, settings, mask=self.mask, like=self)
 
     def _cost(self, name: str, work: Callable[[], object], *depends_on: object) -> Cost:
         key = (name, self.size, *depends_on)
         if key not in self._known:
-            self._known[key] = cost_of(self.meta_copy, work)
+            self._known[key] = cost_of(self.meta_copy.networks.values(), work)
         return self._known[key]
 
     def estimate(self, seconds_per_flop: float | None) -> Estimate:
         """Of the whole edit."""
         model, settings = self.model, self.settings
         count = settings.inversion.count
-        low = model.memory == "low" and model.device.type != "cpu"
-        unet, vae, text = (bytes_of(part) for part in (model.unet, model.vae, model.text_encoder))
-        weights = unet if low else unet + vae + text
-        visiting = vae if low else 0
+        weights, visiting = model.weight_bytes
 
         def phase(name: str, passes: int, cost: Cost, more: float = 0) -> PhaseEstimate:
             speed = seconds_per_flop
@@ -210,7 +204,7 @@ class _Costs:
         phases.append(phase("drag", settings.drag.steps + 1, self.step()))
         if settings.render.needs_reference:
             reference = self.reference()
-            kept = 0 if low else count * reference.left
+            kept = 0 if model.waiting_device != model.device else count * reference.left
             phases.append(phase("reference", count, reference, kept))
         phases.append(phase("render", count, one_pass, kept))
         phases.append(phase("decode", 1, self.decode(), visiting + kept))
@@ -219,8 +213,7 @@ class _Costs:
     def seconds_per_flop(self) -> float:
         """Of this device, in a pass like those of the edit."""
         model = self.model
-        text = torch.zeros(self.text.shape, device=model.device)
-        predictor = model.predictor(Conditioning(text))
+        predictor = model.predictor(model.encode_text("", self.size))
         latent = torch.zeros(self.shape, device=model.device)
 
         def one_pass() -> float:
@@ -249,15 +242,8 @@ class _Costs:
         width, height = self.size
 
         def work() -> object:
-            evaluation = evaluate(
-                self.predictor,
-                self.latent(),
-                self.schedule,
-                self.timestep,
-                drag.grid(height, width),
-                drag,
-                previous=self.mask,
-            )
+            passes = Passes(self.predictor, self.schedule, drag.grid(height, width), drag)
+            evaluation = passes.take(self.latent(), self.timestep, previous=self.mask)
             with torch.enable_grad():
                 seen = [block.float().sum() for block in evaluation.features.blocks]
                 if evaluation.previous is not None:
@@ -267,17 +253,18 @@ class _Costs:
         return self._cost("step", work, self.model.memory)
 
     def lora(self) -> Cost:
-        settings = self.settings.lora
+        settings, model = self.settings.lora, self.meta_copy.trainable
+        assert model is not None  # or ``check`` had refused a LoRA
 
         def work() -> object:
-            lora = LoRA.initial(self.meta_copy.unet, settings.rank, torch.Generator())
+            lora = model.initial_lora(settings.rank, torch.Generator())
             lora = lora.map(lambda m: torch.empty_like(m, device=META).requires_grad_())
             moments = [torch.empty_like(m) for m in (*lora.down.values(), *lora.up.values()) * 2]
             clean = self.latent().expand(settings.batch_size, -1, -1, -1)
             times = torch.zeros(settings.batch_size, dtype=torch.int64)
             with torch.enable_grad():
                 batch = LoRABatch(clean, torch.empty_like(clean), times)
-                loss = loss_of(self.meta_copy, self.text, batch, lora)
+                loss = loss_of(model, self.text, batch, lora)
             return moments, torch.autograd.grad(loss, [*lora.down.values(), *lora.up.values()])
 
         return self._cost("lora", work, self.model.memory, settings)
@@ -297,14 +284,8 @@ class _Costs:
     def encode(self) -> Cost:
         width, height = self.size
 
-        def work() -> object:
-            dtype = next(self.meta_copy.vae.parameters()).dtype
-            with torch.no_grad():
-                return self.meta_copy.vae.encode(
-                    torch.empty(1, 3, height, width, device=META, dtype=dtype)
-                ).latent_dist.mean
-
-        return self._cost("encode", work)
+        pixels = np.zeros((height, width, 3), np.uint8)
+        return self._cost("encode", lambda: self.meta_copy.encode(pixels))
 
     def decode(self) -> Cost:
         return self._cost("decode", lambda: self.meta_copy.decode(self.latent()))

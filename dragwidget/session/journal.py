@@ -34,7 +34,7 @@ from dragwidget.data.limits import parse_json
 from dragwidget.data.paths import user_path
 from dragwidget.data.request import EditRequest
 from dragwidget.data.settings import Settings
-from dragwidget.diffusion.model import DiffusionModel
+from dragwidget.diffusion.backbone import Backbone
 from dragwidget.session import session_file
 from dragwidget.session.edit import Edit
 from dragwidget.session.history import History
@@ -204,7 +204,7 @@ def journals(home: Path | None = None) -> list[Path]:
 
 def restore(
     folder: str | os.PathLike[str] | None = None,
-    model: DiffusionModel | None = None,
+    model: Backbone | None = None,
     **options: Any,
 ) -> tuple[DragSession, Drawing]:
     """The session whose edit a journal wrote down, and what was drawn last.

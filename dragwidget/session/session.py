@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Generator
 from copy import copy
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,11 +25,12 @@ from dragwidget.data.image_reading import ImageSource
 from dragwidget.data.instructions import DragInstructions
 from dragwidget.data.request import EditRequest
 from dragwidget.data.settings import DragSettings, Settings
-from dragwidget.diffusion.loading import load_model
-from dragwidget.diffusion.lora import GivenLoRA, LoRA, given_lora
-from dragwidget.diffusion.model import DiffusionModel
+from dragwidget.diffusion.backbone import Backbone
+from dragwidget.diffusion.loading import LoadOptions, load_model
+from dragwidget.diffusion.lora import GivenLoRA, LoRA
 from dragwidget.drag.loop import DragStep
 from dragwidget.drag.method import Ended
+from dragwidget.drag.torch_state import PlainTorch
 from dragwidget.progress import Cancelled, Monitor, Progress, StageStatus
 from dragwidget.session import session_file
 from dragwidget.session.domain_check import domain_warning
@@ -48,6 +49,9 @@ from dragwidget.session.source import (
 from dragwidget.session.stages import Stages
 from dragwidget.storage.cache import Store
 from dragwidget.storage.image_files import EditedImage
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["Cancelled", "DragSession"]
 
@@ -71,7 +75,7 @@ class DragSession:
 
     def __init__(
         self,
-        model: DiffusionModel,
+        model: Backbone,
         *,
         progress: Callable[[Progress], None] | None = None,
         store: Store | None = None,
@@ -80,7 +84,7 @@ class DragSession:
         self.monitor = Monitor(progress)
         self.stages = Stages(model, self.monitor.check, store)
         self.watchers: list[Callable[[], object]] = []
-        self._settings = model.recommended  # until there is an image
+        self._settings = model.numbered(model.recommended)  # until there is an image
         self._request: EditRequest | None = None
 
     @classmethod
@@ -90,7 +94,7 @@ class DragSession:
         *,
         progress: Callable[[Progress], None] | None = None,
         store: Store | None = None,
-        **options: Any,
+        **options: Unpack[LoadOptions],
     ) -> DragSession:
         """Load a model and start a session; ``name`` and ``options`` are ``load_model``'s.
 
@@ -155,8 +159,7 @@ class DragSession:
 
     @request.setter
     def request(self, request: EditRequest) -> None:
-        check_request(self.model, request, self._request)
-        self._take(request)
+        self._take(check_request(self.model, request, self._request))
 
     def _take(self, request: EditRequest) -> None:
         """Ask for something that was checked, and tell whoever watches."""
@@ -190,8 +193,7 @@ class DragSession:
     @settings.setter
     def settings(self, settings: Settings) -> None:
         if self._request is None:
-            self.model.check(settings)
-            self._settings = settings
+            self._settings = self.model.check(settings)
         else:
             self.request = self._request.replace(settings=settings)
 
@@ -217,8 +219,7 @@ class DragSession:
 
         ``alpha`` is for a file that does not say its own; see ``load_lora``.
         """
-        given = given_lora(lora, self.model.unet, self.model.text_encoder, alpha)
-        self.request = self.request.replace(lora=given)
+        self.request = self.request.replace(lora=self.model.read_lora(lora, alpha))
 
     @property
     def mask_growth(self) -> int:
@@ -255,10 +256,9 @@ class DragSession:
         """Make LoRA and inversion now, where they are not up to date."""
         self.invert()
 
-    def preparing(self) -> Generator[Progress, None, Inversion]:
+    def preparing(self) -> Generator[Progress, None, Edit]:
         """Compute LoRA and inversion where they are not up to date."""
-        edit = yield from self.stages.preparing(self.request)
-        return edit.inversion
+        return self.stages.preparing(self.request)
 
     def train_lora(self) -> LoRA | None:
         """Train the LoRA, unless it is off or up to date; ``save_lora`` writes it to a file."""
@@ -270,7 +270,7 @@ class DragSession:
 
     def invert(self) -> Inversion:
         """Invert the image with its LoRA, unless the inversion is up to date."""
-        return self._run(self.preparing())
+        return self._run(self.preparing()).inversion
 
     def _run(self, work: Generator[Progress, None, T]) -> T:
         self.monitor.start()
@@ -304,7 +304,7 @@ class DragSession:
             request = request.drawn(instructions)
         if settings is not None:
             request = request.replace(settings=replace(request.settings, drag=settings))
-        check_request(self.model, request, self._request)
+        request = check_request(self.model, request, self._request)
         if request.instructions is None:
             raise RuntimeError("nothing to drag: pass DragInstructions with at least one pair")
         if request is not before:
@@ -324,7 +324,13 @@ class DragSession:
                 if ended := edit.ended(instructions, settings):
                     self.ended = ended
                     return ended
-                step = edit.advance(instructions, settings)
+                plain = PlainTorch()  # here and not around all of this, which yields
+                try:
+                    with plain:
+                        step = edit.advance(instructions, settings)
+                except BaseException:
+                    plain.end()
+                    raise
                 index += 1
                 self.monitor.report(Progress("drag", index, total, step.loss))
                 yield step
@@ -449,12 +455,12 @@ class DragSession:
     ) -> DragSession:
         """Return a session that continues from a snapshot."""
         session = cls(snapshot.model, progress=progress)
-        check_request(snapshot.model, snapshot.request)
+        request = check_request(snapshot.model, snapshot.request)
         for trained in snapshot.trained:
             session.stages.keep_lora(trained)
         for edit in snapshot.edits:
             session.stages.keep_edit(Edit.of(edit))
-        session._request = snapshot.request
+        session._request = request
         session.ended = snapshot.ended
         return session
 
@@ -470,7 +476,7 @@ class DragSession:
     def load(
         cls,
         path: str | os.PathLike[str],
-        model: DiffusionModel | None = None,
+        model: Backbone | None = None,
         *,
         progress: Callable[[Progress], None] | None = None,
         **options: Any,

@@ -41,9 +41,9 @@ from dragwidget.data.paths import user_path
 from dragwidget.data.quoting import quoted
 from dragwidget.data.request import EditRequest
 from dragwidget.data.settings import Settings
+from dragwidget.diffusion.backbone import Backbone, loaded_models
 from dragwidget.diffusion.loading import load_model
 from dragwidget.diffusion.lora import LoRA
-from dragwidget.diffusion.model import DiffusionModel, loaded_models
 from dragwidget.drag.method import Ended
 from dragwidget.drag.torch_state import in_plain_torch
 from dragwidget.session.cached_stages import lora_tensors, read_lora
@@ -168,9 +168,7 @@ def _write_edit(edit: EditSnapshot, name: str, tensors: Tensors) -> dict[str, An
 
 
 @in_plain_torch
-def load(
-    path: str | os.PathLike[str], model: DiffusionModel | None = None, **options: Any
-) -> Snapshot:
+def load(path: str | os.PathLike[str], model: Backbone | None = None, **options: Any) -> Snapshot:
     """The session that ``save`` wrote; nodes are read from its file when they are asked for.
 
     A file says which model it was made with; it never makes us fetch or open one. Without
@@ -225,7 +223,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 def _model_here(
     path: Path, name: str, fingerprint: str, dtype: str, options: dict[str, Any]
-) -> DiffusionModel:
+) -> Backbone:
     """The model that a file was made with, where it needs no loading by a name from the file."""
     if name == EMBEDDED:
         return load_model(EMBEDDED, **{"dtype": dtype, **options})
@@ -274,7 +272,7 @@ def _read_content(archive: zipfile.ZipFile) -> dict[str, Any]:
     return content
 
 
-def _restored(archive: zipfile.ZipFile, content: dict[str, Any], model: DiffusionModel) -> Snapshot:
+def _restored(archive: zipfile.ZipFile, content: dict[str, Any], model: Backbone) -> Snapshot:
     tensors = read_tensors(archive.read(TENSORS_NAME))
     loras = {name: read_lora(tensors, f"lora.{name}.", model) for name in content["loras"]}
     image = _read_image(content, tensors, model)
@@ -310,7 +308,7 @@ def _restored(archive: zipfile.ZipFile, content: dict[str, Any], model: Diffusio
     )
 
 
-def _read_image(content: dict[str, Any], tensors: Tensors, model: DiffusionModel) -> SourceImage:
+def _read_image(content: dict[str, Any], tensors: Tensors, model: Backbone) -> SourceImage:
     original, pixels = tensors["original"].numpy(), tensors["pixels"].numpy()
     for array in (original, pixels):
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:

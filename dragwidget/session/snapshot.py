@@ -16,7 +16,7 @@ from dragwidget.session.node import Node
 from dragwidget.session.source import Inversion, TrainedLoRA
 
 if TYPE_CHECKING:
-    from dragwidget.diffusion.model import DiffusionModel
+    from dragwidget.diffusion.backbone import Backbone
 
 __all__ = ["EditSnapshot", "Snapshot"]
 
@@ -50,7 +50,7 @@ class Snapshot:
         edits: one for each prompt and settings that it was inverted with.
     """
 
-    model: DiffusionModel
+    model: Backbone
     request: EditRequest
     ended: Ended | None
     trained: tuple[TrainedLoRA, ...]

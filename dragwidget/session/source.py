@@ -18,10 +18,10 @@ from dragwidget.data.image import SourceImage, source_image
 from dragwidget.data.instructions import check_prompt, check_size
 from dragwidget.data.request import EditRequest
 from dragwidget.data.settings import InversionSettings, check_number
+from dragwidget.diffusion.backbone import Backbone, Condition, Predictor
 from dragwidget.diffusion.linear_decoder import LinearDecoder
 from dragwidget.diffusion.lora import LoRA
-from dragwidget.diffusion.model import Conditioning, DiffusionModel, Predictor
-from dragwidget.drag.noise_path import NoisePath, Time, denoise, invert
+from dragwidget.drag.noise_path import NoisePath, Time, denoise, inverted_latents
 from dragwidget.drag.torch_state import in_plain_torch
 from dragwidget.progress import Key, Progress
 from dragwidget.storage.image_files import EditedImage
@@ -81,14 +81,17 @@ def generation_of(request: EditRequest) -> Generation | None:
 
 
 def check_request(
-    model: DiffusionModel, request: EditRequest, before: EditRequest | None = None
-) -> None:
-    """Raise ValueError where the model cannot do what is requested.
+    model: Backbone, request: EditRequest, before: EditRequest | None = None
+) -> EditRequest:
+    """Return a request as ``Backbone.check`` returns its settings; raise unless the model does it.
 
     Args:
         before: a request that was checked.
+
+    Raises:
+        ValueError: the model cannot do what is requested.
     """
-    model.check(request.settings)
+    settings = model.check(request.settings)
     if any(side % model.vae_factor for side in request.image.fitted_size):
         raise ValueError(
             f"the image is fitted to {request.image.fitted_size}, and this model takes "
@@ -96,7 +99,8 @@ def check_request(
         )
     lora = lora_of(request)
     if lora is not None and (before is None or lora is not before.lora):
-        lora.check(model.unet, model.text_encoder)
+        model.read_lora(lora)  # refuses what does not fit
+    return request if settings == request.settings else request.replace(settings=settings)
 
 
 def lora_of(request: EditRequest) -> LoRA | None:
@@ -152,9 +156,7 @@ def reference_key(request: EditRequest) -> Key:
     return (*inversion_key(request), ("the render's attention layers", layers))
 
 
-def fitted(
-    model: DiffusionModel, image: Any, max_side: int | None, multiple: int | None
-) -> SourceImage:
+def fitted(model: Backbone, image: Any, max_side: int | None, multiple: int | None) -> SourceImage:
     """An image at a size that suits the model; ``None``: what the model was trained on."""
     if multiple is None:
         multiple = model.image_multiple
@@ -233,24 +235,28 @@ class TrainedLoRA:
 
 
 def conditioning(
-    model: DiffusionModel,
+    model: Backbone,
     prompt: str,
+    size: Size,
     generation: Generation | None = None,
     lora: LoRA | None = None,
-) -> Conditioning:
+) -> Condition:
     """What a prompt asks of the network; only a generated image is guided."""
-    text = model.embed(prompt, lora)
-    if generation is None or generation.guidance_scale <= 1:
-        return Conditioning(text)
-    negative = model.embed(generation.negative_prompt, lora)
-    return Conditioning(text, negative, generation.guidance_scale)
+    if generation is None:
+        return model.encode_text(prompt, size, lora=lora)
+    return model.encode_text(
+        prompt,
+        size,
+        negative_prompt=generation.negative_prompt,
+        guidance_scale=generation.guidance_scale,
+        lora=lora,
+    )
 
 
-@in_plain_torch
 def inverting(
-    model: DiffusionModel, request: EditRequest, lora: LoRA | None
+    model: Backbone, request: EditRequest, lora: LoRA | None
 ) -> Generator[Progress, None, Inversion]:
-    """Invert an image; the trajectory of a generated one is known.
+    """Invert an image; the trajectory of a generated one is known. To be driven in plain torch.
 
     Raises:
         ArithmeticError: the network overflowed.
@@ -261,7 +267,7 @@ def inverting(
     clean = model.encode(request.image.pixels)
     inversion = inversion_from((clean,), model, request, lora)
     latents = [clean]
-    for latent in invert(inversion.predictor.predict, clean, inversion.schedule, count):
+    for latent in inverted_latents(inversion.predictor.predict, clean, inversion.schedule, count):
         latents.append(finite(latent, "a latent of the inversion"))
         yield Progress("inversion", len(latents) - 1, count)
     return replace(inversion, latents=tuple(latents))
@@ -270,12 +276,13 @@ def inverting(
 @in_plain_torch
 def inversion_from(
     latents: tuple[Tensor, ...],
-    model: DiffusionModel,
+    model: Backbone,
     request: EditRequest,
     lora: LoRA | None,
 ) -> Inversion:
     """An inversion whose latents are known."""
-    text = conditioning(model, request.prompt, generation_of(request), lora)
+    size = request.image.fitted_size
+    text = conditioning(model, request.prompt, size, generation_of(request), lora)
     predictor = model.predictor(text, lora)
     schedule = model.schedule(inversion_settings(request).steps)
     return Inversion(latents, predictor, schedule, request.replace(instructions=None), lora)
@@ -293,7 +300,7 @@ def finite(tensor: Tensor, what: str) -> Tensor:
 
 @in_plain_torch
 def generating(
-    model: DiffusionModel, generation: Generation
+    model: Backbone, generation: Generation
 ) -> Generator[Progress, None, GeneratedImage]:
     """Sample an image from text, keeping every latent of the trajectory.
 
@@ -311,7 +318,8 @@ def generating(
         (1, model.latent_channels, height // factor, width // factor),
         generator=torch.Generator().manual_seed(generation.seed),
     ).to(model.device)
-    predict = model.predictor(conditioning(model, generation.prompt, generation)).predict
+    text = conditioning(model, generation.prompt, generation.size, generation)
+    predict = model.predictor(text).predict
     latents = [noise]
     for latent in denoise(predict, noise, model.schedule(generation.steps), generation.steps):
         latents.append(finite(latent, "a latent of the generation"))

@@ -14,16 +14,15 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from torch import Tensor
 
 from dragwidget.data.frames import XY
 from dragwidget.data.image import SourceImage
 from dragwidget.data.request import EditRequest
 from dragwidget.data.settings import RenderSettings
 from dragwidget.diffusion.attention import ReferenceBranch
+from dragwidget.diffusion.backbone import Backbone
 from dragwidget.diffusion.lora import LoRA
-from dragwidget.diffusion.lora.training import FixedNoiseLoss, LoRAStep, noised_batches, train_lora
-from dragwidget.diffusion.model import DiffusionModel
+from dragwidget.diffusion.lora.training import FixedNoiseLoss, LoRAStep, lora_steps, noised_batches
 from dragwidget.drag.torch_state import in_plain_torch
 from dragwidget.progress import Key, KeyedCache, Progress, StageStatus
 from dragwidget.session.cached_stages import (
@@ -76,7 +75,7 @@ class Stages:
     """
 
     def __init__(
-        self, model: DiffusionModel, check: Callable[[], None], store: Store | None = None
+        self, model: Backbone, check: Callable[[], None], store: Store | None = None
     ) -> None:
         self.model = model
         self.store = store
@@ -142,6 +141,9 @@ class Stages:
     @in_plain_torch
     def training(self, request: EditRequest) -> Generator[Progress, None, LoRA | None]:
         """Train the LoRA, if it is wanted and not there."""
+        return (yield from self._find_or_train(request))
+
+    def _find_or_train(self, request: EditRequest) -> Generator[Progress, None, LoRA | None]:
         if request.lora is not None or why_no_lora(request):
             return lora_of(request)
         present = self._meet_weights()
@@ -160,38 +162,32 @@ class Stages:
         key, last = self._trained or (None, None)
         if last is None or key != self._by(lora_key(request)):
             last = find_training(self.store, self.model, request)
-        random = None if last is None else last.random
-        batches = noised_batches(self.model, request.image.pixels, request.settings.lora, random)
-        text = conditioning(self.model, request.prompt).prompt
-        stops = self._early_stop(request, text)
-        if last is not None and stops(last):
-            return last.lora
+        random, model = None if last is None else last.random, self.model.trainable
+        if model is None:
+            raise ValueError(f"{self.model.name} trains no LoRA: set LoRASettings.steps to 0")
+        image, settings = request.image, request.settings.lora
+        batches = noised_batches(model, image.pixels, settings, random)
+        text = conditioning(model, request.prompt, image.fitted_size)
+        ratio, loss = settings.early_stop_ratio, None
+        if ratio:
+            loss = FixedNoiseLoss(model, image.pixels, text)
         kept = time.monotonic()
-        for step in train_lora(self.model, text, batches, request.settings.lora, after=last):
+        steps = lora_steps(model, text, batches, settings, after=last)
+        while True:
+            if last is not None and loss is not None and last.index % MEASURED_EVERY == 0:
+                self._check()
+                if loss.ratio(last.lora) <= ratio:
+                    break
+            step = next(steps, None)
+            if step is None:
+                break
             last, self._trained = step, (self._by(lora_key(request)), step)
             if time.monotonic() - kept >= CHECKPOINT_SECONDS:
                 keep_training(self.store, self.model, request, step)
                 kept = time.monotonic()
-            yield Progress("lora", step.index, request.settings.lora.steps, step.loss)
-            if stops(step):
-                break
+            yield Progress("lora", step.index, settings.steps, step.loss)
         assert last is not None
         return last.lora
-
-    def _early_stop(self, request: EditRequest, text: Tensor) -> Callable[[LoRAStep], bool]:
-        """Return whether a training ends after a step, as ``early_stop_ratio`` asks for."""
-        ratio = request.settings.lora.early_stop_ratio
-        if not ratio:
-            return lambda _: False
-        loss = FixedNoiseLoss(self.model, request.image.pixels, text)
-
-        def stops(step: LoRAStep) -> bool:
-            if step.index % MEASURED_EVERY:
-                return False
-            self._check()
-            return loss.ratio(step.lora) <= ratio
-
-        return stops
 
     @in_plain_torch
     def preparing(self, request: EditRequest) -> Generator[Progress, None, Edit]:
@@ -202,23 +198,19 @@ class Stages:
             if other is not edit:
                 other.release()
         if edit is None:
-            lora = yield from self.training(request)
-            edit = self.keep_edit(Edit((yield from self._inverting(request, lora))))
+            lora = yield from self._find_or_train(request)
+            # Of a generated image the latents are known.
+            store = self.store if generation_of(request) is None else None
+            if latents := find_inversion(store, self.model, request, lora):
+                inversion = inversion_from(latents, self.model, request, lora)
+            else:
+                present = self._meet_weights()
+                inversion = yield from inverting(self.model, request, lora)
+                self._check_weights(present)
+                keep_inversion(store, self.model, request, lora, inversion.latents)
+            edit = self.keep_edit(Edit(inversion))
         edit.before_pass, edit.store = self._check, self.store
         return edit
-
-    def _inverting(
-        self, request: EditRequest, lora: LoRA | None
-    ) -> Generator[Progress, None, Inversion]:
-        """Invert the image, or find the inversion; a generated one's way is known."""
-        store = self.store if generation_of(request) is None else None
-        if latents := find_inversion(store, self.model, request, lora):
-            return inversion_from(latents, self.model, request, lora)
-        present = self._meet_weights()
-        inversion = yield from inverting(self.model, request, lora)
-        self._check_weights(present)
-        keep_inversion(store, self.model, request, lora, inversion.latents)
-        return inversion
 
     @in_plain_torch
     def rendering(

@@ -17,7 +17,7 @@ from dragwidget.bench.dev.rounds import BASELINE
 from dragwidget.bench.dev.speed import PARTS, PROMPT, Task, our_session, our_step
 from dragwidget.data.settings import InversionSettings, LoRASettings, Settings
 from dragwidget.diffusion.lora.training import noised_batches, train_lora
-from dragwidget.diffusion.model import Conditioning
+from dragwidget.diffusion.sd import Conditioning
 from dragwidget.drag import drag, invert
 from dragwidget.progress import Monitor
 from dragwidget.session.rendering import referencing, rendering
@@ -148,7 +148,7 @@ def test_our_training_is_the_plain_one(task, frozen):
     settings, model = task.settings.lora, task.ours
     reference = BaselineTraining(task.model, task.pixels, PROMPT, settings)
     batches = noised_batches(model, task.pixels, settings)
-    for step in train_lora(model, model.embed(PROMPT), batches, settings):
+    for step in train_lora(model, Conditioning(model.embed(PROMPT)), batches, settings):
         if frozen:
             loss = reference.step()
         else:

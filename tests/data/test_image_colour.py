@@ -11,7 +11,7 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from dragwidget.data.colour import srgb_profile
 from dragwidget.data.image_reading import read_image, read_mask
-from dragwidget.diffusion.model import DiffusionModel
+from dragwidget.diffusion.sd import StableDiffusion
 from dragwidget.session.session import DragSession
 from dragwidget.ui.canvas import DragCanvas
 
@@ -206,7 +206,7 @@ def test_a_mask_is_never_colour_converted():
         assert read_mask(image).tolist() == [[False, True]]
 
 
-def test_everyone_reads_colours_alike(tmp_path, tiny: DiffusionModel):
+def test_everyone_reads_colours_alike(tmp_path, tiny: StableDiffusion):
     path = tmp_path / "image.png"
     shades("RGB").resize((64, 64)).save(path, icc_profile=rgb_profile())
     wanted = read_image(path).pixels

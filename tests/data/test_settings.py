@@ -41,7 +41,7 @@ PAPER = {
         "patience": 0,
         "template": "current",
         "start": "inverted",
-        "feature_blocks": (3,),
+        "feature_blocks": (-2,),
         "feature_scale": 0.5,
     },
     RenderSettings: {
@@ -189,13 +189,13 @@ def test_a_choice_is_one_of_those_named(kind, name):
 
 
 @pytest.mark.parametrize(
-    ("given", "kept"), [((3,), (3,)), ([1, 3], (1, 3)), (2, (2,)), ((0, 4), (0, 4))]
+    ("given", "kept"), [((3,), (3,)), ([1, 3], (1, 3)), (2, (2,)), ((0, 4), (0, 4)), (-1, (-1,))]
 )
 def test_feature_blocks_become_a_tuple(given, kept):
     assert DragSettings(feature_blocks=given).feature_blocks == kept
 
 
-@pytest.mark.parametrize("value", [(), [], (-1,), (1.5,), (True,), "3", ("3",), None])
+@pytest.mark.parametrize("value", [(), [], (-1001,), (1.5,), (True,), "3", ("3",), None])
 def test_feature_blocks_that_are_none_are_refused(value):
     with pytest.raises(ValueError, match="feature_blocks must name decoder blocks by whole num"):
         DragSettings(feature_blocks=value)

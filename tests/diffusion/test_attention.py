@@ -12,12 +12,11 @@ from torch import nn
 
 from dragwidget.data.settings import RenderSettings
 from dragwidget.diffusion.attention import (
-    layers_of,
     record_reference,
     render_latents,
-    self_attention_layers,
 )
-from dragwidget.diffusion.model import Conditioning
+from dragwidget.diffusion.sd import Conditioning
+from dragwidget.diffusion.unet import layers_of, self_attention_layers
 
 STEPS, COUNT = 10, 4
 SOURCE, EDITED = noise(1, 4, 8, 12), noise(1, 4, 8, 12, seed=1)

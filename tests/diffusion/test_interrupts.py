@@ -19,8 +19,8 @@ from dragwidget.data.settings import LoRASettings, RenderSettings
 from dragwidget.diffusion.attention import record_reference, render_latents
 from dragwidget.diffusion.loading import load_model
 from dragwidget.diffusion.lora.training import noised_batches, train_lora
-from dragwidget.diffusion.model import Conditioning
-from dragwidget.drag.evaluation import evaluate
+from dragwidget.diffusion.sd import Conditioning
+from dragwidget.drag.evaluation import Passes
 from dragwidget.drag.torch_state import in_plain_torch
 
 # The suite interrupts at one of so many lines, spread evenly; DRAGWIDGET_EVERY_LINE=1 takes them
@@ -74,7 +74,8 @@ def test_an_interrupt_at_any_line_of_a_pass_and_its_gradient_leaves_nothing(sess
 
     @in_plain_torch  # as all that a session does
     def work():
-        seen = evaluate(predictor, latent, path, path.timesteps[3], (24, 32), drag, previous=True)
+        passes = Passes(predictor, path, (24, 32), drag)
+        seen = passes.take(latent, path.timesteps[3], previous=True)
         loss = seen.features.blocks[0].square().sum() + seen.previous.sum()
         (gradient,) = torch.autograd.grad(loss, seen.latent)
         return float(loss.detach()), gradient.numpy().tobytes()
@@ -105,7 +106,7 @@ def test_an_interrupt_at_any_line_of_a_render_leaves_nothing(session):
 
 def test_an_interrupt_at_any_line_of_training_a_lora_leaves_nothing(session):
     model, settings = session.model, LoRASettings(steps=1, rank=2, batch_size=1)
-    text, pixels = model.embed("a cat"), waves()
+    text, pixels = Conditioning(model.embed("a cat")), waves()
 
     def work():
         (step,) = train_lora(model, text, noised_batches(model, pixels, settings), settings)

@@ -8,7 +8,7 @@ from tiny_sessions import FAR, ask, left_half, session_on
 
 from dragwidget.diffusion.lora import switches_of
 from dragwidget.diffusion.low_memory import checkpoints, on_device
-from dragwidget.diffusion.model import Conditioning
+from dragwidget.diffusion.sd import Conditioning
 from dragwidget.diffusion.switches import run
 
 CPU = torch.device("cpu")

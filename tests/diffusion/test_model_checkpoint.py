@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import noise, pickled_trap, write_model
 
 from dragwidget.diffusion.loading import load_model
-from dragwidget.diffusion.model import Conditioning
+from dragwidget.diffusion.sd import Conditioning
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from tiny_models import edit_json, make_vae, noise, write_model
 
 from dragwidget.data.settings import DragSettings, LoRASettings, Settings
-from dragwidget.diffusion.attention import self_attention_layers
 from dragwidget.diffusion.loading import choose_device, choose_dtype, load_model
-from dragwidget.diffusion.model import Conditioning
+from dragwidget.diffusion.sd import Conditioning
+from dragwidget.diffusion.unet import self_attention_layers
 from dragwidget.drag import denoise, invert
 
 
@@ -64,7 +64,7 @@ def test_loading_leaves_the_libraries_as_talkative_as_they_were(tiny_folder):
 def test_the_papers_places_are_counted_in_a_model_of_the_papers_shape(tmp_path):
     model = load_model(write_model(tmp_path / "sd", unet={"layers_per_block": 2}), device="cpu")
     assert len(self_attention_layers(model.unet)) == 16
-    assert model.recommended == Settings()
+    assert model.recommended == model.numbered(Settings())
 
 
 @pytest.mark.parametrize(

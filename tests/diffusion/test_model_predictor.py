@@ -11,7 +11,7 @@ from tiny_models import noise, random_lora
 from dragwidget.data.instructions import DragInstructions
 from dragwidget.data.settings import DragSettings
 from dragwidget.diffusion.loading import load_model
-from dragwidget.diffusion.model import Conditioning
+from dragwidget.diffusion.sd import Conditioning
 from dragwidget.drag import GaussianPrior, drag
 
 T = 681

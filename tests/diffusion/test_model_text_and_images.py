@@ -11,8 +11,8 @@ import torch
 from tiny_models import edit_json, make_text_encoder, noise
 
 from dragwidget.diffusion.loading import load_model
-from dragwidget.diffusion.model import MAX_PROMPT
 from dragwidget.diffusion.reading import quiet
+from dragwidget.diffusion.text import MAX_PROMPT
 
 # ---------------------------------------------------------------- prompts
 

@@ -14,13 +14,14 @@ from dragwidget.data.settings import LoRASettings
 from dragwidget.diffusion.loading import load_model
 from dragwidget.diffusion.lora import LoRA, enabled
 from dragwidget.diffusion.lora.training import LoRABatch, noised_batches, train_lora
+from dragwidget.diffusion.sd import Conditioning
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
 def text(tiny):
-    return tiny.embed("a cat")
+    return tiny.encode_text("a cat", (64, 48))
 
 
 def batches(count=1, size=2, seed=0):
@@ -63,14 +64,14 @@ def test_the_loss_is_that_of_what_the_model_predicts(tmp_path, prediction_type):
     wanted = velocity if prediction_type == "v_prediction" else batch.noise
     with torch.no_grad():
         said = model.unet(noised, batch.timesteps, text.expand(2, -1, -1)).sample
-    (step,) = train(model, text, [batch])
+    (step,) = train(model, Conditioning(text), [batch])
     assert step.loss == pytest.approx(float(F.mse_loss(said, wanted)), rel=1e-4)
 
 
 def test_the_first_loss_is_that_without_a_lora_and_then_it_changes_something(tiny, text):
     lora = train(tiny, text, batches(3))[-1].lora
     assert any((matrix != 0).any() for matrix in lora.up.values())
-    latent, context = noise(1, 4, 8, 8), text
+    latent, context = noise(1, 4, 8, 8), text.prompt
     with torch.no_grad():
         plain = tiny.unet(latent, 300, context).sample
         with enabled(tiny.unet, lora):

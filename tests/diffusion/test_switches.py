@@ -8,10 +8,11 @@ from interrupting import inventory, is_free
 from tiny_models import make_unet, noise, random_lora
 
 from dragwidget.data.settings import RenderSettings
-from dragwidget.diffusion.attention import record_reference, render_latents, self_attention_layers
+from dragwidget.diffusion.attention import record_reference, render_latents
 from dragwidget.diffusion.low_memory import on_device
-from dragwidget.diffusion.model import Conditioning
+from dragwidget.diffusion.sd import Conditioning
 from dragwidget.diffusion.switches import Around, Behind, lock_of, run
+from dragwidget.diffusion.unet import self_attention_layers
 
 LATENT = noise(1, 4, 8, 12)
 META = torch.device("meta")

@@ -14,7 +14,7 @@ from tiny_models import make_scheduler, noise
 from dragwidget.data.instructions import DragInstructions
 from dragwidget.data.settings import DragSettings
 from dragwidget.drag import Ended, FeatureMap, GaussianPrior, ModelOutput, Schedule, drag
-from dragwidget.drag.evaluation import evaluate
+from dragwidget.drag.evaluation import Passes
 from dragwidget.drag.loop import protected_cells
 from dragwidget.drag.methods.dragdiffusion import DragDiffusion, losses
 from dragwidget.drag.supervision import motion_supervision, region_loss
@@ -171,7 +171,7 @@ def test_without_a_weight_the_region_costs_no_prediction():
     model = Watched()
     settings = DragSettings(feature_scale=0.25, steps=2, region_weight=0.0)
     list(drag(model, LATENT, instructions(wide_mask()), SCHEDULE, T, settings))
-    assert model.asked == [(T, (3,), False)] * 3
+    assert model.asked == [(T, (-2,), False)] * 3
 
 
 def test_what_is_frozen_is_one_and_of_the_latents_type():
@@ -250,7 +250,7 @@ def test_a_loss_that_is_not_finite_is_named_with_its_terms():
 def test_a_pass_gives_the_step_ahead_and_the_image_it_guesses():
     model = Watched()
     settings = DragSettings(feature_blocks=(1, 3))
-    got = evaluate(model, LATENT, SCHEDULE, T, (24, 40), settings, previous=True)
+    got = pass_of(model, settings, previous=True)
     assert model.asked == [(T, (1, 3), True)]
     ahead, x0 = SCHEDULE.step(LATENT, 0.1 * LATENT, T)
     assert torch.equal(got.previous, ahead)
@@ -258,6 +258,10 @@ def test_a_pass_gives_the_step_ahead_and_the_image_it_guesses():
     assert got.previous.requires_grad
     assert got.features.grid == (24, 40)
     assert len(got.features.blocks) == 2
+
+
+def pass_of(model, settings, **more):
+    return Passes(model, SCHEDULE, (24, 40), settings).at(LATENT, T, **more)
 
 
 class Talkative(LatentItself):
@@ -269,21 +273,19 @@ class Talkative(LatentItself):
 
 
 def test_a_prediction_that_was_not_asked_for_is_not_stepped_along():
-    got = evaluate(Talkative(), LATENT, SCHEDULE, T, (24, 40), DragSettings(), previous=False)
+    got = pass_of(Talkative(), DragSettings(), previous=False)
     assert got.previous is None
     assert got.x0 is None
 
 
 def test_a_pass_without_a_graph_carries_none():
-    got = evaluate(
-        LatentItself(), LATENT, SCHEDULE, T, (24, 40), DragSettings(), previous=True, graph=False
-    )
+    got = pass_of(LatentItself(), DragSettings(), previous=True, graph=False)
     assert not any(t.requires_grad for t in (got.latent, got.previous, *got.features.blocks))
 
 
 @pytest.mark.parametrize("previous", [True, False])
 def test_what_is_kept_of_a_pass_has_its_values_and_no_graph(previous):
-    got = evaluate(LatentItself(), LATENT, SCHEDULE, T, (24, 40), DragSettings(), previous=previous)
+    got = pass_of(LatentItself(), DragSettings(), previous=previous)
     kept = got.detach()
     assert torch.equal(kept.latent, LATENT)
     assert isinstance(kept.features, FeatureMap)

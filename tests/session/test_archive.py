@@ -12,7 +12,7 @@ from session_files import of_json, read_parts, rewrite, write_parts
 from tiny_models import make_unet
 from tiny_sessions import N, Passes, ask, left_half, session_on
 
-from dragwidget.diffusion.model import DiffusionModel
+from dragwidget.diffusion.sd import StableDiffusion
 from dragwidget.session import session_file as archive
 from dragwidget.session.session import DragSession
 
@@ -205,7 +205,7 @@ def test_what_could_not_be_read_again_is_not_written(tiny, tmp_path, monkeypatch
 
 
 def test_another_model_is_refused_by_name(path, tiny):
-    other = DiffusionModel(
+    other = StableDiffusion(
         unet=make_unet().eval(),
         vae=tiny.vae,
         text_encoder=tiny.text_encoder,

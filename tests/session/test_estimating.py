@@ -11,8 +11,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from dragwidget.data.settings import LoRASettings
-from dragwidget.diffusion import costs
-from dragwidget.diffusion.costs import bytes_of, cost_of, meta_copy
+from dragwidget.diffusion.costs import bytes_of, cost_of
+from dragwidget.diffusion.sd import StableDiffusion
 from dragwidget.session import estimate as estimating
 
 
@@ -21,19 +21,21 @@ def test_operations_are_those_of_a_real_pass(tiny):
     # The one kernel whose operations PyTorch's own counter sees on a CPU.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         tiny.unet(latent, 500, encoder_hidden_states=text)
-    copy = meta_copy(tiny)
+    copy = tiny.on_meta()
     latent, text = latent.to("meta"), text.to("meta")
-    got = cost_of(copy, lambda: copy.unet(latent, 500, encoder_hidden_states=text))
+    got = cost_of(
+        copy.networks.values(), lambda: copy.unet(latent, 500, encoder_hidden_states=text)
+    )
     assert got.flops == counter.get_total_flops()
 
 
 def test_weights_are_not_counted_and_results_are():
     unet = make_unet()
-    copy = costs._MetaCopy(**{**_parts(unet), "unet": unet.to("meta")})
+    copy = StableDiffusion(**{**_parts(unet), "unet": unet.to("meta")})
     one = torch.empty(1000, device="meta")
-    cost = cost_of(copy, lambda: [copy.unet.conv_in.weight.view(-1)[:5], one * 2])
+    cost = cost_of(copy.networks.values(), lambda: [copy.unet.conv_in.weight.view(-1)[:5], one * 2])
     assert (cost.peak, cost.left) == (4000, 4000)
-    cost = cost_of(copy, lambda: (one * 2).sum())
+    cost = cost_of(copy.networks.values(), lambda: (one * 2).sum())
     assert (cost.peak, cost.left) == (4004, 4)
 
 
@@ -96,7 +98,12 @@ def test_low_memory_is_less(tiny):
 
 def test_on_an_accelerator_low_memory_leaves_only_the_unet_there(tiny, monkeypatch):
     elsewhere = torch.device("cuda")
-    monkeypatch.setattr(type(tiny), "device", property(lambda _: elsewhere))
+
+    def device(model):
+        here = next(model.unet.parameters()).device
+        return here if here.type == "meta" else elsewhere
+
+    monkeypatch.setattr(type(tiny), "device", property(device))
     monkeypatch.setattr(estimating, "free_memory", lambda _: 10**9)
     model = tiny.with_parts(memory="low")
     made = estimating._Costs(model, (64, 48), model.recommended, mask=True).estimate(None)

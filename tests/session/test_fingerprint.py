@@ -16,7 +16,7 @@ from dragwidget.diffusion.fingerprint import _digest as hash_of
 from dragwidget.diffusion.fingerprint import _tensors as hashed_tensors
 from dragwidget.diffusion.fingerprint import digest_of
 from dragwidget.diffusion.loading import load_model
-from dragwidget.diffusion.model import DiffusionModel
+from dragwidget.diffusion.sd import StableDiffusion
 from dragwidget.session.cached_stages import find_inversion, keep_inversion
 from dragwidget.storage.cache import Store
 
@@ -206,7 +206,7 @@ def test_the_fingerprint_is_made_once(own, monkeypatch):
     def again(_model):
         raise AssertionError("hashed again")
 
-    monkeypatch.setattr("dragwidget.diffusion.model.digest_of", again)
+    monkeypatch.setattr("dragwidget.diffusion.unet_backbone.digest_of", again)
     assert own.fingerprint == first
 
 
@@ -291,7 +291,7 @@ def test_a_session_file_of_other_weights_is_refused(own, tmp_path):
 
 
 def test_a_model_is_told_from_a_subclass_that_computes_otherwise(own):
-    class Other(DiffusionModel):
+    class Other(StableDiffusion):
         pass
 
     assert Other(**own.parts).fingerprint != own.fingerprint

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from tiny_sessions import ask, session_on
+from tiny_sessions import SIZE, ask, left_half, session_on, waves
+from torch.nn.functional import avg_pool2d, interpolate
 
-from dragwidget.data.settings import DragSettings
+from dragwidget.data.settings import (
+    DragSettings,
+    InversionSettings,
+    LoRASettings,
+    RenderSettings,
+    Settings,
+)
+from dragwidget.diffusion.backbone import Backbone
 from dragwidget.drag import ModelOutput, drag
 from dragwidget.drag.method import DragState, Ended, StepReport
 from dragwidget.drag.methods import METHODS
 from dragwidget.drag.optimizer import Moments
+from dragwidget.session.session import DragSession
+from dragwidget.session.source import image_of
 from dragwidget.ui.widget import DragWidget
 
 
@@ -73,9 +85,10 @@ def test_an_unknown_method_is_refused_by_name(tiny):
 
 
 class Flow:
-    """A straight path between image (t = 0) and noise (t = 1), walked in ten steps of 0.1."""
+    """A straight path between image (t = 0) and noise (t = 1), walked in equal steps."""
 
-    timesteps = tuple(k / 10 for k in range(10, 0, -1))
+    def __init__(self, steps=10):
+        self.timesteps = tuple(k / steps for k in range(steps, 0, -1))
 
     def last(self, count):
         return self.timesteps[-count:]
@@ -122,3 +135,97 @@ def test_a_network_on_a_flow_path_is_dragged_by_the_papers_method():
     torch.testing.assert_close(back, z)
     with pytest.raises(ValueError, match=r"0\.65 is none of"):
         list(drag(ToBlack(), latent, drawn, Flow(), 0.65, settings))
+
+
+# ---------------------------------------------------------------- a backbone of one's own
+
+
+class Flat(Backbone):
+    """Colours as latents on a straight path to noise, along which it sees them grow."""
+
+    name, fingerprint = "flat", "flat 1"
+    latent_channels, vae_factor, image_side, image_multiple, feature_block_count = 3, 4, 64, 8, 3
+    recommended = Settings(
+        inversion=InversionSettings(steps=10, strength=0.5),
+        lora=LoRASettings(steps=0),
+        drag=DragSettings(steps=3),
+        render=RenderSettings(mutual_self_attention=False),
+    )
+
+    def schedule(self, steps):
+        return Flow(steps)
+
+    def encode(self, pixels):
+        image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+        return avg_pool2d(image, self.vae_factor)
+
+    def decode(self, latent):
+        return (interpolate(latent, scale_factor=self.vae_factor) / 2 + 0.5).clamp(0, 1)
+
+    def encode_text(self, prompt, size, **_):
+        return f"{prompt}, {size[0]} x {size[1]}"
+
+    def __call__(self, z, t, condition, *, features=(), predict=True, **_):
+        shown = z * len(condition)
+        return ModelOutput(z * (1 - t) if predict else None, (shown,) * len(features))
+
+
+def test_a_backbone_of_ones_own_is_driven_by_an_unchanged_session(tmp_path):
+    session = DragSession(Flat())
+    session.set_image(waves(), "a cat")
+    settings = session.settings
+    assert settings.drag.feature_blocks == (1,)  # the last decoder block but one of two
+    inversion = session.invert()
+    assert inversion.timestep == 0.5
+    assert [type(t) for t in inversion.schedule.timesteps] == [float] * 10
+    steps = list(session.drag(ask(mask=left_half())))
+    assert [step.index for step in steps] == [1, 2, 3]
+    assert set(steps[-1].loss_terms) == {"motion", "region"}
+    assert not torch.equal(steps[-1].latent, inversion.latents[-1])
+    image, seen = session.render(), session.preview()
+    assert image.size == seen.size == SIZE
+    assert sorted(session.similarity((8, 8))) == [0, 1, 2]
+    session.rewind(0)
+    clean = image_of(session.request, session.model.decode(inversion.latents[0]))
+    difference = np.asarray(session.render(), dtype=int) - np.asarray(clean)
+    assert np.abs(difference).mean() < 3  # levels: the way back is that there, but for its steps
+    session.rewind(3)
+    session.save(tmp_path / "edit.drag")
+    again = DragSession.load(tmp_path / "edit.drag", Flat())
+    assert torch.equal(again.history.current.latent, steps[-1].latent)
+    assert again.history.current.timestep == 0.5
+    assert np.array_equal(again.render(), image)
+
+
+def test_what_a_backbone_cannot_do_is_refused_by_name():
+    session = DragSession(Flat())
+    session.set_image(waves())
+    with pytest.raises(ValueError, match="flat trains no LoRA, and LoRASettings"):
+        session.settings = replace(session.settings, lora=LoRASettings())
+    with pytest.raises(ValueError, match="flat shares no self-attention"):
+        session.settings = replace(session.settings, render=RenderSettings())
+    with pytest.raises(ValueError, match="flat takes no LoRA"):
+        session.use_lora("some.safetensors")
+    with pytest.raises(ValueError, match="flat has no copy without weights"):
+        session.estimate()
+
+
+def test_a_backbone_of_ones_own_is_driven_by_an_unchanged_widget(tmp_path):
+    session = DragSession(Flat())
+    session.set_image(waves(), "a cat")
+    widget = DragWidget(session, clock="sync", instructions=ask(), journal=tmp_path / "journal")
+    widget.run()
+    result = widget.wait()
+    assert (widget.index, widget.error) == (3, "")
+    assert result.size == SIZE
+    widget.rewind(1)
+    widget.step()
+    assert widget.index == 2
+    latent = session.history.current.latent
+    widget.close()
+    restored = DragWidget.restore(tmp_path / "journal", model=Flat(), clock="sync")
+    assert restored.index == 2
+    assert torch.equal(restored.session.history.current.latent, latent)
+    restored.step()
+    assert (restored.index, restored.error) == (3, "")
+    restored.close()

@@ -15,9 +15,9 @@ from dragwidget.data.settings import DragSettings, LoRASettings
 from dragwidget.diffusion.loading import load_model
 from dragwidget.diffusion.lora import LoRA, load_lora, save_lora
 from dragwidget.diffusion.lora.training import LoRABatch, train_lora
-from dragwidget.diffusion.model import Conditioning
+from dragwidget.diffusion.sd import Conditioning
 from dragwidget.drag import GaussianPrior, denoise, drag, invert
-from dragwidget.drag.torch_state import in_plain_torch, plain_torch
+from dragwidget.drag.torch_state import PlainTorch, in_plain_torch
 from dragwidget.session.session import DragSession
 from dragwidget.storage.cache import Store
 
@@ -201,7 +201,9 @@ def test_a_lora_is_trained_to_the_same_bits(tiny, state):
     def trained(each):
         with each():
             batches = [LoRABatch(*(tensor.clone() for tensor in given))] * 2
-            return list(train_lora(tiny, tiny.embed("a cat"), batches, settings))[-1].lora
+            return list(train_lora(tiny, Conditioning(tiny.embed("a cat")), batches, settings))[
+                -1
+            ].lora
 
     assert trained(state).digest == trained(nullcontext).digest
 
@@ -230,7 +232,9 @@ def test_tensors_made_in_inference_mode_can_be_given(tiny):
         )  # fmt: skip
         latents = [step.latent for step in steps]
         batches = [LoRABatch(clean, start, torch.tensor([500]))]
-        (trained,) = train_lora(tiny, text, batches, LoRASettings(steps=1, rank=4), initial=lora)
+        (trained,) = train_lora(
+            tiny, Conditioning(text), batches, LoRASettings(steps=1, rank=4), initial=lora
+        )
         found.append((latents[-1], trained.lora.digest))
     assert torch.equal(found[0][0], found[1][0])
     assert found[0][1] == found[1][1]
@@ -331,5 +335,5 @@ def test_a_generator_is_plain_within_its_steps_and_the_users_between_them(state)
 
 def test_whether_gradients_are_recorded_is_left_to_whoever_needs_them():
     for mode in (True, False):
-        with torch.set_grad_enabled(mode), plain_torch():
+        with torch.set_grad_enabled(mode), PlainTorch():
             assert torch.is_grad_enabled() is mode

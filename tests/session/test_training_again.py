@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from tiny_models import noise
-from tiny_sessions import Passes, session_on, settings_of
+from tiny_sessions import SIZE, Passes, session_on, settings_of
 
 from dragwidget.data.settings import LoRASettings
 from dragwidget.diffusion.lora import LoRA
@@ -62,7 +62,8 @@ def bits(lora):
 @pytest.mark.parametrize("after", [1, 3])
 def test_training_goes_on_after_any_step_to_the_bit(tiny, after, random_crop):
     settings = LoRASettings(rank=2, steps=5, batch_size=2, random_crop=random_crop)
-    pixels, text = session_on(tiny).request.image.pixels, tiny.embed("a cat")
+    pixels = session_on(tiny).request.image.pixels
+    text = tiny.encode_text("a cat", SIZE)
     steps = list(train_lora(tiny, text, noised_batches(tiny, pixels, settings), settings))
     step = steps[after - 1]
     batches = noised_batches(tiny, pixels, settings, step.random)
@@ -226,7 +227,7 @@ def test_a_training_that_was_interrupted_at_its_early_stop_is_done(tiny):
 
 def test_the_loss_ratio_is_one_without_a_change_and_less_with_training(tiny):
     session = session_on(tiny, lora_steps=20)
-    text = tiny.embed(session.prompt)
+    text = tiny.encode_text(session.prompt, SIZE)
     loss = FixedNoiseLoss(tiny, session.request.image.pixels, text)
     untrained = LoRA.initial(tiny.unet, 2, torch.Generator().manual_seed(0))
     assert loss.ratio(untrained) == pytest.approx(1, abs=1e-6)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dragwidget.diffusion.model import DiffusionModel
+from dragwidget.diffusion.sd import StableDiffusion
 from dragwidget.diffusion.switches import lock_of
 
 # Lines of this code are interrupted at their first time and their last, others at the first alone.
@@ -90,7 +90,7 @@ def name_of(at: tuple[Line, int]) -> str:
     return f"{code.co_filename}:{line} in {code.co_name}, time {time}"
 
 
-def inventory(model: DiffusionModel) -> dict[str, Any]:
+def inventory(model: StableDiffusion) -> dict[str, Any]:
     """Everything that a pass could leave behind, in the networks of a model and in PyTorch."""
     found: dict[str, Any] = {
         "torch": (torch.is_grad_enabled(), torch.is_inference_mode_enabled(),
@@ -131,7 +131,7 @@ def is_free(lock: Any) -> bool:
     return free[0]
 
 
-def weights_of(model: DiffusionModel) -> bytes:
+def weights_of(model: StableDiffusion) -> bytes:
     """A digest of the bytes of all weights."""
     digest = hashlib.sha256()
     for network in (model.unet, model.vae, model.text_encoder):

@@ -13,7 +13,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from dragwidget.data.instructions import DragInstructions
 from dragwidget.data.settings import InversionSettings, LoRASettings, Settings
-from dragwidget.diffusion.model import DiffusionModel
+from dragwidget.diffusion.sd import StableDiffusion
 from dragwidget.progress import Progress
 from dragwidget.session.session import DragSession
 
@@ -35,7 +35,7 @@ def waves(width: int = SIZE[0], height: int = SIZE[1], seed: int = 0) -> np.ndar
     return (np.stack(waves, axis=-1) * 55 + 128).round().astype(np.uint8)
 
 
-def settings_of(model: DiffusionModel, *, lora_steps: int = 0, **drag: Any) -> Settings:
+def settings_of(model: StableDiffusion, *, lora_steps: int = 0, **drag: Any) -> Settings:
     """The model's own, with little to do."""
     return replace(
         model.recommended,
@@ -46,7 +46,7 @@ def settings_of(model: DiffusionModel, *, lora_steps: int = 0, **drag: Any) -> S
 
 
 def session_on(
-    model: DiffusionModel,
+    model: StableDiffusion,
     *,
     prompt: str = "a cat",
     lora_steps: int = 0,
@@ -79,7 +79,7 @@ class Passes:
         during: called in each pass, with its number from 1.
     """
 
-    def __init__(self, model: DiffusionModel, during: Callable[[int], None] | None = None) -> None:
+    def __init__(self, model: StableDiffusion, during: Callable[[int], None] | None = None) -> None:
         self.count = 0
         self._unet = model.unet
         self._during = during
@@ -116,7 +116,7 @@ def state(session: DragSession) -> dict[str, Any]:
     }
 
 
-class BlockModel(DiffusionModel):
+class BlockModel(StableDiffusion):
     """A network behind an exact autoencoder: a latent cell is the mean of its block of pixels.
 
     What the random weights of a tiny autoencoder give is no image; this one cannot shift, blur
@@ -135,7 +135,7 @@ class BlockModel(DiffusionModel):
         return (blocks / 2 + 0.5).clamp(0, 1)
 
 
-def blocks_of(model: DiffusionModel, *, noise_levels: int | None = None) -> BlockModel:
+def blocks_of(model: StableDiffusion, *, noise_levels: int | None = None) -> BlockModel:
     """The same network behind an exact autoencoder."""
     return BlockModel(
         unet=model.unet,

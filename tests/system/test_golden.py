@@ -29,7 +29,7 @@ from dragwidget.diffusion.attention import record_reference, render_latents
 from dragwidget.diffusion.loading import load_model
 from dragwidget.diffusion.lora import LoRA, load_lora, projections
 from dragwidget.diffusion.lora.training import LoRABatch, train_lora
-from dragwidget.diffusion.model import Conditioning, DiffusionModel
+from dragwidget.diffusion.sd import Conditioning, StableDiffusion
 from dragwidget.drag import denoise, drag, invert
 from dragwidget.drag.evaluation import Passes
 from dragwidget.drag.features import FeatureMap
@@ -56,7 +56,7 @@ def cases(*pieces: str) -> pytest.MarkDecorator:
 
 
 @cache
-def model() -> DiffusionModel:
+def model() -> StableDiffusion:
     return load_model(FOLDER / MANIFEST["model"], device="cpu", dtype="float32")
 
 
@@ -316,8 +316,8 @@ def test_a_lora_is_trained_to_the_authors_weights(name: str) -> None:
             arrays["latents"], arrays["noise"], arrays["timesteps"], strict=True
         )
     ]
-    embeddings = tensor(arrays["text_embeddings"])
-    steps = list(train_lora(model(), embeddings, batches, settings, LoRA(down, up)))
+    text = Conditioning(tensor(arrays["text_embeddings"]))
+    steps = list(train_lora(model(), text, batches, settings, LoRA(down, up)))
     assert [step.loss for step in steps] == pytest.approx(arrays["loss"].tolist(), rel=1e-4)
     assert down.keys() == paths.keys()
     final = steps[-1].lora

@@ -117,12 +117,12 @@ def test_a_module_imports_from_its_own_layer_and_below(path):
         ("progress", "import numpy"),
         ("storage.cache", "from dragwidget.session.session import DragSession"),
         ("drag.loop", "def f():\n    if True:\n        import diffusers"),
-        ("drag.loop", "from ..diffusion import model"),
-        ("drag.loop", "from ..diffusion.model import load_model"),
+        ("drag.loop", "from ..diffusion import sd"),
+        ("drag.loop", "from ..diffusion.loading import load_model"),
         ("drag.loop", "from .. import diffusion"),
         ("drag", "import dragwidget.session"),
-        ("diffusion.model", "from dragwidget.session.session import DragSession"),
-        ("diffusion.model", "class A:\n    def f(self):\n        from IPython import display"),
+        ("diffusion.sd", "from dragwidget.session.session import DragSession"),
+        ("diffusion.sd", "class A:\n    def f(self):\n        from IPython import display"),
         ("session.session", "from transformers import CLIPTextModel"),
         ("session.session", "import ipywidgets as widgets"),
         ("session.session", "from dragwidget.ui.canvas import DragCanvas"),
@@ -167,7 +167,7 @@ def test_a_breach_is_found(module, source):
         ),
         (
             "session.session",
-            "from dragwidget import __version__\nfrom dragwidget.diffusion import model",
+            "from dragwidget import __version__\nfrom dragwidget.diffusion import sd",
         ),
         ("demo.train", "from diffusers import DDIMScheduler"),
         ("bench.dev.networks", "from diffusers import AutoencoderKL"),
@@ -184,6 +184,48 @@ def test_a_breach_is_found(module, source):
 )
 def test_an_import_from_below_is_no_breach(module, source):
     assert breaches(source, module) == []
+
+
+# ---------------------------------------------------------------- words of a foreign network
+
+# What only ``diffusion`` and the noise path may say: how one family of networks is built.
+FOREIGN = re.compile(
+    r"alphas_cumprod|mid_block|attn1|(?:up|down)_blocks|encoder_hidden_states|cross_attention_dim"
+)
+SAYS_THEM = {
+    "diffusion": "it adapts foreign networks",
+    "drag.noise_path": "it knows the noise levels of DDPM",
+    "bench.dev.baseline": "the plain baseline, which must share nothing with what it is held to",
+    "bench.dev.networks": "it builds networks of Stable Diffusion's shape",
+    "demo.training": "it builds and trains a network",
+}
+
+
+def foreign_words(source: str, module: str) -> list[str]:
+    """The words of a foreign network in a module, comments included."""
+    if any(module == allowed or module.startswith(f"{allowed}.") for allowed in SAYS_THEM):
+        return []
+    return FOREIGN.findall(source)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_only_the_backbones_say_how_a_network_is_built(path):
+    assert foreign_words(path.read_text(), module_name(path)) == []
+
+
+def test_a_foreign_word_is_found():
+    source = "a = model.unet.mid_block  # and its attn1\nmodel.alphas_cumprod"
+    found = ["mid_block", "attn1", "alphas_cumprod"]
+    assert foreign_words(source, "session.edit") == found
+    assert foreign_words(source, "bench.scenes") == found
+    assert foreign_words(source, "drag.loop") == found
+    assert foreign_words(source, "diffusion.sd") == foreign_words(source, "drag.noise_path") == []
+
+
+def test_every_module_that_may_say_them_does():
+    for allowed in SAYS_THEM:
+        sources = [p for p in SOURCES if f"{module_name(p)}.".startswith(f"{allowed}.")]
+        assert any(FOREIGN.search(path.read_text()) for path in sources), allowed
 
 
 # ---------------------------------------------------------------- circles

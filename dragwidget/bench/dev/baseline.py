@@ -31,7 +31,7 @@ from torch import Tensor
 from dragwidget.data.instructions import DragInstructions, on_grid
 from dragwidget.data.settings import LoRASettings, Settings
 from dragwidget.diffusion.lora import LoRA, enabled
-from dragwidget.diffusion.model import DiffusionModel
+from dragwidget.diffusion.sd import StableDiffusion
 from dragwidget.drag.noise_path import Schedule, compose
 
 __all__ = ["Baseline", "BaselineDrag", "BaselineTraining", "learning", "run"]
@@ -58,7 +58,7 @@ class Baseline:
         settings: of every stage.
     """
 
-    model: DiffusionModel
+    model: StableDiffusion
     text: Tensor
     settings: Settings
 
@@ -270,7 +270,7 @@ class BaselineTraining:
 
     def __init__(
         self,
-        model: DiffusionModel,
+        model: StableDiffusion,
         pixels: npt.NDArray[np.uint8],
         prompt: str,
         settings: LoRASettings,
@@ -319,7 +319,7 @@ class BaselineTraining:
 
 
 def run(
-    model: DiffusionModel,
+    model: StableDiffusion,
     pixels: npt.NDArray[np.uint8],
     instructions: DragInstructions,
     settings: Settings,

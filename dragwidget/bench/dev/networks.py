@@ -16,7 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from dragwidget.diffusion.devices import free_memory
 from dragwidget.diffusion.loading import EMBEDDED, load_model
-from dragwidget.diffusion.model import DiffusionModel
+from dragwidget.diffusion.sd import StableDiffusion
 
 __all__ = ["SIZES", "Size", "in_type", "make_network"]
 
@@ -35,13 +35,13 @@ class Size:
         needs: bytes of weights and their gradients, float32.
     """
 
-    make: Callable[[torch.device, bool], DiffusionModel]
+    make: Callable[[torch.device, bool], StableDiffusion]
     side: int
     multiple: int
     needs: float
 
 
-def make_network(size: Size, name: str, device: torch.device, *, whole: bool) -> DiffusionModel:
+def make_network(size: Size, name: str, device: torch.device, *, whole: bool) -> StableDiffusion:
     """Build a network in float32.
 
     Args:
@@ -62,7 +62,7 @@ def make_network(size: Size, name: str, device: torch.device, *, whole: bool) ->
         return size.make(device, whole)
 
 
-def in_type(model: DiffusionModel, dtype: torch.dtype) -> DiffusionModel:
+def in_type(model: StableDiffusion, dtype: torch.dtype) -> StableDiffusion:
     """Return the same model with weights of another type, beside it."""
     if dtype == model.dtype:
         return model
@@ -78,12 +78,12 @@ def in_type(model: DiffusionModel, dtype: torch.dtype) -> DiffusionModel:
     )
 
 
-def _critters(device: torch.device, whole: bool) -> DiffusionModel:
+def _critters(device: torch.device, whole: bool) -> StableDiffusion:
     del whole  # it is small: it always is
     return load_model("critters", device=device, dtype="float32")
 
 
-def _stable_diffusion(device: torch.device, whole: bool) -> DiffusionModel:
+def _stable_diffusion(device: torch.device, whole: bool) -> StableDiffusion:
     """Stable Diffusion 1.5's shape with random weights: 859.5 million in the UNet."""
     # Any: diffusers does not say what its classes take.
     make_unet: Any = UNet2DConditionModel
@@ -123,7 +123,7 @@ def _stable_diffusion(device: torch.device, whole: bool) -> DiffusionModel:
     tokenizer = CLIPTokenizer.from_pretrained(EMBEDDED["critters"] / "tokenizer")
     tokenizer.model_max_length = 77
     scheduler = make_scheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-    return DiffusionModel(
+    return StableDiffusion(
         unet=unet,
         vae=vae,
         text_encoder=text_encoder,

@@ -32,7 +32,7 @@ from dragwidget.data.request import EditRequest
 from dragwidget.data.settings import Settings
 from dragwidget.diffusion.lora.training import noised_batches, train_lora
 from dragwidget.diffusion.low_memory import Memory
-from dragwidget.diffusion.model import Conditioning, DiffusionModel
+from dragwidget.diffusion.sd import Conditioning, StableDiffusion
 from dragwidget.drag.evaluation import Passes
 from dragwidget.drag.loop import protected_cells
 from dragwidget.drag.method import Problem
@@ -60,15 +60,15 @@ class Task:
         settings: of every stage.
     """
 
-    model: DiffusionModel
-    models: Mapping[torch.dtype, DiffusionModel]
+    model: StableDiffusion
+    models: Mapping[torch.dtype, StableDiffusion]
     side: int
     settings: Settings
 
     @classmethod
     def of(
         cls,
-        model: DiffusionModel,
+        model: StableDiffusion,
         dtypes: Sequence[torch.dtype],
         side: int,
         settings: Settings,
@@ -79,7 +79,7 @@ class Task:
         return cls(model, models, side, settings)
 
     @property
-    def ours(self) -> DiffusionModel:
+    def ours(self) -> StableDiffusion:
         """The model of all parts but ``step``."""
         return next(iter(self.models.values()))
 
@@ -127,7 +127,7 @@ class Task:
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
         return noise.to(self.model.device)
 
-    def inversion(self, model: DiffusionModel) -> Inversion:
+    def inversion(self, model: StableDiffusion) -> Inversion:
         """Return the image's inversion as far as its cost goes: every latent is noise."""
         count = self.settings.inversion.count
         latents = tuple(self.latent(k) for k in range(count + 1))
@@ -140,7 +140,7 @@ class Task:
 
 
 def our_step(
-    meter: Meter, lap: str, task: Task, model: DiffusionModel, instructions: DragInstructions
+    meter: Meter, lap: str, task: Task, model: StableDiffusion, instructions: DragInstructions
 ) -> Tensor:
     """Measure one drag step in the middle of a drag; the latent (1, c, h, w) after it."""
     predictor = model.predictor(Conditioning(model.embed(PROMPT)))
@@ -235,7 +235,9 @@ def _lora(task: Task) -> Part:
     def ours(meter: Meter) -> None:
         batches = noised_batches(model, task.pixels, settings)
         first = next(batches)  # the image is encoded once for all steps
-        steps = train_lora(model, model.embed(PROMPT), chain([first], batches), settings)
+        steps = train_lora(
+            model, Conditioning(model.embed(PROMPT)), chain([first], batches), settings
+        )
         with meter.lap("step"):
             next(steps)
 

@@ -24,7 +24,7 @@ from dragwidget.data.bad_input import bad_input, positive, user_file
 from dragwidget.data.settings import InversionSettings, LoRASettings, Settings
 from dragwidget.diffusion.devices import calculates_fast
 from dragwidget.diffusion.loading import choose_device, choose_dtype
-from dragwidget.diffusion.model import DiffusionModel
+from dragwidget.diffusion.sd import StableDiffusion
 from dragwidget.storage.atomic import check_writable, write_whole
 
 __all__ = ["add_arguments", "run", "table"]
@@ -157,7 +157,7 @@ def _share(inverted: int) -> float:
     return inverted / steps
 
 
-def _for(model: DiffusionModel, settings: Settings) -> Settings:
+def _for(model: StableDiffusion, settings: Settings) -> Settings:
     """Return the paper's settings at the places that this network has for them."""
     own = model.recommended
     fitted = replace(

@@ -42,8 +42,8 @@ from dragwidget.demo.training.unet_stage import (
     encode_images,
     token_ids,
 )
-from dragwidget.diffusion.attention import attending, recorded, self_attention_layers
 from dragwidget.diffusion.switches import run
+from dragwidget.diffusion.unet import attending, recorded, self_attention_layers
 from dragwidget.drag.noise_path import Schedule, Time, invert
 from dragwidget.drag.warping import in_latent, warp_latent
 

@@ -13,12 +13,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dragwidget.data.settings import LoRASettings
+from dragwidget.diffusion.backbone import Backbone, Condition, Trainable
 from dragwidget.diffusion.lora import LoRA
-from dragwidget.diffusion.model import DiffusionModel
 from dragwidget.drag.optimizer import loss_scale
 from dragwidget.drag.torch_state import in_plain_torch, ordinary
 
-__all__ = ["FixedNoiseLoss", "LoRABatch", "LoRAStep", "loss_of", "noised_batches", "train_lora"]
+__all__ = [
+    "FixedNoiseLoss",
+    "LoRABatch",
+    "LoRAStep",
+    "lora_steps",
+    "loss_of",
+    "noised_batches",
+    "train_lora",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +68,7 @@ class LoRAStep:
 
 @in_plain_torch
 def noised_batches(
-    model: DiffusionModel,
+    model: Trainable,
     pixels: npt.NDArray[np.uint8],
     settings: LoRASettings,
     random: Tensor | None = None,
@@ -104,9 +112,9 @@ class FixedNoiseLoss:
 
     @in_plain_torch
     def __init__(
-        self, model: DiffusionModel, pixels: npt.NDArray[np.uint8], embeddings: Tensor
+        self, model: Trainable, pixels: npt.NDArray[np.uint8], condition: Condition
     ) -> None:
-        self._model, self._embeddings = model, embeddings
+        self._model, self._condition = model, condition
         clean = model.encode(pixels)
         noise = torch.randn(
             (self._LEVELS, *clean.shape[1:]), generator=torch.Generator().manual_seed(0)
@@ -116,20 +124,20 @@ class FixedNoiseLoss:
         self._batches = [
             LoRABatch(clean, noise[k, None].to(clean), times[k, None]) for k in range(self._LEVELS)
         ]
-        self._without = self._loss(None)
+        self._without: float | None = None
 
-    @in_plain_torch
     def ratio(self, lora: LoRA) -> float:
         """Return the loss with a LoRA divided by the loss without one."""
-        return self._loss(lora) / self._without
-
-    def _loss(self, lora: LoRA | None) -> float:
-        with torch.no_grad():
-            losses = [
-                float(loss_of(self._model, self._embeddings, batch, lora))
-                for batch in self._batches
-            ]
-        return sum(losses) / len(losses)
+        means = []
+        for each in (lora,) if self._without else (None, lora):
+            total = 0.0
+            for batch in self._batches:
+                with torch.no_grad():
+                    total += float(loss_of(self._model, self._condition, batch, each))
+            means.append(total / len(self._batches))
+        if self._without is None:
+            self._without = means[0]
+        return means[-1] / self._without
 
 
 def _random_crop(
@@ -144,10 +152,9 @@ def _random_crop(
     return pixels[top : top + side, left : left + side]
 
 
-@in_plain_torch
-def train_lora(
-    model: DiffusionModel,
-    embeddings: Tensor,
+def lora_steps(
+    model: Trainable,
+    condition: Condition,
     batches: Iterable[LoRABatch],
     settings: LoRASettings,
     initial: LoRA | None = None,
@@ -158,7 +165,7 @@ def train_lora(
     The network's own weights take no gradient.
 
     Args:
-        embeddings: of the prompt, (1, L, d).
+        condition: what the prompt asks of the network.
         batches: at least ``settings.steps`` of them.
         initial: where to start; by default drawn with ``settings.seed``.
         after: go on after this step, in place of starting; ``batches`` begin with the next one.
@@ -170,7 +177,7 @@ def train_lora(
         initial = after.lora
     elif initial is None:
         generator = torch.Generator().manual_seed(settings.seed)
-        initial = LoRA.initial(model.unet, settings.rank, generator)
+        initial = model.initial_lora(settings.rank, generator)
     lora = initial.map(lambda m: m.detach().float().to(model.device).clone().requires_grad_())
     matrices = [*lora.down.values(), *lora.up.values()]
     optimizer = torch.optim.AdamW(
@@ -183,7 +190,7 @@ def train_lora(
     start = 1 if after is None else after.index + 1
     for index, batch in zip(range(start, settings.steps + 1), batches, strict=False):
         with torch.enable_grad():
-            loss = loss_of(model, embeddings, batch, lora)
+            loss = loss_of(model, condition, batch, lora)
             scale = loss_scale(model.dtype)
             gradients = torch.autograd.grad(loss * scale, matrices)
         if not (loss.isfinite() and all(gradient.isfinite().all() for gradient in gradients)):
@@ -216,23 +223,14 @@ def _set_moments(optimizer: torch.optim.AdamW, lora: LoRA, after: LoRAStep) -> N
             }
 
 
-@in_plain_torch
-def loss_of(
-    model: DiffusionModel, embeddings: Tensor, batch: LoRABatch, lora: LoRA | None
-) -> Tensor:
+# The other is for callers that are in plain torch already.
+train_lora = in_plain_torch(lora_steps)
+
+
+def loss_of(model: Backbone, condition: Condition, batch: LoRABatch, lora: LoRA | None) -> Tensor:
     """Return the mean squared error of the predicted noise (or velocity), float32."""
-    path = model.schedule(1)
     clean, noise = ordinary(batch.latents), ordinary(batch.noise)
-    noised, target = path.training_target(clean, noise, batch.timesteps)
-    text = ordinary(embeddings).expand(len(noised), -1, -1).to(model.device, model.dtype)
-    predicted: Tensor = model.run_unet(
-        lora,
-        lambda: (
-            model.unet(
-                noised.to(model.device, model.dtype),
-                batch.timesteps.to(model.device),
-                encoder_hidden_states=text,
-            ).sample
-        ),
-    )
-    return F.mse_loss(predicted.float(), target.to(model.device).float())
+    noised, target = model.schedule(1).training_target(clean, noise, batch.timesteps)
+    predicted = model(noised, batch.timesteps, condition, lora=lora).prediction
+    assert predicted is not None
+    return F.mse_loss(predicted.float(), target.float())

@@ -291,9 +291,9 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         ),
         "feature_blocks": Blocks(
             label="Feature blocks",
-            meaning="UNet decoder blocks whose features are compared: the mid block (0) or an up "
-            "block (1 and on). Early blocks represent shapes, late ones details.",
-            source="Figure 8 compares; the paper's choice is 3",
+            meaning="Decoder blocks whose features are compared: the mid block (0) or a later "
+            "one (1 and on). Early blocks represent shapes, late ones details.",
+            source="Figure 8 compares; the paper's choice is the last but one",
         ),
         "feature_scale": Number(
             label="Feature scale",

@@ -46,7 +46,7 @@ class BlocksControl(widgets.HBox):
                     flex="1 1 0%", width="auto", min_width="20px", margin="0 1px", padding="0"
                 ),
             )
-            where = "the mid block" if number == 0 else f"up_blocks[{number - 1}]"
+            where = "the mid block" if number == 0 else f"decoder block {number}"
             set_tooltip(button, f"Compare the features of {where}")
             button.observe(self._clicked, "value")
             self._buttons.append(button)
@@ -71,8 +71,9 @@ class BlocksControl(widgets.HBox):
         self._writing = True
         try:
             self.grow(max(len(self._buttons) - 1, *blocks))
+            count = len(self._buttons)  # blocks may be counted from the end
             for i, button in enumerate(self._buttons):
-                button.value = i in blocks
+                button.value = i in blocks or i - count in blocks
         finally:
             self._writing = False
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import ipywidgets
+import numpy as np
 import numpy.typing as npt
 import traitlets
 from ipywidgets import Layout
@@ -29,18 +30,22 @@ from dragwidget.ui.widget.ticks import PlayClock  # noqa: F401 - it adds the clo
 from dragwidget.ui.widget.view import View
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from dragwidget.data.settings import Settings
+    from dragwidget.diffusion.loading import LoadOptions
     from dragwidget.editor import State
     from dragwidget.editor.clocks import ClockName
     from dragwidget.editor.work import Report
     from dragwidget.session.node import Node
     from dragwidget.session.session import DragSession
+    from dragwidget.storage.cache import Store
 
 __all__ = ["DragWidget"]
 
 FIT = 500  # CSS pixels of the canvas: leaves room for the controls beside it in JupyterLab
 
-ImageLike = Image.Image | str | os.PathLike[str] | npt.NDArray[Any]
+ImageLike = Image.Image | str | os.PathLike[str] | npt.NDArray[np.generic]
 
 
 class DragWidget(StillImage, ipywidgets.VBox):
@@ -66,8 +71,8 @@ class DragWidget(StillImage, ipywidgets.VBox):
         render_when_done: whether every run ends with a final render.
         journal: folder that records every step, for ``restore``; by default a new folder in the
             user's cache; ``False``: no journal.
-        options: passed on to ``load_model``; and ``store``, the disk cache of stages: by default
-            the user's; ``None``: no disk cache.
+        store: disk cache of stages: by default the user's; ``None``: no disk cache.
+        options: passed on to ``load_model``.
 
     Attributes:
         canvas: the ``DragCanvas``.
@@ -94,7 +99,8 @@ class DragWidget(StillImage, ipywidgets.VBox):
         max_side: int | None = None,
         render_when_done: bool = True,
         journal: str | os.PathLike[str] | Literal[False] | None = None,
-        **options: Any,
+        store: Store | Literal["default"] | None = "default",
+        **options: Unpack[LoadOptions],
     ) -> None:
         from dragwidget.session.journal import Journal
         from dragwidget.session.session import DragSession
@@ -107,8 +113,8 @@ class DragWidget(StillImage, ipywidgets.VBox):
                 "image must be a path, a Pillow image, an array or a DragSession: got None"
             )
         else:
-            options.setdefault("store", Store())
-            session = DragSession.from_pretrained(model, **options)
+            store = Store() if store == "default" else store
+            session = DragSession.from_pretrained(model, store=store, **options)
             session.set_image(image, prompt, max_side=max_side)
         if settings is not None:
             session.settings = settings
@@ -156,7 +162,7 @@ class DragWidget(StillImage, ipywidgets.VBox):
         )
         super().__init__(self._view.rows, layout=Layout(width="100%"))
         self.add_class("dragwidget")
-        self._sync = RequestSync(self.canvas, self._editing, self._view)
+        self._sync: RequestSync = RequestSync(self.canvas, self._editing, self._view)
         self._connect()
         self._view.place()
         self._view.state()
@@ -258,15 +264,18 @@ class DragWidget(StillImage, ipywidgets.VBox):
 
     def prepare(self) -> None:
         """Train the LoRA and invert the image, where they are not up to date."""
-        self._begin(self._editing.prepare)
+        self._clear_error()
+        self._editing.prepare()
 
     def step(self, steps: int = 1) -> None:
         """Drag ``steps`` more steps."""
-        self._begin(lambda: self._editing.step(steps))
+        self._clear_error()
+        self._editing.step(steps)
 
     def run(self, steps: int | None = None) -> None:
         """Drag until all handles reached their targets, ``steps`` at most; or resume."""
-        self._begin(lambda: self._editing.run(steps, render=self._view.render_when_done.value))
+        self._clear_error()
+        self._editing.run(steps, render=self._view.render_when_done.value)
 
     def pause(self) -> None:
         """Pause after the step in progress."""
@@ -282,7 +291,8 @@ class DragWidget(StillImage, ipywidgets.VBox):
 
     def render(self) -> None:
         """Make the final render of the current node, which ``result`` then is."""
-        self._begin(self._editing.render)
+        self._clear_error()
+        self._editing.render()
 
     def rewind(self, step: int) -> None:
         """Go to a step of the current branch; ``run`` continues from there.
@@ -303,10 +313,6 @@ class DragWidget(StillImage, ipywidgets.VBox):
         """
         self._editing.wait(timeout)
         return self.result
-
-    def _begin(self, action: Callable[[], object]) -> None:
-        self._clear_error()
-        action()
 
     def _stand(self, node: Node) -> None:
         if self._editing.runner.error is None:  # else that of the work before is still to be read
@@ -353,7 +359,7 @@ class DragWidget(StillImage, ipywidgets.VBox):
     def _waiting(self, words: str) -> None:
         self._view.say("waiting", then=words)
 
-    def _done(self, _: Any, error: BaseException | None) -> None:
+    def _done(self, _: object, error: BaseException | None) -> None:
         if error is not None:
             self.error = str(error) or type(error).__name__
         self._view.over(error)
@@ -443,7 +449,7 @@ class DragWidget(StillImage, ipywidgets.VBox):
         with suppress(ValueError):  # it could not be made
             self.session.watchers.remove(self._watcher)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> NoReturn:
         if name in ("session", "_editing", "_view"):
             raise RuntimeError("this widget is closed: make a new one, DragWidget(...)")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")

@@ -47,9 +47,8 @@ class PlayClock:
     def context(self) -> contextvars.Context | None:
         return None
 
-    def go(self, state: str) -> None:
-        if state == "stopping" and (drive := self._drive()):
-            drive(None)  # now: while paused, no tick would come
+    def go(self, state: str) -> bool:
+        return state == "stopping"  # now: while paused, no tick would come
 
     def show(self, state: str) -> None:
         before, self._ticking = self._ticking, state in ("running", "stopping")

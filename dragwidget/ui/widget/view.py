@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets
 from ipywidgets import Layout
 
+from dragwidget.data.settings import Settings
 from dragwidget.drag.method import Ended
 from dragwidget.editor.editing import PREVIEW
 from dragwidget.editor.messages import PHASES, message
@@ -27,7 +28,7 @@ from dragwidget.ui.widget.status_panel import ErrorLine, StatusPanel
 if TYPE_CHECKING:
     from PIL import Image
 
-    from dragwidget.diffusion.model import DiffusionModel
+    from dragwidget.diffusion.backbone import Backbone
     from dragwidget.editor.editing import Editing
     from dragwidget.editor.work import Report
     from dragwidget.session.history import History
@@ -87,7 +88,10 @@ class View:
         self.status = StatusPanel()
         self.error_line = ErrorLine()
         self.settings = SettingsPanel(
-            session.settings, session.model.recommended, check=session.model.check
+            session.settings,
+            session.model.numbered(session.model.recommended),
+            session.model.numbered(Settings()),
+            check=session.model.check,
         )
         self.compare = ComparePanel(self.image)
         self.folded = sections(
@@ -228,7 +232,7 @@ class View:
         self._canvas.show_tracks(list(node.handles), trails, starts)
 
 
-def _described(model: DiffusionModel) -> tuple[str, str]:
+def _described(model: Backbone) -> tuple[str, str]:
     """Return a model's name, and its number format, device and domain."""
     dtype = str(model.dtype).removeprefix("torch.")
     knows = f" · knows {model.domain.images}" if model.domain.images else ""
