@@ -139,6 +139,7 @@ def test_no_tasks_are_an_error(critters):
         make_jobs(make_points(base_settings("paper", critters), critters, []), 0)
 
 
+@pytest.mark.slow
 def test_points_on_one_session_are_as_if_each_had_its_own(critters, quick):
     """The inversion is shared, and nothing else passes from one point to the next."""
     points = make_points(quick, critters, {"rate": (0.5,), "strength": (1.0,)})
@@ -170,6 +171,7 @@ class Submits:
         return future
 
 
+@pytest.mark.slow
 def test_any_executor_gives_the_same_results_in_the_order_of_the_jobs(critters, quick):
     points = make_points(quick, critters, [])
     jobs = [replace(job, size=64) for job in make_jobs(points, 2, seed=900_805)]
@@ -224,6 +226,7 @@ def test_a_gain_is_taken_task_by_task(critters):
 # ---------------------------------------------------------------- the command
 
 
+@pytest.mark.slow
 def test_the_command_writes_goes_on_and_refuses_what_is_of_other_weights(
     tmp_path, monkeypatch, capsys
 ):

@@ -44,6 +44,7 @@ def test_imports_are_told_by_package():
     assert "json.tool" not in found
 
 
+@pytest.mark.slow
 def test_the_command_times_an_edit_from_nothing(tmp_path, capsys):
     out = tmp_path / "cold.json"
     assert main(["bench", "cold", "--rounds", "1", "--json", str(out)]) == 0

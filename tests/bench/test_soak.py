@@ -18,6 +18,7 @@ needs_proc = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @needs_proc
 @pytest.mark.parametrize("way", [[], ["--widget"]], ids=["session", "widget"])
 def test_the_command_tells_what_is_held_after_its_rounds(way, tmp_path, capsys):
@@ -37,6 +38,7 @@ def test_what_is_drawn_stays_inside_and_is_seldom_the_same():
     assert len(set(made)) == 100
 
 
+@pytest.mark.slow
 @needs_proc
 def test_passes_that_no_handle_needs_are_let_go(tiny):
     session = session_on(tiny)

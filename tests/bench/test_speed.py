@@ -163,6 +163,7 @@ def test_our_training_is_the_plain_one(task, frozen):
         torch.testing.assert_close(step.lora.down[path], down, atol=1e-3, rtol=0)
 
 
+@pytest.mark.slow
 def test_our_edit_is_the_plain_one(task):
     session, drawn = our_session(task), task.instructions()
     assert len(list(session.drag(drawn))) == STEPS
@@ -229,6 +230,7 @@ PASSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PARTS)
 def test_a_lap_is_of_the_passes_that_it_should_take(name, task):
     part, passes = PARTS[name](task), {}
@@ -242,6 +244,7 @@ def test_a_lap_is_of_the_passes_that_it_should_take(name, task):
         assert named <= set(passes)
 
 
+@pytest.mark.slow
 def test_growth_is_of_the_image_the_pairs_and_the_steps(task):
     passes = {}
     for case in growth.growth_cases(task):

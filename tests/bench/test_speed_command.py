@@ -94,6 +94,7 @@ def test_cases_take_turns_and_the_first_round_is_dropped():
     assert found == {"baseline": Lap(4, 40, 4), "ours": Lap(2, 20, None)}
 
 
+@pytest.mark.slow
 def test_a_row_is_ours_over_the_reference():
     def reference(meter):
         meter.laps |= {BASELINE: Lap(8, 4, 100), "baseline unit": Lap(2, 1, 50)}
@@ -168,6 +169,7 @@ def tiny_size(tiny, monkeypatch, _unsettled):
     return ["bench", "speed", "--size", "tiny", "--device", "cpu", "--rounds", "1"]
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_and_writes_all_numbers(tiny_size, tmp_path, capsys):
     file = tmp_path / "out.json"
     words = ["--parts", "step,redrag,growth", "--inverted", "2", "--json", str(file)]
@@ -194,6 +196,7 @@ def test_the_command_prints_a_table_and_writes_all_numbers(tiny_size, tmp_path, 
     assert "of one step: " in table
 
 
+@pytest.mark.slow
 def test_all_parts_but_growth_are_the_default(tiny_size, tmp_path):
     file = tmp_path / "out.json"
     few = ["--inverted", "1", "--drag-steps", "1", "--lora-steps", "1", "--batch", "1"]

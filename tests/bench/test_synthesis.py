@@ -25,6 +25,7 @@ def degraded(image: torch.Tensor) -> torch.Tensor:
     return mixed.clamp(0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "seed"), CASES)
 @pytest.mark.parametrize("through", [None, degraded])
 def test_on_the_true_target_it_finds_the_points_within_half_a_pixel(kind, seed, through):
@@ -34,12 +35,14 @@ def test_on_the_true_target_it_finds_the_points_within_half_a_pixel(kind, seed, 
     assert not result.failed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "seed"), CASES)
 @pytest.mark.parametrize(("through", "limit"), [(None, 0.02), (degraded, 0.05)])
 def test_on_the_source_it_reports_that_nothing_was_done(kind, seed, through, limit):
     assert abs(measure(drag_task(kind, seed), "source", through).completion) <= limit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "seed"), CASES[:2])
 def test_on_a_half_way_image_it_reports_half(kind, seed):
     result = measure(drag_task(kind, seed), "half")
@@ -49,6 +52,7 @@ def test_on_a_half_way_image_it_reports_half(kind, seed):
     assert result.completion == pytest.approx(result.true_completion, abs=0.02)
 
 
+@pytest.mark.slow
 def test_there_are_three_results_to_a_task():
     results = list(validate(make_jobs(900_405, 1, size=64)))
     assert [result.image for result in results] == ["target", "source", "half"]
@@ -84,6 +88,7 @@ def test_the_table_of_results_counts_and_names_those_that_did_not_hold():
     assert text.endswith("fit failed")
 
 
+@pytest.mark.slow
 def test_what_is_no_critter_any_more_fails():
     task = drag_task("turn", 900_400)
     x, y = keypoints(task.source_scene).of("nose")[0].round().long().tolist()
@@ -93,6 +98,7 @@ def test_what_is_no_critter_any_more_fails():
     assert fit_scene(broken, task.source_scene).failed
 
 
+@pytest.mark.slow
 def test_what_ends_in_a_false_valley_is_explained_from_more_starts():
     task = drag_task("nod", 950_190)
     with torch.no_grad():
@@ -104,6 +110,7 @@ def test_what_ends_in_a_false_valley_is_explained_from_more_starts():
     assert float((fit.points.xy - true).norm(dim=-1).max()) < 0.5
 
 
+@pytest.mark.slow
 def test_equal_arguments_give_equal_fits():
     task = drag_task("mouth", 900_402)
     first, again = (fit_scene(task.target, task.source_scene) for _ in range(2))

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import math
 
+import pytest
+
 from dragwidget.__main__ import main
 from dragwidget.editor.work import PreviewRateLimiter
 
 
+@pytest.mark.slow
 def test_hands_and_drags_are_measured(tmp_path, capsys):
     out = tmp_path / "widget.json"
     words = ["--seconds", "0.2", "--rounds", "1", "--steps", "2", "--json", str(out)]

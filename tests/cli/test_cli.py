@@ -44,6 +44,7 @@ def edit(folder, tiny_folder):
 # ---------------------------------------------------------------- what an edit writes
 
 
+@pytest.mark.slow
 def test_the_edited_image_lies_beside_its_source_which_is_left_alone(edit, folder, capsys):
     before = (folder / "fox.png").read_bytes()
     assert edit(*PAIR) == 0
@@ -54,11 +55,13 @@ def test_the_edited_image_lies_beside_its_source_which_is_left_alone(edit, folde
     assert said.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_without_a_terminal_there_are_no_bars(edit, capsys):
     assert edit(*PAIR) == 0
     assert told(capsys.readouterr().err) == []
 
 
+@pytest.mark.slow
 def test_an_image_of_any_size_and_mode_comes_back_at_its_own_size(edit, folder):
     Image.new("P", (51, 33)).save(folder / "odd.png")
     assert edit("--pair", "5,5:9,9", "-o", folder / "out.jpg", image="odd.png") == 0
@@ -66,12 +69,14 @@ def test_an_image_of_any_size_and_mode_comes_back_at_its_own_size(edit, folder):
         assert (image.size, image.format) == ((51, 33), "JPEG")
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_image(edit, folder):
     for name in ("a.png", "b.png"):
         assert edit(*PAIR, "--prompt", "a fox", "--seed", 3, "-o", folder / name) == 0
     assert (pixels(folder / "a.png") == pixels(folder / "b.png")).all()
 
 
+@pytest.mark.slow
 def test_instructions_come_from_words_json_or_a_dragbench_folder_alike(edit, folder):
     mask = pixels(folder / "mask.png")[..., 0]
     points = [[20, 20], [40, 24]]
@@ -94,6 +99,7 @@ def test_instructions_come_from_words_json_or_a_dragbench_folder_alike(edit, fol
         assert (pixels(folder / f"{name}.png") == pixels(folder / "words.png")).all()
 
 
+@pytest.mark.slow
 def test_words_replace_what_the_instructions_file_says(edit, folder):
     drawn = DragInstructions.from_points([[1, 1], [2, 2]], size=(64, 48), prompt="a bear")
     (folder / "fox.json").write_text(drawn.to_json())
@@ -131,6 +137,7 @@ def test_the_log_holds_what_was_done(edit, folder, tiny):
     assert said["edited"] == str(folder / "fox.dragged.png")
 
 
+@pytest.mark.slow
 def test_the_log_serves_as_settings_of_the_same_edit_again(edit, folder):
     log = folder / "log.json"
     assert edit(*PAIR, "--steps", 2, "--log", log) == 0
@@ -138,6 +145,7 @@ def test_the_log_serves_as_settings_of_the_same_edit_again(edit, folder):
     assert (pixels(folder / "again.png") == pixels(folder / "fox.dragged.png")).all()
 
 
+@pytest.mark.slow
 def test_settings_that_a_file_leaves_out_are_what_the_model_recommends(edit, folder, tiny):
     log = folder / "log.json"
     assert edit(*PAIR, "--log", log) == 0
@@ -146,6 +154,7 @@ def test_settings_that_a_file_leaves_out_are_what_the_model_recommends(edit, fol
     assert used.render == tiny.recommended.render
 
 
+@pytest.mark.slow
 def test_the_animation_shows_the_source_the_way_and_the_result(edit, folder):
     assert edit(*PAIR, "--animation", folder / "way.gif") == 0
     with Image.open(folder / "way.gif") as animation:
@@ -162,6 +171,7 @@ def test_where_everything_has_arrived_no_step_is_done(edit, folder, capsys):
     assert "0 drag steps, every handle reached its target" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default::UserWarning")
 def test_a_warning_is_one_plain_line_said_once(edit, capsys):
     assert edit(*PAIR, "--prompt", "fox " * 500) == 0
@@ -204,6 +214,7 @@ def press(monkeypatch):
     return at
 
 
+@pytest.mark.slow
 def test_an_interrupted_drag_writes_what_there_is(edit, folder, capsys, press):
     assert edit(*PAIR, "--steps", 2, "-o", folder / "two.png") == 0
     capsys.readouterr()
@@ -226,6 +237,7 @@ def test_before_the_first_step_there_is_no_image_to_write(edit, folder, capsys, 
     assert json.loads((folder / "log.json").read_text())["steps"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moments", [[("render", 1)], [("drag", 2), ("reference", 1)]])
 def test_an_interrupted_render_gives_way_to_a_preview(edit, folder, press, moments):
     press(*moments)
@@ -254,6 +266,7 @@ def test_ctrl_c_waits_for_a_good_moment_once():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.slow
 def test_on_a_terminal_there_are_bars_and_ctrl_c_ends_them(folder, tiny_folder):
     fcntl, pty, termios = (pytest.importorskip(name) for name in ("fcntl", "pty", "termios"))
     terminal, theirs = pty.openpty()
@@ -303,6 +316,7 @@ def test_a_demo_image_is_drawn_from_its_seed(tmp_path, capsys):
     assert re.search(r"a\.png: a \w+ ", capsys.readouterr().out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TASK_KINDS)
 def test_a_demo_task_comes_with_instructions_for_its_image(tmp_path, kind):
     assert main(["demo", "image", str(tmp_path / "fox.png"), "--task", kind]) == 0

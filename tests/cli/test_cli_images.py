@@ -41,6 +41,7 @@ def phone_photo(folder, name="photo.png", **kept) -> None:
     rgb.save(folder / name, exif=exif, icc_profile=profile, dpi=(300, 300), **kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["out.png", "out.webp", "out.tif"])
 def test_a_photo_of_a_phone_comes_back_as_it_was_given_in_srgb(edit, folder, capsys, name):
     phone_photo(folder)
@@ -60,6 +61,7 @@ def test_a_photo_of_a_phone_comes_back_as_it_was_given_in_srgb(edit, folder, cap
     assert len(json.loads((folder / "log.json").read_text())["conversions"]) == 2
 
 
+@pytest.mark.slow
 def test_a_mask_of_16_bits_is_taken_by_what_is_above_zero(edit, folder):
     mask = np.zeros((48, 64), np.uint16)
     mask[8:40, 8:56] = 1
@@ -70,6 +72,7 @@ def test_a_mask_of_16_bits_is_taken_by_what_is_above_zero(edit, folder):
     assert (pixels(folder / "deep.out.png") == pixels(folder / "mask.out.png")).all()
 
 
+@pytest.mark.slow
 def test_the_home_folder_is_found_in_every_path(folder, tiny_folder, monkeypatch):
     monkeypatch.setenv("HOME", str(folder))
     words = ["edit", "~/fox.png", *PAIR, "--mask=~/mask.png", "--settings=~/quick.json"]
@@ -78,6 +81,7 @@ def test_the_home_folder_is_found_in_every_path(folder, tiny_folder, monkeypatch
     assert {"out.png", "log.json", "way.gif"} <= {path.name for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default::UserWarning")
 def test_what_is_guessed_is_said(edit, folder, capsys):
     Image.new("RGB", (64, 48)).save(folder / "odd.png", icc_profile=b"no profile")

@@ -200,6 +200,7 @@ def quick(folder, tiny_folder) -> list[str]:
     return ["edit", str(folder / "fox.png"), *PAIR, *map(str, given), "--no-store"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error", [TypeError, ValueError, KeyError, AttributeError, AssertionError, IndexError,
               ZeroDivisionError, NotImplementedError, RecursionError]
@@ -232,6 +233,7 @@ def test_an_error_of_the_program_ends_a_process_with_its_traceback_and_status_1(
     assert run.stderr.splitlines()[-1].startswith("TypeError: object of type 'NoneType'")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "says"),
     [

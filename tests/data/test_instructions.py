@@ -358,6 +358,7 @@ def test_json_that_is_too_long_is_refused_before_it_is_parsed(monkeypatch):
         DragInstructions.from_json("[" * 11)
 
 
+@pytest.mark.slow
 @given(
     st.recursive(st.none() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=6),
     st.data(),

@@ -96,6 +96,7 @@ def push(name: str, *parts: bytes) -> bytes:
 PAIRS = b")q\xc80" + b"h\xc8h\xc8\x86q\xc80" * 60 + b"h\xc8"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "key",
     [
@@ -112,11 +113,13 @@ def test_a_key_that_is_not_plain_is_never_hashed(read, key):
         assert read(push("value", wrapped)).prompt == "a fox"
 
 
+@pytest.mark.slow
 def test_depth_costs_no_more_than_its_bytes(read):
     for opcodes in (b"](" * 50_000 + b"e" * 50_000, b")" + b"\x85" * 100_000):
         assert read(push("value", opcodes)).prompt == "a fox"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opcode", [b"\x8f", b"}0", b"]\x94", b"(1"])
 def test_more_opcodes_than_any_sample_has_are_refused(read, opcode):
     flood = opcode * MAX_OPCODES

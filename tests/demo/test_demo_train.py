@@ -85,6 +85,7 @@ def test_shipped_model_is_whole_small_and_signed() -> None:
     assert "dragwidget demo train" in (CRITTERS / "README.md").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_resumed_run_has_the_same_bits(folder: Path, tmp_path: Path) -> None:
     often = replace(STAGE, checkpoint_minutes=0.0)
     preset = replace(TINY, autoencoder=often, unet=often, drags=often)
@@ -98,6 +99,7 @@ def test_resumed_run_has_the_same_bits(folder: Path, tmp_path: Path) -> None:
             assert torch.equal(value, tensors[key]), key
 
 
+@pytest.mark.slow
 def test_gradient_workers_add_gradients(tmp_path: Path) -> None:
     patient = replace(TINY, unet=replace(STAGE, steps=10**6, minutes=5.0))
     for record in train(patient, tmp_path, size=32, gradient_workers=1):

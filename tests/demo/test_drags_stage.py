@@ -29,6 +29,7 @@ def test_a_network_that_names_the_remains_walks_from_the_warped_latent_to_the_an
     assert torch.allclose(latent, last.sqrt() * answer + (1 - last).sqrt() * left, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["turn", "move", "two"])
 def test_tasks_are_warped_in_training_as_a_drag_bends_them(kind):
     task = drag_task(kind, 700)
@@ -53,6 +54,7 @@ def test_nothing_remains_where_the_warp_was_right():
     assert all(torch.equal(one, other) for one, other in pairwise([noise, *levels]))
 
 
+@pytest.mark.slow
 def test_tasks_drawn_ahead_by_other_processes_are_those_that_are_drawn_here():
     with PrefetchedTasks(1, 32) as ahead:
         for seeds in ([500, 501], [502, 503]):

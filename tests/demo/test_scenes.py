@@ -71,6 +71,7 @@ def test_images_are_rgb_between_0_and_1(size):
     assert images.std() > 0.1
 
 
+@pytest.mark.slow
 def test_an_image_is_drawn_on_the_device_of_its_scene():
     # "meta" computes shapes only, and refuses to mix devices as a GPU does
     assert render(sample_scenes([1, 2]).to(torch.device("meta")), 32).device.type == "meta"

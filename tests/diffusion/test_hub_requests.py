@@ -127,6 +127,7 @@ def load(hub, tmp_path):
     return call
 
 
+@pytest.mark.slow
 def test_in_half_precision_the_half_weights_are_fetched_and_nothing_twice(hub, load):
     assert "fingerprint" in load(dtype="float16")
     assert hub.weights() == [
@@ -136,6 +137,7 @@ def test_in_half_precision_the_half_weights_are_fetched_and_nothing_twice(hub, l
     ]
 
 
+@pytest.mark.slow
 def test_in_full_precision_the_plain_weights_are_fetched_and_then_found_without_a_network(
     hub, load, tiny
 ):
@@ -145,6 +147,7 @@ def test_in_full_precision_the_plain_weights_are_fetched_and_then_found_without_
     assert load() == {"fingerprint": tiny.fingerprint}
 
 
+@pytest.mark.slow
 def test_a_model_of_another_kind_is_refused_before_its_weights_are_fetched(hub, load):
     config = hub.folder / "unet" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "time_cond_proj_dim": 8}))
@@ -152,6 +155,7 @@ def test_a_model_of_another_kind_is_refused_before_its_weights_are_fetched(hub, 
     assert hub.weights() == []
 
 
+@pytest.mark.slow
 def test_a_name_that_the_hub_does_not_have_is_said_to_be_so(load):
     answer = load(source="someone/else")
     assert answer["kind"] == "FileNotFoundError"
@@ -159,6 +163,7 @@ def test_a_name_that_the_hub_does_not_have_is_said_to_be_so(load):
     assert "cannot be reached" not in answer["error"]
 
 
+@pytest.mark.slow
 def test_without_a_network_that_is_said_before_anything_about_the_name(load):
     answer = load(address="http://127.0.0.1:9", source="someone/else")
     assert answer["kind"] == "FileNotFoundError"

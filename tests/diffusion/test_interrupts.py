@@ -67,6 +67,7 @@ def sweep(model, work, every=1):
     return reached
 
 
+@pytest.mark.slow
 def test_an_interrupt_at_any_line_of_a_pass_and_its_gradient_leaves_nothing(session):
     model, drag = session.model, session.settings.drag
     predictor = model.predictor(Conditioning(model.embed("a cat")), random_lora(model.unet))
@@ -83,6 +84,7 @@ def test_an_interrupt_at_any_line_of_a_pass_and_its_gradient_leaves_nothing(sess
     sweep(model, work, EVERY)
 
 
+@pytest.mark.slow
 def test_an_interrupt_at_any_line_of_a_step_leaves_nothing(session):
     def work():
         session.rewind(0)
@@ -91,6 +93,7 @@ def test_an_interrupt_at_any_line_of_a_step_leaves_nothing(session):
     sweep(session.model, work, EVERY)
 
 
+@pytest.mark.slow
 def test_an_interrupt_at_any_line_of_a_render_leaves_nothing(session):
     model, settings = session.model, RenderSettings(start_layer=1)
     predictor = model.predictor(Conditioning(model.embed("a cat")), random_lora(model.unet))
@@ -104,6 +107,7 @@ def test_an_interrupt_at_any_line_of_a_render_leaves_nothing(session):
     sweep(model, work, EVERY)
 
 
+@pytest.mark.slow
 def test_an_interrupt_at_any_line_of_training_a_lora_leaves_nothing(session):
     model, settings = session.model, LoRASettings(steps=1, rank=2, batch_size=1)
     text, pixels = Conditioning(model.embed("a cat")), waves()
@@ -115,6 +119,7 @@ def test_an_interrupt_at_any_line_of_training_a_lora_leaves_nothing(session):
     sweep(model, work, EVERY)
 
 
+@pytest.mark.slow
 def test_a_hundred_signals_during_steps_leave_nothing(tmp_path):
     script = Path(__file__).parents[1] / "support" / "signalled.py"
     done = subprocess.run(

@@ -70,6 +70,7 @@ def dragged():
     return session, task
 
 
+@pytest.mark.slow
 def test_a_quick_preview_looks_like_the_exact_image(dragged):
     session, task = dragged
 
@@ -83,6 +84,7 @@ def test_a_quick_preview_looks_like_the_exact_image(dragged):
     assert quick > source + 4
 
 
+@pytest.mark.slow
 def test_a_quick_preview_does_not_decode(dragged):
     session, _ = dragged
     decoded = []

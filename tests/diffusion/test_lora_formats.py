@@ -122,6 +122,7 @@ def test_a_lora_of_kohya_with_convolutions_is_what_diffusers_makes_of_it(unet, t
     assert_same(seen(unet, text, lora), of_diffusers(unet, text, tmp_path), seen(unet, text))
 
 
+@pytest.mark.slow
 def test_a_lora_of_kohya_with_a_text_encoder_is_what_diffusers_makes_of_it(unet, text, tmp_path):
     tensors = kohya(unet, UNET_PREFIX, ALL) | kohya(text, TEXT_PREFIX, alpha=lambda _: 2)
     save_file(tensors, tmp_path / FILE)
@@ -165,6 +166,7 @@ def test_alphas_of_some_layers_only_are_refused(unet, tmp_path):
 # ---------------------------------------------------------------- diffusers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [4, 10])
 @pytest.mark.parametrize("said", [False, True])
 def test_both_parts_of_diffusers_are_what_diffusers_makes_of_them(
@@ -262,6 +264,7 @@ def by_peft(network, folder, **options):
 PATTERNS = {"rank_pattern": {"attn2.to_k": 2}, "alpha_pattern": {r"^down_blocks\.0.*to_q": 1}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -303,6 +306,7 @@ def test_a_text_encoder_of_peft_is_what_peft_makes_of_it(unet, text, tmp_path):
     assert_same(got, seen(unet, theirs), seen(unet, text), parts=(1,))
 
 
+@pytest.mark.slow
 def test_a_folder_of_peft_that_was_converted_is_what_peft_makes_of_it(unet, text, tmp_path):
     """PiSSA's weights made into a LoRA of the model as it is, by peft itself."""
     options = {"r": 4, "lora_alpha": 4, "target_modules": ATTENTION, "init_lora_weights": "pissa"}
@@ -330,6 +334,7 @@ def test_a_file_of_peft_without_its_configuration_is_refused_until_its_alpha_is_
     assert_same(got, seen(theirs, text), seen(unet, text))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:While injecting the PEFT adapters:RuntimeWarning")  # diffusers'
 def test_what_a_live_network_of_peft_holds_is_taken_as_diffusers_does_with_a_warning(
     unet, text, tmp_path

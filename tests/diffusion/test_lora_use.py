@@ -108,6 +108,7 @@ def edit(tiny_folder, tmp_path):
     return lambda *words: main([str(word) for word in (*given, *words)])
 
 
+@pytest.mark.slow
 def test_the_command_line_uses_a_lora_and_says_what_it_is(edit, unsaid, tmp_path, capsys):
     out, log = tmp_path / "out.png", tmp_path / "log.json"
     assert edit("-o", tmp_path / "without.png") == 0

@@ -14,6 +14,7 @@ from dragwidget.diffusion.switches import run
 CPU = torch.device("cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", [True, False])
 @pytest.mark.parametrize("lora_steps", [0, 2])
 def test_an_edit_in_low_memory_is_the_same_bit_for_bit(tiny, mask, lora_steps):

@@ -13,6 +13,7 @@ from dragwidget.diffusion.loading import load_model
 from dragwidget.session.session import DragSession
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "seed", "start"),
     [("mouth", 900_000, "inverted"), ("mountain", 900_001, "warped")],

@@ -338,6 +338,7 @@ def test_a_file_that_is_no_safetensors_is_told_by_what_it_is(broken, content, wh
     assert "again" not in str(raised.value)
 
 
+@pytest.mark.slow
 def test_a_header_may_be_of_any_length(broken):
     """Its first bytes are that length, and some lengths begin as a pickle does."""
     file = broken / "unet" / "diffusion_pytorch_model.safetensors"

@@ -53,6 +53,7 @@ def test_an_inpainting_network_is_refused_by_name(tmp_path):
     refused(folder, "an inpainting UNet of 9 input channels, not 4")
 
 
+@pytest.mark.slow
 def test_a_network_of_other_channels_is_refused(tmp_path):
     folder = write_model(tmp_path / "edits", unet={"in_channels": 8})
     refused(folder, r"an image-instructed \(InstructPix2Pix\) UNet of 8 input channels, not 4")

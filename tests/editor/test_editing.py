@@ -154,6 +154,7 @@ def test_a_paused_drag_may_be_rendered_and_rewound(desk):
     assert len(history.tips) == 2
 
 
+@pytest.mark.slow
 def test_work_paused_half_way_is_not_thrown_away_by_another_button(desk):
     desk = desk("thread", lora_steps=3)
     at_lora = threading.Event()

@@ -126,6 +126,7 @@ def test_a_generated_image_keeps_its_own_steps_and_takes_the_edits_prompt(tiny, 
     assert_repeated(session, repeated(session))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
 @pytest.mark.parametrize("memory", ["normal", "low"])
 def test_the_type_and_the_memory_of_the_model_are_those_of_the_edit(

@@ -49,6 +49,7 @@ def ends(data):
     return [(place, 1 << bit) for place in range(start + 10, start + 22) for bit in range(8)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of", [flips, kinds_of_compression, ends])
 def test_a_flipped_byte_is_found_or_harmless(session, tiny, tmp_path, data, of):
     path, found = tmp_path / "edit.drag", 0

@@ -47,6 +47,7 @@ def as_jpeg(image):
     return Image.open(file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [96, 128, 256, 512])
 def test_images_of_the_domain_raise_no_warning(session, size):
     for image in scenes(size):
@@ -107,6 +108,7 @@ def test_images_of_other_kinds_raise_one(session, name):
     assert "2.1 GB to download and about 9 GB of GPU memory" in said
 
 
+@pytest.mark.slow
 def test_a_generated_image_is_of_the_models_domain(tiny):
     session = DragSession(tiny)
     session.generate("a cat", seed=1, size=(64, 64))
@@ -174,6 +176,7 @@ def test_the_embedded_models_bounds_are_those_that_training_writes(session):
     assert session.model.domain == Domain.from_dict(DOMAIN)
 
 
+@pytest.mark.slow
 def test_sizes_named_in_the_warning_are_those_of_the_network():
     meta = torch.device("meta")
     model = SIZES["sd15"].make(meta, True)
@@ -211,6 +214,7 @@ def test_the_widget_does_not_warn_of_an_image_of_the_domain():
     widget.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("known", [True, False])
 def test_the_command_line_warns_too(tmp_path, capsys, known):
     image = scenes(128, 1)[0] if known else page_of_text()

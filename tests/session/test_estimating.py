@@ -78,6 +78,7 @@ def phases(session, **options):
     return {phase.name: phase for phase in session.estimate(timed=False, **options).phases}
 
 
+@pytest.mark.slow
 def test_a_mask_and_a_lora_cost_what_they_cost(tiny):
     session = session_on(tiny, lora_steps=2)
     session.instructions = ask(FAR)
@@ -89,6 +90,7 @@ def test_a_mask_and_a_lora_cost_what_they_cost(tiny):
     assert "lora" not in phases(session)
 
 
+@pytest.mark.slow
 def test_low_memory_is_less(tiny):
     normal = session_on(tiny, lora_steps=2)
     low = session_on(tiny.with_parts(memory="low"), lora_steps=2)
@@ -127,6 +129,7 @@ def test_an_estimate_changes_nothing_and_makes_nothing(tiny):
     assert all(weight.device.type == "cpu" for weight in tiny.unet.parameters())
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_said_with_what_to_lower(tiny, monkeypatch):
     session = session_on(tiny)
     session.settings = replace(session.settings, lora=LoRASettings(steps=2, rank=2, batch_size=8))
@@ -145,6 +148,7 @@ def test_what_does_not_fit_is_said_with_what_to_lower(tiny, monkeypatch):
     assert all(line in str(made) for line in made.advice)
 
 
+@pytest.mark.slow
 def test_advice_ends_with_what_is_enough(tiny, monkeypatch):
     session = session_on(tiny)
     session.settings = replace(session.settings, lora=LoRASettings(steps=2, rank=2, batch_size=8))

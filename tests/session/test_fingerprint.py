@@ -210,6 +210,7 @@ def test_the_fingerprint_is_made_once(own, monkeypatch):
     assert own.fingerprint == first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [fuse, reload, one_value])
 def test_what_was_made_with_other_weights_is_outdated_and_comes_back_with_them(own, change):
     weights = copy.deepcopy(own.unet.state_dict())

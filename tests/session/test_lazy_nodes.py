@@ -114,6 +114,7 @@ def test_every_node_comes_back_bit_for_bit(path, tiny, session):
     assert_same(session, DragSession.load(path, tiny))
 
 
+@pytest.mark.slow
 def test_a_session_is_saved_in_the_place_of_the_file_that_it_is_read_from(path, tiny, session):
     loaded = DragSession.load(path, tiny)
     for _ in range(2):

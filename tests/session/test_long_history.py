@@ -282,6 +282,7 @@ def test_rewind_branch_and_render_give_the_same_bits_from_disk(tiny, monkeypatch
     assert np.array_equal(far.preview(2), near.preview(2))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_three_in_memory")
 def test_a_history_on_disk_is_saved_and_written_down(tiny, tmp_path):
     session = dragged(tiny, 1)

@@ -88,6 +88,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failure", ["cancelled", "out of memory"])
 @pytest.mark.parametrize("phase", PHASES)
 def test_work_that_fails_in_a_pass_ends_with_it_and_changes_nothing(tiny, phase, failure):
@@ -218,6 +219,7 @@ def poison(module):
     return module.register_forward_hook(hook)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("phase", "message"),
     [

@@ -45,6 +45,7 @@ def branch_of(session):
     return branch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "render",
     [{}, {"keep_protected": True}, {"mutual_self_attention": False, "keep_protected": True}],
@@ -68,6 +69,7 @@ def test_the_next_session_renders_without_the_sources_own_pass_and_the_same(stor
             assert one.dtype == other.dtype
 
 
+@pytest.mark.slow
 def test_a_guided_pass_is_found_again_as_well(store, tiny):
     def generated():
         session = DragSession(tiny, store=store)
@@ -82,6 +84,7 @@ def test_a_guided_pass_is_found_again_as_well(store, tiny):
     assert np.array_equal(made, found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["layers", "strength", "start", "prompt"])
 def test_nothing_else_is_taken_for_it(store, tiny, change):
     session_with(store, tiny).render()
@@ -103,6 +106,7 @@ def test_nothing_else_is_taken_for_it(store, tiny, change):
     assert len(references(store)) == 2
 
 
+@pytest.mark.slow
 def test_what_does_not_change_the_pass_finds_it(store, tiny):
     session_with(store, tiny).render()
     session = session_with(store, tiny, start_step=1)
@@ -110,6 +114,7 @@ def test_what_does_not_change_the_pass_finds_it(store, tiny):
     assert rendered(session)[1] == N
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", ["normal", "low"])
 def test_it_is_the_same_whichever_way_memory_is_used(store, tiny, memory):
     other = {"normal": "low", "low": "normal"}[memory]
@@ -119,6 +124,7 @@ def test_it_is_the_same_whichever_way_memory_is_used(store, tiny, memory):
     assert np.array_equal(made, found)
 
 
+@pytest.mark.slow
 def test_it_is_kept_in_the_networks_own_number_format(store, tiny):
     model = tiny.with_parts(unet=make_half(tiny))
     made, _ = rendered(session_with(store, model))
@@ -135,6 +141,7 @@ def make_half(model):
     return deepcopy(model.unet).to(torch.bfloat16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoil", [lambda content: content[:-1], lambda content: content + b"x"])
 def test_a_damaged_one_is_made_anew(store, tiny, caplog, spoil):
     caplog.set_level(logging.CRITICAL)
@@ -148,6 +155,7 @@ def test_a_damaged_one_is_made_anew(store, tiny, caplog, spoil):
     assert store.verify() == []
 
 
+@pytest.mark.slow
 def test_one_that_is_too_large_a_share_of_the_store_is_not_kept_and_drives_nothing_out(
     store, tiny, caplog
 ):

@@ -63,12 +63,14 @@ def plain(tiny):
     return edit(tiny)
 
 
+@pytest.mark.slow
 @states
 def test_an_edit_may_be_prepared_in_one_state_and_dragged_in_another(tiny, plain, state):
     assert_alike(edit(tiny, prepared=state), plain)
     assert_alike(edit(tiny, dragged=state), plain)
 
 
+@pytest.mark.slow
 @states
 def test_an_edit_has_the_same_bits_in_any_state_and_leaves_them_in_a_store(
     tiny, plain, state, tmp_path
@@ -131,6 +133,7 @@ def test_a_model_is_loaded_the_same(tiny_folder, tiny, state):
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+@pytest.mark.slow
 @states
 def test_an_estimate_is_the_same(tiny, state):
     wanted = session_on(tiny, lora_steps=2).estimate(timed=False)

@@ -120,6 +120,7 @@ def test_a_store_that_cannot_be_written_stops_no_training(tiny, tmp_path, whole,
     assert session.train_lora().digest == whole.digest
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_every_step")
 def test_a_checkpoint_beside_the_lora_it_led_to_goes(tiny, store, whole):
     """A process may be killed after it has kept the LoRA, and before it removed the other."""
@@ -207,11 +208,13 @@ def test_a_training_ends_at_its_early_stop_ratio(tiny):
     )
 
 
+@pytest.mark.slow
 def test_a_training_that_never_reaches_its_ratio_takes_all_its_steps(tiny):
     for ratio in (0.0, 1e-6):
         assert len(list(taught(tiny, ratio, steps=12).training_lora())) == 12
 
 
+@pytest.mark.slow
 def test_a_training_that_was_interrupted_at_its_early_stop_is_done(tiny):
     session = taught(tiny, ratio=1.0)
     steps = len(list(session.training_lora()))
@@ -225,6 +228,7 @@ def test_a_training_that_was_interrupted_at_its_early_stop_is_done(tiny):
     )
 
 
+@pytest.mark.slow
 def test_the_loss_ratio_is_one_without_a_change_and_less_with_training(tiny):
     session = session_on(tiny, lora_steps=20)
     text = tiny.encode_text(session.prompt, SIZE)

@@ -223,6 +223,7 @@ def _work(folder, seed, seconds, failures):
         failures.put(repr(error))
 
 
+@pytest.mark.slow
 def test_many_processes_share_a_folder_though_some_are_killed(store, caplog):
     caplog.set_level(logging.CRITICAL)
     seconds = float(os.environ.get("DRAGWIDGET_STORE_SECONDS", "5"))

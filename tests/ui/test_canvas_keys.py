@@ -83,6 +83,7 @@ def test_whoever_says_so_has_keys_or_has_none(canvas, bare, on):
         Page(canvas)
 
 
+@pytest.mark.slow
 def test_the_script_asks_for_every_key_that_does_something_and_for_no_other(canvas, page):
     typed = [chr(code) for code in range(32, 127)]
     typed += ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Delete", "Backspace", "Enter"]

@@ -327,6 +327,7 @@ def random_event(rng, driver):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(7200)  # the long run takes a quarter of an hour
 @settings(max_examples=RUNS, database=None)
 @given(st.integers(0, 2**32 - 1))

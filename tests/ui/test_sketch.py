@@ -69,6 +69,7 @@ def test_a_thousand_levels_are_kept_and_the_oldest_go_first():
     assert sketch.mask is not None  # what came before is not lost, only its undo
 
 
+@pytest.mark.slow
 def test_two_hundred_levels_over_twelve_megapixels_are_small():
     sketch = Sketch((4000, 3000))
     for i in range(200):

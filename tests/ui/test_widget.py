@@ -46,6 +46,7 @@ def all_below(part):
         yield from all_below(child)
 
 
+@pytest.mark.slow
 def test_a_whole_edit_from_python_equals_the_session_alone(tiny, widget):
     widget = widget(lora_steps=2)
     widget.run()
@@ -59,6 +60,7 @@ def test_a_whole_edit_from_python_equals_the_session_alone(tiny, widget):
     assert widget.error == ""
 
 
+@pytest.mark.slow
 def test_buttons_do_what_the_methods_do(widget):
     by_hand, by_method = widget(), widget()
     for name in ("prepare", "step", "step", "render", "reset", "run"):
@@ -96,6 +98,7 @@ def test_every_button_has_a_text_a_tooltip_and_its_class(widget):
     assert "dragwidget-error" in html
 
 
+@pytest.mark.slow
 def test_what_is_drawn_moves_the_next_step(widget):
     widget = widget(steps=2)
     widget.run()
@@ -183,6 +186,7 @@ def test_a_click_that_is_refused_is_shown_and_not_raised(widget):
     assert widget.error == "cannot rewind: nothing was dragged yet"
 
 
+@pytest.mark.slow
 def test_a_run_can_be_paused_steered_and_gone_on_with(widget):
     widget = widget("thread", steps=6)
     paused = threading.Event()
@@ -292,6 +296,7 @@ def test_the_first_line_of_the_readme_works_on_the_embedded_model(tmp_path):
     widget.close()
 
 
+@pytest.mark.slow
 def test_closing_frees_the_memory_of_the_session(tiny):
     before = bytes_of_tensors()
     widget = DragWidget(session_on(tiny), instructions=ask(), clock="thread")
@@ -324,6 +329,7 @@ def test_a_notebook_without_a_kernel_shows_an_image_of_it(widget):
     assert "<style" not in bundle["text/plain"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_code_of_an_edit_gives_the_same_image_from_another_folder(
     tiny_folder, tmp_path, monkeypatch, dtype

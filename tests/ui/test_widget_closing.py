@@ -51,6 +51,7 @@ def used(widget):
     assert widget.error == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clock", ["sync", "thread", "play"])
 def test_a_closed_widget_leaves_no_model_behind(tiny, clock):
     before = alive()

@@ -35,6 +35,7 @@ def strip(widget):
     return [int(step) for step in shown], [int(step) for step in framed]
 
 
+@pytest.mark.slow
 def test_a_filmstrip_of_a_long_drag_is_spread_evenly_over_it(made):
     made.run()
     steps, framed = strip(made)

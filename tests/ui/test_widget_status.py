@@ -120,6 +120,7 @@ def test_a_step_out_of_a_pause_has_a_message_of_its_own(widget, gate):
     assert here(widget) == [f"▸ {at + 1}"]
 
 
+@pytest.mark.slow
 def test_a_single_step_is_not_a_step_limit(widget):
     widget = widget(steps=5)
     widget.step()
@@ -164,6 +165,7 @@ def test_a_pause_is_not_part_of_the_rate_and_of_the_time_left():
 # ---------------------------------------------------------------- at its end
 
 
+@pytest.mark.slow
 def test_reached_names_the_stop_distance_and_is_true(widget):
     near = widget(steps=30, start="warped", stop_distance=40.0)
     near.run()
@@ -220,6 +222,7 @@ def test_a_stop_says_where_and_an_error_that_nothing_is_lost(widget, gate):
     assert said(failed) == "Drag failed. Everything finished before is kept."
 
 
+@pytest.mark.slow
 def test_preparing_and_rendering_say_what_they_made(widget):
     widget = widget(steps=2)
     widget.prepare()
@@ -229,6 +232,7 @@ def test_preparing_and_rendering_say_what_they_made(widget):
     assert said(widget) == "Final render of step 2."
 
 
+@pytest.mark.slow
 def test_a_rewind_leaves_no_message_of_before(widget):
     widget = widget(steps=3)
     widget.run()
@@ -253,6 +257,7 @@ def paused_in_a_step(widget, gate):
     widget.pause()
 
 
+@pytest.mark.slow
 def test_a_rewind_during_a_long_step_returns_at_once_and_happens_after_it(widget, gate):
     widget = widget("thread", steps=50)
     paused_in_a_step(widget, gate)
@@ -267,6 +272,7 @@ def test_a_rewind_during_a_long_step_returns_at_once_and_happens_after_it(widget
     assert slider(widget) == (1, 3)
 
 
+@pytest.mark.slow
 def test_of_two_rewinds_that_wait_the_last_one_happens(widget, gate):
     widget = widget("thread", steps=50)
     paused_in_a_step(widget, gate)
@@ -281,6 +287,7 @@ def test_of_two_rewinds_that_wait_the_last_one_happens(widget, gate):
     assert widget.error == ""
 
 
+@pytest.mark.slow
 def test_a_step_that_does_not_exist_is_refused_at_once(widget, gate):
     widget = widget("thread", steps=50)
     paused_in_a_step(widget, gate)
@@ -293,6 +300,7 @@ def test_a_step_that_does_not_exist_is_refused_at_once(widget, gate):
     assert widget.state == "paused"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", ["render", "prepare", "reset"])
 def test_whatever_is_asked_for_during_a_long_step_happens_after_it(widget, gate, action):
     widget = widget("thread", steps=50)
@@ -319,6 +327,7 @@ def test_a_stop_cancels_the_step_that_a_rewind_waits_for(widget, gate):
     assert widget.index == 1
 
 
+@pytest.mark.slow
 def test_a_preview_gives_way_to_a_run(widget, gate):
     widget = widget("thread", steps=3)
     widget._editing.limiter.interval = 1e9
@@ -339,6 +348,7 @@ def test_a_preview_gives_way_to_a_run(widget, gate):
 # ---------------------------------------------------------------- the history, the pairs
 
 
+@pytest.mark.slow
 def test_a_click_on_a_thumbnail_goes_to_its_step(widget):
     widget = widget(steps=4)
     widget.run()
@@ -385,6 +395,7 @@ def test_the_pair_list_is_never_blank(widget):
         assert listed.label
 
 
+@pytest.mark.slow
 def test_distances_and_curves_follow_a_pair_when_another_is_deleted(widget):
     widget = widget(steps=2, start="inverted")
     widget.instructions = ask(FAR, ((40, 10), (20, 40)))
@@ -401,6 +412,7 @@ def test_distances_and_curves_follow_a_pair_when_another_is_deleted(widget):
     assert got == {"1": along}
 
 
+@pytest.mark.slow
 def test_the_curve_of_a_later_pair_begins_where_it_was_drawn(widget):
     widget = widget(steps=2, start="inverted")
     widget.run()
@@ -415,6 +427,7 @@ def test_the_curve_of_a_later_pair_begins_where_it_was_drawn(widget):
 # ---------------------------------------------------------------- restored
 
 
+@pytest.mark.slow
 def test_a_restored_widget_shows_what_was_there(tiny, tmp_path):
     session = session_on(tiny, steps=4, stop_distance=0.01)
     before = DragWidget(
