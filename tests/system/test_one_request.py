@@ -24,8 +24,9 @@ POINTS = [(20.0, 20.0), (40.0, 24.0)]
 
 
 @pytest.fixture
-def widget(tiny, tmp_path):
+def widget(tiny, tmp_path, monkeypatch):
     """A widget on a small session, with one pair and a journal."""
+    monkeypatch.chdir(tmp_path)  # its code saves an image
     made = DragWidget(
         session_on(tiny, steps=2),
         instructions=ask(mask=left_half()),
@@ -160,8 +161,9 @@ def test_an_outdated_edit_is_shown_until_what_is_asked_for_is_there(widget):
 
 
 @pytest.fixture
-def asked(tmp_path, tiny_folder):
+def asked(tmp_path, tiny_folder, monkeypatch):
     """By way of asking: the session of an edit of one image file, with a mask and a LoRA."""
+    monkeypatch.chdir(tmp_path)  # the code of a widget saves an image
     folder = write_inputs(tmp_path)
     model = load_model(tiny_folder, device="cpu")
     settings = with_changes(model.recommended, QUICK, {"drag": {"steps": 2}})
