@@ -5,6 +5,8 @@ import shutil
 import sys
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # a worker has one core, and so has what it starts
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test needs a network; read when the hub's client is loaded
 
 import pytest
