@@ -312,3 +312,6 @@ class Editing:
                 then, self._then, self.waiting = self._then, None, ""
             if then is not None:
                 then()
+            elif self.session.request.image is not self.work.request.image:
+                for watcher in list(self.session.watchers):  # a new image waited for this end
+                    watcher()

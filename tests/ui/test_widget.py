@@ -40,6 +40,21 @@ def click(widget, name):
     widget._view.buttons.by_name[name].click()
 
 
+def test_an_image_set_while_a_drag_runs_is_shown_when_it_ends(widget):
+    widget = widget()
+    session, other = widget.session, Image.fromarray(waves(seed=5))
+
+    def set_it(progress):
+        if progress.phase == "drag" and session.image is not other:
+            session.set_image(other, "a dog")
+
+    widget._editing.work.monitor.progress = set_it
+    widget.run(2)
+    assert session.image.tobytes() == other.tobytes()
+    assert widget.canvas.image.tobytes() == other.tobytes()
+    assert widget.index == 0
+
+
 def all_below(part):
     yield part
     for child in getattr(part, "children", ()):
