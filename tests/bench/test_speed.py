@@ -54,6 +54,7 @@ def task(tiny, settings):
 # ---------------------------------------------------------------- the same results
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", [True, False])
 @pytest.mark.parametrize("pairs", [1, 4])
 def test_our_drag_takes_the_plain_steps(task, mask, pairs):
@@ -143,6 +144,7 @@ def test_our_render_is_the_plain_one_first_and_cached(task):
     assert (alone - reference).abs().max() > 1e-3  # the source is looked at
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frozen", [True, False])
 def test_our_training_is_the_plain_one(task, frozen):
     settings, model = task.settings.lora, task.ours
@@ -176,6 +178,7 @@ def test_our_edit_is_the_plain_one(task):
     assert np.abs(untouched[0].permute(1, 2, 0).numpy() * 255 - wanted).max() > 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", [True, False])
 def test_in_bfloat16_a_step_goes_the_same_way(tiny, settings, mask):
     task = Task.of(tiny, [torch.float32, torch.bfloat16], SIDE, settings)

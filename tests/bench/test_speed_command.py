@@ -37,6 +37,7 @@ def _unsettled(monkeypatch):
     monkeypatch.setattr(memory, "_settle", lambda _: None)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not memory._forget_peak(CPU), reason="this system does not count a peak")
 def test_a_peak_is_of_what_was_held_at_most_since_the_meter_was_made():
     before = held(MANY)

@@ -112,6 +112,7 @@ def test_words_replace_what_the_instructions_file_says(edit, folder):
     assert said["mask_runs"] is not None
 
 
+@pytest.mark.slow
 def test_the_log_holds_what_was_done(edit, folder, tiny):
     log = folder / "log.json"
     assert edit(*PAIR, "--pair", "30,30:40,40", "--steps", 2, "--lora-steps", 1, "--log", log) == 0
@@ -166,6 +167,7 @@ def test_the_animation_shows_the_source_the_way_and_the_result(edit, folder):
     assert np.abs(last - pixels(folder / "fox.dragged.png")).mean() < 8
 
 
+@pytest.mark.slow
 def test_where_everything_has_arrived_no_step_is_done(edit, folder, capsys):
     assert edit("--pair", "20,20:20,20", "--animation", folder / "way.gif") == 0
     assert "0 drag steps, every handle reached its target" in capsys.readouterr().out
@@ -183,6 +185,7 @@ def test_a_warning_is_one_plain_line_said_once(edit, capsys):
 # ---------------------------------------------------------------- what goes wrong
 
 
+@pytest.mark.slow
 def test_what_fails_on_the_way_is_one_line_and_status_1(edit, folder, capsys, monkeypatch):
     def render(_self: DragSession) -> None:
         raise RuntimeError("out of memory\nfifty lines about where")
@@ -228,6 +231,7 @@ def test_an_interrupted_drag_writes_what_there_is(edit, folder, capsys, press):
     assert (pixels(folder / "fox.dragged.png") == pixels(folder / "two.png")).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", [("lora", 1), ("inversion", 2)])
 def test_before_the_first_step_there_is_no_image_to_write(edit, folder, capsys, press, moment):
     press(moment)
@@ -360,6 +364,7 @@ def test_the_version_is_told(capsys):
     assert capsys.readouterr().out == f"dragwidget {dragwidget.__version__}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["--help"], ["edit", "--help"], ["edit", "none.png", *PAIR]])
 def test_help_and_bad_input_need_no_torch(words):
     code = (

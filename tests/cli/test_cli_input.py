@@ -255,6 +255,7 @@ def test_what_a_machine_or_a_network_cannot_do_is_one_line_and_status_1(
     assert says in line
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_not_bad_input_and_leaves_no_file(folder, tiny_folder, capsys, monkeypatch):
     def fsync(_):
         raise OSError(28, os.strerror(28))

@@ -207,6 +207,7 @@ def test_images_of_any_shape_come_back_at_their_size(size):
     assert read.restore(read.pixels).size == size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(500, 333), (201, 150), (700, 1100), (90, 120)])
 @pytest.mark.parametrize("spot", [(0.5, 0.5), (0.3, 0.7), (0.65, 0.35)])
 def test_fitting_and_restoring_do_not_shift(size, spot):

@@ -106,6 +106,7 @@ def test_exif_that_is_too_long_for_a_jpeg_is_left_out_and_that_is_said():
 # ---------------------------------------------------------------- by a session
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
 def test_the_render_of_a_session_is_saved_with_all_that_its_source_carried(tiny, tmp_path, suffix):
     session = session_on(tiny)

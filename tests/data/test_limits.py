@@ -56,6 +56,7 @@ def test_json_that_would_grow_is_refused_before_it_is_parsed(name):
     assert most < 3.5 * len(data) + 8 * MB
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "value",
     [
@@ -189,6 +190,7 @@ def test_masks_of_another_shape_are_others():
     assert pack(np.ones((2, 8), bool)) != pack(np.ones((8, 2), bool))
 
 
+@pytest.mark.slow
 def test_hundreds_of_instructions_from_a_file_take_what_the_file_does():
     """400 masks of 2000 x 1500 are 1.2 GB as arrays."""
     size, count = (2000, 1500), 400

@@ -171,6 +171,7 @@ def test_an_image_is_fitted_again_without_being_read_again():
 # ---------------------------------------------------------------- one prompt
 
 
+@pytest.mark.slow
 @given(own=st.text(max_size=9), of_file=st.text(max_size=9), later=st.text(max_size=9))
 def test_the_prompt_of_its_instructions_is_its_own_whatever_comes(own, of_file, later):
     made = EditRequest(IMAGE, own, instructions=drawn(prompt=of_file))

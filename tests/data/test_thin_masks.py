@@ -193,6 +193,7 @@ def test_a_mask_that_is_broad_enough_was_not_grown(tiny):
     assert session.mask_growth == 0
 
 
+@pytest.mark.slow
 def test_a_mask_that_is_set_everywhere_drags_as_no_mask_does(tiny):
     found = []
     for mask in (None, np.ones((48, 64), bool)):

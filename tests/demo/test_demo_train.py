@@ -63,6 +63,7 @@ def weights(folder: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_model_folder_loads_and_is_small(folder: Path) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(folder / "model")
     assert pipeline.vae.config.scaling_factor != 0.18215

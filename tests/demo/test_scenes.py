@@ -85,6 +85,7 @@ def test_it_is_the_same_world_at_every_size():
     assert (large - small).abs().mean() < 0.003
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONTINUOUS)
 def test_the_gradient_is_the_slope(name):
     scenes = sample_scenes(SEEDS[:6])

@@ -21,6 +21,7 @@ def tasks():
     return sample_tasks(SEED, 2 * len(TASK_KINDS))
 
 
+@pytest.mark.slow
 def test_kinds_come_round_evenly(tasks):
     assert len(TASK_KINDS) >= 9
     assert set(Counter(task.kind for task in tasks).values()) == {2}
@@ -75,6 +76,7 @@ def test_the_prompt_says_nothing_that_the_drag_makes_untrue(tasks):
             assert set(phrases[1:]) <= set(caption)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TASK_KINDS)
 def test_a_task_is_a_function_of_kind_seed_and_size(kind):
     first, again = drag_task(kind, SEED + 7), drag_task(kind, SEED + 7)

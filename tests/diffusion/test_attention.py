@@ -81,6 +81,7 @@ def assert_agree(branch, rendered, walked):
         torch.testing.assert_close(rendered[index], pair[1:], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start_layer", [0, 6, 9, 10])
 @pytest.mark.parametrize("start_step", [0, 2, COUNT])
 def test_the_recorded_branch_is_the_plain_run_of_both(tiny, start_layer, start_step):

@@ -133,6 +133,7 @@ def test_a_hundred_signals_during_steps_leave_nothing(tmp_path):
     assert told["ended"] > 90
 
 
+@pytest.mark.slow
 def test_an_exception_set_from_another_thread_leaves_nothing(session):
     """As notebooks and debuggers stop a worker thread."""
     model = session.model

@@ -125,6 +125,7 @@ def test_two_loras_add_up(unet, plain):
 # ---------------------------------------------------------------- what others write
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -148,6 +149,7 @@ def test_a_lora_of_peft_is_what_peft_makes_of_it(unet, plain, tmp_path, options)
     assert torch.equal(with_lora(unet, one_file), with_lora(unet, lora))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [4, 10])
 @pytest.mark.parametrize("said", [False, True])
 def test_a_lora_of_diffusers_is_what_diffusers_makes_of_it(unet, plain, tmp_path, alpha, said):
@@ -182,6 +184,7 @@ def of_processor(path, kind):
     return f"unet.{attention}.processor.{projection}_lora.{kind}.weight"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [lambda path, kind: f"unet.{path}.lora.{kind}.weight", of_processor],
@@ -214,6 +217,7 @@ def test_an_alpha_beside_its_matrices_counts(unet, plain, tmp_path):
 # ---------------------------------------------------------------- what we write
 
 
+@pytest.mark.slow
 def test_what_is_saved_is_what_diffusers_loads(unet, plain, tmp_path):
     lora = random_lora(unet)
     assert save_lora(lora, tmp_path, {"prompt": "a cat"}) == tmp_path / FILE

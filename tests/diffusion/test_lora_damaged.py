@@ -102,6 +102,7 @@ def test_quantized_matrices_are_refused(unet, tmp_path, kohya):
         load_lora(tmp_path, unet)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content",
     ["{", "[]", '{"r": 4}', "[" * 100_000]
@@ -140,6 +141,7 @@ def test_a_lora_that_is_not_there_is_a_file_not_found(unet, tmp_path):
         load_lora(tmp_path / "nothing.safetensors", unet)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [FILE, "adapter_model.safetensors", "adapter_config.json"])
 def test_a_link_out_of_a_folder_is_not_read(unet, folder_of_peft, tmp_path, name):
     outside, folder = tmp_path / "outside", tmp_path / "given"
@@ -156,6 +158,7 @@ def test_a_link_out_of_a_folder_is_not_read(unet, folder_of_peft, tmp_path, name
         load_lora(folder, unet)
 
 
+@pytest.mark.slow
 def test_the_links_of_the_hubs_cache_are_read(unet, folder_of_peft, tmp_path):
     blobs, snapshot = tmp_path / "model" / "blobs", tmp_path / "model" / "snapshots" / "0123"
     blobs.mkdir(parents=True)

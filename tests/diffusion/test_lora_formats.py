@@ -102,6 +102,7 @@ def attention_only(tensors):
     return {key: tensor for key, tensor in tensors.items() if "_attn" in key}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [1.0, 4.0, 0.5, None])
 def test_a_lora_of_kohya_is_what_diffusers_makes_of_it(unet, text, tmp_path, alpha):
     tensors = attention_only(kohya(unet, UNET_PREFIX, alpha=lambda _: alpha))
@@ -112,6 +113,7 @@ def test_a_lora_of_kohya_is_what_diffusers_makes_of_it(unet, text, tmp_path, alp
     assert lora.summary.endswith("layers: 80 attention")
 
 
+@pytest.mark.slow
 def test_a_lora_of_kohya_with_convolutions_is_what_diffusers_makes_of_it(unet, text, tmp_path):
     """LoCon without its middle matrix: every layer but the text encoder's."""
     tensors = kohya(unet, UNET_PREFIX, ALL, alpha=lambda _: 0.5)
@@ -192,6 +194,7 @@ def test_both_parts_of_diffusers_are_what_diffusers_makes_of_them(
         assert_same(got, seen(*networks), seen(unet, text), parts=(0, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "names",
     [
@@ -368,6 +371,7 @@ def ours(unet, text):
     return LoRA(down, up)
 
 
+@pytest.mark.slow
 def test_what_is_saved_has_the_same_effect_in_diffusers(unet, text, tmp_path, ours):
     save_lora(ours, tmp_path)
     wanted = of_diffusers(unet, text, tmp_path)

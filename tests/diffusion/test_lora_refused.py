@@ -90,6 +90,7 @@ ADAPTERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Adapter 'default'. 20 LoRA tensor")  # peft's, of the biases
 @pytest.mark.parametrize("what", ADAPTERS)
 def test_what_peft_writes_and_is_more_than_a_lora_is_refused_by_name(unet, tmp_path, what):
@@ -98,6 +99,7 @@ def test_what_peft_writes_and_is_more_than_a_lora_is_refused_by_name(unet, tmp_p
         load_lora(tmp_path, unet)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("field", "value", "what"),
     [
@@ -117,6 +119,7 @@ def test_a_configuration_that_asks_for_more_is_refused_by_name(
         load_lora(folder_of_peft, unet)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("start", "what"),
     [

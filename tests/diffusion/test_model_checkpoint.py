@@ -59,6 +59,7 @@ def test_the_configuration_folder_needs_no_weights(checkpoint, broken, tiny):
     assert_same_model(load_model(checkpoint, config=broken, device="cpu"), tiny)
 
 
+@pytest.mark.slow
 def test_loading_a_file_says_nothing(checkpoint, tiny_folder, capfd, caplog):
     load_model(checkpoint, config=tiny_folder, device="cpu")
     assert capfd.readouterr() == ("", "")

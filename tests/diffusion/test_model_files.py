@@ -53,6 +53,7 @@ def sharded(folder, part, count=3, index="{stem}.safetensors.index.json", shard=
 # ---------------------------------------------------------------- variants
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["fp16", "non_ema", "bf16"])
 def test_a_folder_with_one_variant_only_is_loaded(broken, tiny, variant):
     rename(broken, variant)
@@ -149,6 +150,7 @@ def test_a_shard_that_is_missing_is_named(broken):
     assert "again" not in str(raised.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", STEMS)
 @pytest.mark.parametrize(
     "named",

@@ -34,6 +34,7 @@ def test_a_model_in_the_cache_is_loaded(tiny_folder, tiny, tmp_path):
     assert model.fingerprint == tiny.fingerprint
 
 
+@pytest.mark.slow
 def test_a_revision_is_the_one_asked_for(tiny_folder, tmp_path):
     cached(tmp_path, tiny_folder, branch="fp16")
     load_model("someone/tiny", revision="fp16", cache_dir=str(tmp_path), device="cpu")

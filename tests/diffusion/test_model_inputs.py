@@ -41,6 +41,7 @@ UNETS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("changes", "what"), UNETS)
 def test_a_folder_whose_unet_asks_for_more_is_refused_by_what_it_is(tmp_path, changes, what):
     refused(what, write_model(tmp_path / "model", unet=changes))
@@ -184,6 +185,7 @@ def test_a_checkpoint_that_does_not_fit_its_configuration_names_weight_and_part(
 PREFIX = "cond_stage_model.transformer.text_model."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "renamed",
     ["cond_stage_model.transformer.", "cond_stage_model.", "cond_stage_model.text_model."],

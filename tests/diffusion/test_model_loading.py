@@ -61,12 +61,14 @@ def test_loading_leaves_the_libraries_as_talkative_as_they_were(tiny_folder):
 # ---------------------------------------------------------------- other shapes of model
 
 
+@pytest.mark.slow
 def test_the_papers_places_are_counted_in_a_model_of_the_papers_shape(tmp_path):
     model = load_model(write_model(tmp_path / "sd", unet={"layers_per_block": 2}), device="cpu")
     assert len(self_attention_layers(model.unet)) == 16
     assert model.recommended == model.numbered(Settings())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("channels", "block", "layers", "first_layer"),
     [((8, 8, 16, 16), 3, 10, 6), ((8, 8, 16), 2, 7, 3), ((8, 16), 1, 4, 2)],
@@ -91,6 +93,7 @@ def test_a_folder_may_recommend_its_own_settings(broken):
     assert load_model(broken, device="cpu").recommended == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content",
     ["{", "[]", "{}", '{"recommended": {"drag": {"speed": 1}}}', '{"recommended": {"drag": 3}}',
@@ -119,6 +122,7 @@ def test_a_model_that_predicts_velocity_is_loaded_as_such(velocity):
     assert velocity.schedule(50).prediction_type == "v_prediction"
 
 
+@pytest.mark.slow
 def test_a_model_that_predicts_velocity_comes_back_from_its_inversion(velocity):
     predict = velocity.predictor(Conditioning(velocity.embed("a cat"))).predict
     latent, schedule = noise(1, 4, 16, 16), velocity.schedule(50)
@@ -199,6 +203,7 @@ def test_a_wrong_device_or_type_is_refused_before_anything_is_read():
         load_model("nobody/nothing", device="cpu", dtype="fp16")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_all_networks_have_the_type_asked_for(tiny_folder, dtype):
     model = load_model(tiny_folder, device="cpu", dtype=dtype)

@@ -48,6 +48,7 @@ def test_a_checkpoint_that_says_nothing_predicts_what_its_configuration_says(mar
     assert load_model(marked({}), config=tiny_folder, device="cpu").prediction_type == "epsilon"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "metadata"),
     [
@@ -99,6 +100,7 @@ def test_marks_that_contradict_each_other_are_refused(marked, tiny_folder):
     assert model.prediction_type == "epsilon"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sample", "flow", "rectified", "x0", "edm"])
 def test_a_checkpoint_that_predicts_something_else_is_refused(marked, tiny_folder, kind):
     file = marked({}, {"modelspec.prediction_type": kind})
@@ -118,6 +120,7 @@ def test_marks_in_a_folders_weights_count_too(broken):
 # ---------------------------------------------------------------- by option
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 def test_the_option_wins_over_all(marked, tiny_folder, broken, kind):
     file = marked({"v_pred": EMPTY})
@@ -159,6 +162,7 @@ def test_a_checkpoint_of_version_2_that_says_nothing_is_a_guess_and_it_is_said(s
     edit_json(folder / SCHEDULER, prediction_type="epsilon")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 def test_where_the_caller_or_the_configuration_says_it_there_is_no_guess(second, kind):
     folder, file = second
@@ -187,6 +191,7 @@ def test_a_folder_of_version_1_that_says_nothing_predicts_noise_as_diffusers_has
 # ---------------------------------------------------------------- noise levels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [50, 129, 1000, 4000])
 def test_betas_as_a_list_of_any_length_are_those(broken, count):
     betas = np.linspace(0.001, 0.02, count)
@@ -242,6 +247,7 @@ FAMILY = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FAMILY)
 def test_a_sampler_of_the_family_gives_its_noise_levels(broken, tiny, kind):
     edit_json(broken / SCHEDULER, _class_name=kind, use_karras_sigmas=True)

@@ -214,6 +214,7 @@ def test_the_gradient_is_the_same_whether_the_pass_is_cut_short_or_not(tiny, tex
 # ---------------------------------------------------------------- precision
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_a_network_of_any_precision_is_dragged_in_single_precision(tiny, tiny_folder, text, dtype):
     model = load_model(tiny_folder, device="cpu", dtype=dtype)

@@ -114,6 +114,7 @@ def test_a_latent_is_decoded_from_the_unscaled(tiny):
     torch.testing.assert_close(tiny.decode(latent), wanted)
 
 
+@pytest.mark.slow
 def test_a_sample_lies_around_the_mean(tiny):
     pixels = image(16, 16)
     generator = torch.Generator().manual_seed(0)

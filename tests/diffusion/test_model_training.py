@@ -47,6 +47,7 @@ def matrices(lora):
 # ---------------------------------------------------------------- training
 
 
+@pytest.mark.slow
 def test_training_fits_the_noise(tiny, text):
     steps = train(tiny, text, batches() * 12, learning_rate=0.05)
     assert [step.index for step in steps] == list(range(1, 13))
@@ -131,6 +132,7 @@ def test_a_loss_that_is_not_finite_is_refused_and_the_last_lora_is_good(tiny, te
     assert not any(module._forward_hooks for module in tiny.unet.modules())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [True, False])
 def test_the_consumers_gradient_mode_is_left_alone(tiny, text, mode):
     with torch.set_grad_enabled(mode):
@@ -138,6 +140,7 @@ def test_the_consumers_gradient_mode_is_left_alone(tiny, text, mode):
             assert torch.is_grad_enabled() is mode
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_a_half_precision_network_trains_a_lora_in_single_precision(tiny_folder, tiny, text, dtype):
     model = load_model(tiny_folder, device="cpu", dtype=dtype)

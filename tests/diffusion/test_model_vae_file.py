@@ -27,6 +27,7 @@ def other(tiny_folder, tmp_path):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["", "first_stage_model.", "vae."])
 def test_a_vae_in_one_file_of_the_original_layout_is_the_vae(tiny_folder, other, tmp_path, prefix):
     file = tmp_path / "vae-ft-mse.safetensors"
@@ -56,6 +57,7 @@ def test_a_vae_file_in_diffusers_own_layout_is_the_vae(tiny_folder, other):
     assert got.fingerprint == load_model(other, device="cpu").fingerprint
 
 
+@pytest.mark.slow
 def test_the_vae_of_a_whole_checkpoint_is_the_vae(tiny_folder, other, tmp_path):
     file = write_checkpoint(other, tmp_path / "other.safetensors")
     wanted = load_model(other, device="cpu").fingerprint

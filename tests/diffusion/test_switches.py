@@ -113,6 +113,7 @@ def test_a_pass_inside_a_pass_has_its_own_switches_and_the_outer_one_goes_on_wit
     assert inventory(model) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, GeneratorExit])
 @pytest.mark.parametrize("nested", [False, True])
 def test_an_error_in_somebodys_hook_leaves_the_network_as_it_was(model, error, nested):
@@ -156,6 +157,7 @@ def test_a_walk_that_is_abandoned_midway_leaves_nothing(model):
 # ---------------------------------------------------------------- threads
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", ["normal", "low"])
 def test_threads_of_models_that_share_a_network_do_not_meet_in_it(model, memory):
     shared = [model.with_parts(memory=memory) for _ in range(3)]

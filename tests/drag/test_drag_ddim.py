@@ -39,6 +39,7 @@ def test_timesteps_are_those_of_diffusers_where_the_steps_divide_the_training_st
     assert list(ours.timesteps) == theirs.timesteps.tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("levels", [1000, 997, 100, 7])
 @pytest.mark.parametrize("offset", [0, 1])
 def test_a_strength_means_the_same_noise_for_every_number_of_steps(levels, offset):
@@ -148,6 +149,7 @@ def zero_terminal(alphas):
     return ((root - root[-1]) * root[0] / (root[0] - root[-1])).square()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("steps", [1, 2, 7, 20, 50, 333, 501, 1000])
 @pytest.mark.parametrize(

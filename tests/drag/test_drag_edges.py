@@ -131,6 +131,7 @@ def test_a_patch_of_any_radius_at_the_masks_and_the_images_border_is_finite(radi
 # ---------------------------------------------------------------- sizes and last pixels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(63, 47), (47, 63), (33, 129), (130, 31), (16, 16)])
 def test_images_of_odd_sizes_are_dragged_from_corner_to_corner_and_come_back_whole(tiny, size):
     width, height = size

@@ -53,6 +53,7 @@ LEFT[:, :12] = True
 # ---------------------------------------------------------------- it drags
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [(52, 32), (12, 32), (32, 52), (32, 12), (46, 46), (18, 46)])
 @pytest.mark.parametrize("template", ["current", "original"])
 def test_the_content_arrives_at_the_target(target, template):

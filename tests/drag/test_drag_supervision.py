@@ -115,6 +115,7 @@ def test_with_all_reached_the_loss_is_zero():
 BORDERS = [0.0, 1.0, 5.0, 10.0, 11.0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("radius", [0, 1, 4, 20])
 def test_a_handle_anywhere_pulled_anywhere_gives_finite_gradients(radius):
     block = noise(1, 2, 6, 6).requires_grad_()

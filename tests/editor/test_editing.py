@@ -58,6 +58,7 @@ def desk(tiny):
         assert each.errors == []
 
 
+@pytest.mark.slow
 def test_a_run_equals_the_session_alone_bit_for_bit(tiny, desk):
     desk = desk(lora_steps=2)
     desk.editing.run(render=True)

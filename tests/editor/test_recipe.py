@@ -57,11 +57,13 @@ def assert_repeated(session, names):
     assert again.model.fingerprint == session.model.fingerprint
 
 
+@pytest.mark.slow
 def test_an_edit_is_repeated_bit_for_bit(tiny, repeated):
     session = edited(tiny, lora_steps=2)
     assert_repeated(session, repeated(session))
 
 
+@pytest.mark.slow
 def test_targets_masks_and_settings_changed_on_the_way_are_repeated(tiny, repeated):
     session = edited(tiny, learning_rate=0.02)
     session.instructions = ask(((12, 12), (20, 40)), mask=left_half())
@@ -74,6 +76,7 @@ def test_targets_masks_and_settings_changed_on_the_way_are_repeated(tiny, repeat
     assert_repeated(session, repeated(session))
 
 
+@pytest.mark.slow
 def test_a_latent_warped_twice_is_repeated(tiny, repeated):
     session = edited(tiny, start="warped")
     session.instructions = ask(((12, 12), (20, 40)), mask=left_half())
@@ -81,6 +84,7 @@ def test_a_latent_warped_twice_is_repeated(tiny, repeated):
     assert_repeated(session, repeated(session))
 
 
+@pytest.mark.slow
 def test_of_a_branch_only_its_own_steps_are_repeated(tiny, repeated):
     session = edited(tiny)
     session.rewind(1)
@@ -91,6 +95,7 @@ def test_of_a_branch_only_its_own_steps_are_repeated(tiny, repeated):
     assert_repeated(session, names)
 
 
+@pytest.mark.slow
 def test_a_mask_drawn_after_the_last_step_counts_for_the_render(tiny, repeated):
     session = edited(tiny)
     keep = replace(session.settings.render, keep_protected=True)
@@ -105,6 +110,7 @@ def test_an_edit_that_was_not_dragged_yet_has_code_too(tiny, repeated):
     assert np.array_equal(repeated(session)["result"], session.render())
 
 
+@pytest.mark.slow
 def test_a_generated_image_is_generated_again(tiny, repeated):
     session = DragSession(tiny)
     session.settings = settings_of(tiny)
@@ -114,6 +120,7 @@ def test_a_generated_image_is_generated_again(tiny, repeated):
     assert_repeated(session, repeated(session))
 
 
+@pytest.mark.slow
 def test_a_generated_image_keeps_its_own_steps_and_takes_the_edits_prompt(tiny, repeated):
     session = DragSession(tiny)
     session.settings = settings_of(tiny)
@@ -136,6 +143,7 @@ def test_the_type_and_the_memory_of_the_model_are_those_of_the_edit(
     assert_repeated(session, repeated(session))
 
 
+@pytest.mark.slow
 def test_every_option_of_the_model_is_given_again(broken, tmp_path, repeated):
     weights = broken / "unet" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_suffix(".non_ema.safetensors"))
@@ -165,6 +173,7 @@ def test_a_model_that_was_not_loaded_by_name_is_asked_for(tiny, repeated):
     assert_repeated(session, repeated(session, model=model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "size", [{}, {"max_side": 48}, {"multiple": 8}, {"max_side": 40, "multiple": 8}]
 )
@@ -185,6 +194,7 @@ def test_an_image_from_no_file_is_asked_for(tiny):
         exec(code, {})
 
 
+@pytest.mark.slow
 def test_relative_paths_name_the_same_files_from_every_folder(tiny_folder, tmp_path, monkeypatch):
     (tmp_path / "work").mkdir()
     shutil.copytree(tiny_folder, tmp_path / "work" / "model")
@@ -198,6 +208,7 @@ def test_relative_paths_name_the_same_files_from_every_folder(tiny_folder, tmp_p
     assert_repeated(session, names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [None, 3.0])
 def test_a_lora_of_a_file_is_read_again(tiny, tmp_path, repeated, alpha):
     trained = session_on(tiny, lora_steps=2).train_lora()
@@ -219,6 +230,7 @@ def test_a_lora_of_a_file_is_read_again(tiny, tmp_path, repeated, alpha):
     assert names["session"].lora.digest == session.lora.digest
 
 
+@pytest.mark.slow
 def test_a_lora_from_no_file_is_asked_for(tiny, repeated):
     lora = session_on(tiny, lora_steps=2).train_lora()
     session = session_on(tiny)
@@ -242,6 +254,7 @@ def test_a_lora_that_took_the_place_of_a_files_is_asked_for(tiny, tmp_path):
     assert "lora" not in python_of(session).replace("'lora': {", "")
 
 
+@pytest.mark.slow
 def test_a_prompt_that_was_changed_after_the_drawing_is_the_one_that_is_repeated(tiny, repeated):
     session = edited(tiny)
     session.prompt = "a dog"
@@ -251,6 +264,7 @@ def test_a_prompt_that_was_changed_after_the_drawing_is_the_one_that_is_repeated
     assert names["session"].prompt == "a dog"
 
 
+@pytest.mark.slow
 def test_strange_prompts_and_paths_stay_text(tiny, tmp_path, repeated):
     name = 'it\'s "an" image \\ n.png'
     session = on_file(tiny, tmp_path / name)

@@ -289,6 +289,7 @@ def test_the_last_callback_may_close_the_runner(clock):
     assert runner.close(SOON)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clock", CLOCKS)
 def test_an_error_that_is_kept_holds_nothing_large(make_runner, clock):
     class Large:
@@ -311,6 +312,7 @@ def test_an_error_that_is_kept_holds_nothing_large(make_runner, clock):
     assert any(frame.name == "make" for frame in caught.traceback)  # where, is still known
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clock", CLOCKS)
 def test_a_runner_that_nobody_holds_is_collected(clock):
     runner = Runner(clock)

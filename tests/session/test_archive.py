@@ -65,6 +65,7 @@ def test_everything_comes_back_bit_for_bit(session, path, tiny):
     assert_same(session, DragSession.load(path, tiny))
 
 
+@pytest.mark.slow
 def test_going_on_after_loading_is_going_on_before(path, tiny):
     session, loaded = edited(tiny), DragSession.load(path, tiny)
     for each in (session, loaded):
@@ -224,6 +225,7 @@ def test_a_truncated_file_is_refused(path, tiny, data, kept):
         DragSession.load(path, tiny)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["session.json", "tensors.safetensors", "edit-0/node-5.safet"])
 def test_a_file_that_is_damaged_where_it_is_read_is_refused(path, tiny, data, part):
     data = bytearray(data)
@@ -346,6 +348,7 @@ def renamed(path, name, fingerprint="another"):
     return other
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: repr(name[:20]))
 def test_a_file_never_loads_the_model_that_it_names(path, name, monkeypatch):
     def no_loading(*_, **__):

@@ -92,6 +92,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES)
 def test_what_does_not_belong_together_is_refused(path, tiny, name):
     change, message = CHANGES[name]

@@ -99,6 +99,7 @@ STRANGERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STRANGERS)
 def test_images_of_other_kinds_raise_one(session, name):
     said = warning(session, STRANGERS[name]())
@@ -159,6 +160,7 @@ def test_both_bounds_count(found, known):
     assert RoundTrip(*found).is_in(domain) is known
 
 
+@pytest.mark.slow
 def test_the_bounds_are_read_from_the_models_folder(broken):
     other = {"images": "cats", "psnr": 3.0, "gain": None}
     settings = {"recommended": Settings().to_dict(), "domain": other}

@@ -98,6 +98,7 @@ def test_low_memory_is_less(tiny):
         assert phases(low)[name].memory < phases(normal)[name].memory
 
 
+@pytest.mark.slow
 def test_on_an_accelerator_low_memory_leaves_only_the_unet_there(tiny, monkeypatch):
     elsewhere = torch.device("cuda")
 

@@ -44,6 +44,7 @@ def test_two_models_made_in_code_are_told_apart(tiny):
     assert tiny.with_parts(name="other", memory="low").fingerprint == tiny.fingerprint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "change"),
     [
@@ -75,6 +76,7 @@ def test_every_setting_that_decides_a_result_is_part_of_the_fingerprint(broken, 
     assert load_model(broken, device="cpu").fingerprint != tiny.fingerprint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "file", ["unet/config.json", "vae/config.json", "text_encoder/config.json"]
 )
@@ -125,6 +127,7 @@ def test_every_value_of_a_weight_is_hashed(dtype):
     assert hash_of(weight.transpose(0, 2).contiguous().transpose(0, 2)) in digests  # as it lies
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
 def test_one_value_anywhere_makes_another_fingerprint(own, part):
     before = digest_of(own)
@@ -183,6 +186,7 @@ def another_scale(model):
 CHANGES = [fuse, reload, one_value, another_network, another_kind_of_prediction, another_scale]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_a_model_that_was_changed_in_place_has_another_fingerprint(own, change):
     before = own.fingerprint
@@ -229,6 +233,7 @@ def test_what_was_made_with_other_weights_is_outdated_and_comes_back_with_them(o
     assert session.history is history
 
 
+@pytest.mark.slow
 def test_the_status_says_that_the_weights_were_changed(own):
     session = session_on(own, lora_steps=2)
     session.prepare()
@@ -237,6 +242,7 @@ def test_the_status_says_that_the_weights_were_changed(own):
     assert session.status["inversion"].why == "the model's weights changed since it was made"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["training", "preparing"])
 def test_a_stage_during_which_the_weights_were_changed_is_refused_and_not_kept(
     own, tmp_path, stage

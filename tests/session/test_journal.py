@@ -164,6 +164,7 @@ def of_another_size(_data, tensors):
         tensors[name] = tensor[:, :2].contiguous()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [of_other_instructions, of_a_later_parent, of_no_node, without_instructions, of_another_size],
@@ -185,6 +186,7 @@ def test_a_step_that_is_written_again_as_it_was_is_restored(tiny, tmp_path):
     assert_same_history(session.history, restore(tmp_path, tiny)[0].history)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b'{"prompt": 1}', b'{"prompt": "a", "settings": {}}']
 )
@@ -249,6 +251,7 @@ def test_only_the_newest_are_kept(tiny):
 # ---------------------------------------------------------------- the widget
 
 
+@pytest.mark.slow
 def test_a_widget_comes_back_with_everything(tiny):
     widget = DragWidget(session_on(tiny), instructions=ask(), clock="sync")
     widget.run(3)
@@ -336,6 +339,7 @@ def test_a_journal_that_lives_and_files_that_are_not_ours_are_not_tidied_away(ti
     assert (home / "thesis-2024" / "session.drag").read_bytes() == b"of the user"
 
 
+@pytest.mark.slow
 def test_a_session_is_saved_whole_while_a_drag_goes_on(tiny, tmp_path):
     session = session_on(tiny, steps=40, stop_distance=0.01)
     session.instructions = drawn = ask()

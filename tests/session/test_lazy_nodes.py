@@ -159,6 +159,7 @@ def journal_of(tiny, folder):
     return session
 
 
+@pytest.mark.slow
 def test_a_journal_is_restored_lazily_and_may_be_removed_then(tiny, tmp_path, visited):
     session = journal_of(tiny, tmp_path / "journal")
     restored, _ = restore(tmp_path / "journal", tiny)
@@ -167,6 +168,7 @@ def test_a_journal_is_restored_lazily_and_may_be_removed_then(tiny, tmp_path, vi
     assert_same(session, restored)
 
 
+@pytest.mark.slow
 def test_a_journal_on_a_file_system_without_links_is_copied(tiny, tmp_path, monkeypatch):
     def no_links(*_):
         raise OSError("no links here")
@@ -178,6 +180,7 @@ def test_a_journal_on_a_file_system_without_links_is_copied(tiny, tmp_path, monk
     assert_same(session, restored)
 
 
+@pytest.mark.slow
 def test_where_the_last_steps_are_lost_the_edit_stands_before_them(tiny, tmp_path, caplog):
     journal_of(tiny, tmp_path)
     for number in (7, 8):

@@ -213,6 +213,7 @@ def test_a_short_history_writes_nothing():
     assert not default_folder().exists()
 
 
+@pytest.mark.slow
 def test_ten_thousand_steps_take_no_more_lines_each_than_a_hundred():
     history = start(memory=10 * NODE)
 
@@ -264,6 +265,7 @@ def dragged(tiny, steps=8):
     return session
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_three_in_memory")
 def test_rewind_branch_and_render_give_the_same_bits_from_disk(tiny, monkeypatch):
     far = dragged(tiny)
@@ -322,6 +324,7 @@ def test_a_session_whose_files_are_gone_goes_on(tiny, tmp_path):
 # ---------------------------------------------------------------- the widget
 
 
+@pytest.mark.slow
 def test_the_widget_follows_a_long_drag_with_no_more_lines_than_a_short_one(tiny):
     session = dragged(tiny, 1)
     widget = DragWidget(session, instructions=ask(), clock="sync", journal=False)

@@ -66,6 +66,7 @@ def test_a_method_of_ones_own_is_driven_by_an_unchanged_session(tiny):
     assert session.render().size == session.image.size
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shift")
 def test_a_method_of_ones_own_is_driven_by_an_unchanged_widget(tiny):
     widget = DragWidget(

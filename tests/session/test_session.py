@@ -22,6 +22,7 @@ def same(some, others):
 # ---------------------------------------------------------------- what it costs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora_steps", [0, 2])
 @pytest.mark.parametrize("steps", [1, 3])
 def test_the_first_drag_costs_the_inversion_a_reference_pass_and_one_pass_a_step(
@@ -47,6 +48,7 @@ def test_after_moving_a_target_the_next_step_costs_one_pass(tiny, mask):
     assert passes.count == 1
 
 
+@pytest.mark.slow
 def test_after_a_render_and_a_preview_the_next_step_costs_one_pass(tiny):
     session = session_on(tiny)
     list(session.drag(ask()))
@@ -58,6 +60,7 @@ def test_after_a_render_and_a_preview_the_next_step_costs_one_pass(tiny):
     assert passes.count == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -151,6 +154,7 @@ def test_only_the_pass_that_a_step_goes_down_keeps_a_graph(tiny):
 # ---------------------------------------------------------------- going on, back and elsewhere
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", [None, left_half()])
 def test_five_steps_and_five_steps_are_ten_steps(tiny, mask):
     halves, whole = session_on(tiny), session_on(tiny)
@@ -164,6 +168,7 @@ def test_five_steps_and_five_steps_are_ten_steps(tiny, mask):
     assert [step.index for step in halves.history] == list(range(1, 11))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("between", [[], ["render"], ["preview", "preview"]])
 def test_going_on_from_an_earlier_step_is_a_straight_drag(tiny, between):
     elsewhere = ask((START, (20, 39)), mask=left_half())
@@ -320,6 +325,7 @@ def test_an_edit_that_is_put_aside_lets_go_of_its_graph(tiny):
     assert passes.count == 3  # here and at the start again, and behind the step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora_steps", [0, 2])
 def test_the_same_seed_gives_the_same_bits(tiny, lora_steps):
     runs = [session_on(tiny, lora_steps=lora_steps) for _ in range(2)]

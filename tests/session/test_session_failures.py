@@ -111,6 +111,7 @@ def test_work_that_fails_in_a_pass_ends_with_it_and_changes_nothing(tiny, phase,
     np.testing.assert_array_equal(work(session), work(undisturbed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failure", FAILURES)
 def test_steps_that_were_taken_are_kept_and_gone_on_from(tiny, failure):
     fail, error = FAILURES[failure]
@@ -157,6 +158,7 @@ def test_what_the_user_sets_meanwhile_stays_set_when_a_drag_fails(tiny):
     assert session.instructions.pairs == latest.pairs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", ["LoRA", "inversion", "first step of drag", "reference"])
 def test_an_interruption_in_the_callback_breaks_nothing(tiny, phase):
     before, work, _ = PHASES[phase]

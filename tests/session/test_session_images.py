@@ -39,6 +39,7 @@ def test_a_shift_is_seen(pixels):
 # ---------------------------------------------------------------- out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(512, 512), (500, 333), (201, 150)])
 def test_an_image_comes_back_at_its_own_size_unshifted(tiny, size):
     """Encoded, inverted and rendered without a drag, with an autoencoder that shifts nothing."""
@@ -55,6 +56,7 @@ def test_an_image_comes_back_at_its_own_size_unshifted(tiny, size):
         assert abs(there.mean() - here.mean()) < 2
 
 
+@pytest.mark.slow
 def test_a_preview_without_a_drag_is_the_image(tiny):
     session = DragSession(blocks_of(tiny))
     session.settings = settings_of(tiny)
@@ -114,6 +116,7 @@ PICTURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.* has several frames:UserWarning")
 @pytest.mark.parametrize("name", PICTURES)
 def test_an_image_of_any_kind_is_edited_and_comes_back_at_its_size(tiny, tmp_path, name):
@@ -134,6 +137,7 @@ def test_an_animated_image_is_edited_in_its_first_frame(tiny, tmp_path):
     assert session.image.getpixel((0, 0)) == (255, 0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "error", "message"),
     [

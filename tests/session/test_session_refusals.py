@@ -50,6 +50,7 @@ BAD_POINTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BAD_POINTS)
 def test_bad_instructions_are_refused(session, name):
     points, options, message = BAD_POINTS[name]
@@ -154,6 +155,7 @@ BAD_CALLS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BAD_CALLS)
 def test_bad_input_is_refused_and_changes_nothing(session, name):
     call, error, message = BAD_CALLS[name]
@@ -186,6 +188,7 @@ def test_more_steps_than_noise_levels_are_refused(tiny):
 # ---------------------------------------------------------------- what cannot go on
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

@@ -52,6 +52,7 @@ CHANGES = {
 # ---------------------------------------------------------------- what becomes outdated
 
 
+@pytest.mark.slow
 def test_stages_that_were_made_are_fresh(session):
     assert states(session) == READY
     with Passes(session.model) as passes:
@@ -65,6 +66,7 @@ def test_stages_that_were_never_made_are_missing(tiny):
     assert session.status == dict.fromkeys(READY, StageStatus("missing", "not made yet"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_makes_stale_what_depends_on_it_and_says_why(session, name):
     change, wanted = CHANGES[name]
@@ -75,6 +77,7 @@ def test_a_change_makes_stale_what_depends_on_it_and_says_why(session, name):
     assert outdated == {f"{why} changed since it was made"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES)
 def test_taking_a_change_back_finds_everything_fresh(session, name):
     settings, steps = session.settings, list(session.history)
@@ -90,6 +93,7 @@ def test_taking_a_change_back_finds_everything_fresh(session, name):
     assert [node.step for node in session.history.nodes[1:]] == steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "changes"),
     [
@@ -103,6 +107,7 @@ def test_what_no_stage_depends_on_makes_nothing_stale(session, stage, changes):
     assert states(session) == READY
 
 
+@pytest.mark.slow
 def test_the_nearest_version_says_what_has_changed(session):
     session.set_image(waves(seed=1), "another image")
     session.prepare()
@@ -121,6 +126,7 @@ def test_a_prompt_in_the_instructions_is_what_the_image_shows(tiny):
     assert session.prompt == "a cat"
 
 
+@pytest.mark.slow
 def test_the_prompt_decides_the_inversion(session):
     before = session.invert()
     session.prompt = "a dog"
@@ -139,6 +145,7 @@ def test_no_lora_steps_mean_no_lora(tiny):
     assert session.invert().lora is None
 
 
+@pytest.mark.slow
 def test_a_lora_that_was_given_takes_the_place_of_training(session, tiny, tmp_path):
     trained = session.train_lora()
     file = save_lora(trained, tmp_path / "lora")
@@ -167,6 +174,7 @@ def test_a_lora_of_another_model_is_refused_when_it_is_given(session):
 # ---------------------------------------------------------------- what a render needs
 
 
+@pytest.mark.slow
 def test_the_reference_is_walked_once_for_all_renders(tiny):
     session = session_on(tiny)
     session.instructions = ask()
@@ -180,6 +188,7 @@ def test_the_reference_is_walked_once_for_all_renders(tiny):
     assert passes.count == N + N + 1 + N + N
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep_protected", [False, True])
 def test_a_render_without_mutual_attention_looks_at_the_source_only_to_keep_it(
     tiny, keep_protected
@@ -222,6 +231,7 @@ def generated(model, **changes):
     return session, session.generate("a cat", **options)
 
 
+@pytest.mark.slow
 def test_a_generated_image_needs_neither_lora_nor_inversion(tiny):
     with Passes(tiny) as passes:
         session, image = generated(tiny, size=(64, 32))
@@ -242,6 +252,7 @@ def test_an_undragged_generated_image_is_rendered_as_it_was_generated(tiny):
     assert gap.max() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change", [{"seed": 6}, {"guidance_scale": 1.0}, {"negative_prompt": "a bird"}]
 )
@@ -278,6 +289,7 @@ def test_what_is_made_is_kept_under_what_it_was_made_of(tiny):
     assert np.array_equal(session.invert().latents[-1], fresh.invert().latents[-1])
 
 
+@pytest.mark.slow
 def test_two_threads_do_not_pass_through_each_others_hooks(tiny):
     """A render elsewhere on the model, with its own LoRA, while this one drags."""
     session, other = session_on(tiny, lora_steps=2), session_on(tiny, prompt="a dog", lora_steps=2)
@@ -302,6 +314,7 @@ def phases(reports):
     return list(dict.fromkeys(report.phase for report in reports))
 
 
+@pytest.mark.slow
 def test_one_callback_hears_of_every_phase_in_order(tiny):
     reports = []
     session = session_on(tiny, lora_steps=2, progress=reports.append)
@@ -318,6 +331,7 @@ def test_one_callback_hears_of_every_phase_in_order(tiny):
         assert all((report.loss is not None) == (phase in ("lora", "drag")) for report in heard)
 
 
+@pytest.mark.slow
 def test_what_is_not_made_anew_is_not_reported(session):
     reports = []
     session.monitor.progress = reports.append

@@ -56,6 +56,7 @@ def assert_same_steps(one, other):
         assert a.loss_terms == b.loss_terms
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", [None, left_half()], ids=["no mask", "mask"])
 @pytest.mark.parametrize("template", ["current", "original"])
 def test_the_next_sessions_first_step_takes_one_pass_and_is_the_same(store, tiny, mask, template):
@@ -69,6 +70,7 @@ def test_the_next_sessions_first_step_takes_one_pass_and_is_the_same(store, tiny
     assert_same_edit(first, second, alone)
 
 
+@pytest.mark.slow
 def test_a_preview_of_what_was_found_is_the_same(store, tiny):
     first, second = (session_with(store, tiny, mask=left_half()) for _ in range(2))
     first.step(1)
@@ -79,6 +81,7 @@ def test_a_preview_of_what_was_found_is_the_same(store, tiny):
     assert found.tobytes() == first.preview().tobytes()
 
 
+@pytest.mark.slow
 def test_a_start_that_needs_a_gradient_keeps_and_finds_nothing(store, tiny):
     session_with(store, tiny).step(1)
     assert first_step(session_with(store, tiny, start="inverted")) == 2
@@ -87,6 +90,7 @@ def test_a_start_that_needs_a_gradient_keeps_and_finds_nothing(store, tiny):
     assert kept(store) == []
 
 
+@pytest.mark.slow
 def test_one_with_a_mask_takes_the_place_of_one_without(store, tiny):
     session_with(store, tiny).step(1)
     assert first_step(session_with(store, tiny, mask=left_half())) == 2
@@ -95,6 +99,7 @@ def test_one_with_a_mask_takes_the_place_of_one_without(store, tiny):
     assert first_step(session_with(store, tiny)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drag", [{"feature_blocks": (2,)}, {"feature_scale": 0.25}])
 def test_other_features_are_not_taken_for_them(store, tiny, drag):
     session_with(store, tiny).step(1)
@@ -102,11 +107,13 @@ def test_other_features_are_not_taken_for_them(store, tiny, drag):
     assert len(kept(store)) == 2
 
 
+@pytest.mark.slow
 def test_what_does_not_change_the_pass_finds_them(store, tiny):
     session_with(store, tiny).step(1)
     assert first_step(session_with(store, tiny, learning_rate=0.02, motion_radius=2)) == 1
 
 
+@pytest.mark.slow
 def test_damaged_ones_are_made_anew(store, tiny, caplog):
     caplog.set_level(logging.CRITICAL)
     first = session_with(store, tiny)
@@ -120,6 +127,7 @@ def test_damaged_ones_are_made_anew(store, tiny, caplog):
     assert first_step(session_with(store, tiny)) == 1
 
 
+@pytest.mark.slow
 def test_they_are_the_same_whichever_way_memory_is_used(store, tiny):
     first = session_with(store, tiny.with_parts(memory="low"))
     first.step(1)
@@ -128,6 +136,7 @@ def test_they_are_the_same_whichever_way_memory_is_used(store, tiny):
     assert_same_edit(first, second)
 
 
+@pytest.mark.slow
 def test_back_at_the_start_another_target_takes_one_pass(store, tiny):
     session = session_with(store, tiny)
     session.step(3)
@@ -140,6 +149,7 @@ def test_back_at_the_start_another_target_takes_one_pass(store, tiny):
     assert torch.equal(session.history.current.latent, other.history.current.latent)
 
 
+@pytest.mark.slow
 def test_too_large_a_share_of_the_store_is_not_kept(store, tiny, monkeypatch):
     monkeypatch.setattr(storing, "SHARE", 1e-9)
     session = session_with(store, tiny)
@@ -148,6 +158,7 @@ def test_too_large_a_share_of_the_store_is_not_kept(store, tiny, monkeypatch):
     assert first_step(session_with(store, tiny)) == 2
 
 
+@pytest.mark.slow
 def test_they_are_of_the_latent_that_the_drag_starts_from(store, tiny):
     session_with(store, tiny).step(1)
     session = session_with(store, tiny)

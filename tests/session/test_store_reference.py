@@ -191,6 +191,7 @@ def test_when_room_is_needed_references_go_before_what_was_trained(store):
     assert sorted(entry.made_by()["number"] for entry in store.entries()) == [1, 2, 5]
 
 
+@pytest.mark.slow
 def test_a_branch_whose_keeping_is_interrupted_is_there_for_the_next_render(
     store, tiny, monkeypatch
 ):

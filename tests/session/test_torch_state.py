@@ -88,11 +88,13 @@ def plain_with_others(tiny):
     return edit(tiny, **OTHERS)
 
 
+@pytest.mark.slow
 @states
 def test_an_edit_with_a_prior_and_a_warped_start_has_the_same_bits(tiny, plain_with_others, state):
     assert_alike(edit(tiny, state, state, **OTHERS), plain_with_others)
 
 
+@pytest.mark.slow
 @states
 def test_a_progress_callback_is_called_in_the_users_own_state(tiny, state):
     with state():
@@ -106,6 +108,7 @@ def test_a_progress_callback_is_called_in_the_users_own_state(tiny, state):
     assert all(seen)
 
 
+@pytest.mark.slow
 @states
 def test_a_generated_image_has_the_same_bits(tiny, state):
     found = []
@@ -121,6 +124,7 @@ def test_a_generated_image_has_the_same_bits(tiny, state):
     assert_alike(found[1], found[0])
 
 
+@pytest.mark.slow
 @states
 def test_a_model_is_loaded_the_same(tiny_folder, tiny, state):
     before = torch.random.get_rng_state()
@@ -148,6 +152,7 @@ def test_an_estimate_is_the_same(tiny, state):
     assert timed.seconds > 0
 
 
+@pytest.mark.slow
 @states
 def test_a_session_file_is_written_and_read_the_same(tiny, state, tmp_path):
     session = session_on(tiny, lora_steps=2)
@@ -172,6 +177,7 @@ def test_a_lora_file_is_read_the_same(tiny, state, tmp_path):
 # ---------------------------------------------------------------- the parts, called on their own
 
 
+@pytest.mark.slow
 @states
 def test_the_loops_have_the_same_bits(tiny, state):
     found = []
@@ -195,6 +201,7 @@ def test_the_loops_have_the_same_bits(tiny, state):
     assert_alike(found[1], found[0])
 
 
+@pytest.mark.slow
 @states
 def test_a_lora_is_trained_to_the_same_bits(tiny, state):
     settings = LoRASettings(steps=2, rank=2, batch_size=1)
@@ -243,6 +250,7 @@ def test_tensors_made_in_inference_mode_can_be_given(tiny):
     assert found[0][1] == found[1][1]
 
 
+@pytest.mark.slow
 def test_a_network_made_in_inference_mode_can_be_dragged_with(tiny):
     def made():
         torch.manual_seed(0)

@@ -58,6 +58,7 @@ def bits(lora):
     return [*lora.down.values(), *lora.up.values()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("random_crop", [False, True])
 @pytest.mark.parametrize("after", [1, 3])
 def test_training_goes_on_after_any_step_to_the_bit(tiny, after, random_crop):
@@ -74,6 +75,7 @@ def test_training_goes_on_after_any_step_to_the_bit(tiny, after, random_crop):
     assert all(map(torch.equal, bits(again[-1].second), bits(steps[-1].second)))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_every_step")
 @pytest.mark.parametrize("after", [1, STEPS - 1, STEPS])
 def test_another_session_goes_on_from_the_last_checkpoint(tiny, store, whole, after):
@@ -89,6 +91,7 @@ def test_another_session_goes_on_from_the_last_checkpoint(tiny, store, whole, af
     assert kinds(store) == ["lora"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_every_step")
 @pytest.mark.parametrize("change", ["prompt", "steps"])
 def test_another_lora_does_not_start_from_it(tiny, store, change):
@@ -103,6 +106,7 @@ def test_another_lora_does_not_start_from_it(tiny, store, change):
     assert passes.count == session.settings.lora.steps
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_every_step")
 def test_a_damaged_checkpoint_costs_time_and_nothing_else(tiny, store, whole, caplog):
     caplog.set_level(logging.CRITICAL)
@@ -112,6 +116,7 @@ def test_a_damaged_checkpoint_costs_time_and_nothing_else(tiny, store, whole, ca
     assert session_with(store, tiny).train_lora().digest == whole.digest
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_every_step")
 def test_a_store_that_cannot_be_written_stops_no_training(tiny, tmp_path, whole, caplog):
     caplog.set_level(logging.CRITICAL)
@@ -153,6 +158,7 @@ def test_a_training_that_was_cancelled_goes_on_in_its_session(tiny, whole):
     assert passes.count == STEPS - 4
 
 
+@pytest.mark.slow
 def test_an_interrupt_within_a_step_costs_that_step(tiny, whole):
     def interrupt(count):
         if count == 3:
@@ -196,6 +202,7 @@ def taught(tiny, ratio, steps=25):
     return session
 
 
+@pytest.mark.slow
 def test_a_training_ends_at_its_early_stop_ratio(tiny):
     session = taught(tiny, ratio=1.0)  # any learning at all ends it
     steps = [progress.index for progress in session.training_lora()]

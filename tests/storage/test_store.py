@@ -360,6 +360,7 @@ def test_a_second_session_trains_and_inverts_nothing(store, tiny):
         assert torch.equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["prompt", "settings", "image", "lora"])
 def test_another_edit_finds_nothing_of_it(store, tiny, change):
     session_with(store, tiny).prepare()
@@ -390,6 +391,7 @@ def test_a_given_lora_is_part_of_what_made_an_inversion(store, tiny):
     assert not torch.equal(doubled.latents[-1], plain.latents[-1])
 
 
+@pytest.mark.slow
 def test_an_edit_is_the_same_with_a_store_and_without(store, tiny):
     def edited(kept):
         session = session_with(kept, tiny)
@@ -402,6 +404,7 @@ def test_an_edit_is_the_same_with_a_store_and_without(store, tiny):
     assert torch.equal(with_kept, without)
 
 
+@pytest.mark.slow
 def test_a_damaged_entry_costs_time_and_nothing_else(store, tiny, caplog):
     caplog.set_level(logging.CRITICAL)
     first = session_with(store, tiny).invert()

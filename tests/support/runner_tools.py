@@ -9,14 +9,16 @@ import pytest
 
 import dragwidget.ui.widget.ticks  # noqa: F401 - it adds the clock "play"
 from dragwidget.editor import Runner
+from dragwidget.ui import drawing
 
 SOON = 30  # seconds; reached only by what would otherwise hang
 CLOCKS = ["thread", "play", "sync"]
 
 
 @pytest.fixture
-def make_runner():
+def make_runner(monkeypatch):
     """Runners that are closed when the test is over; no thread may be left then."""
+    monkeypatch.setattr(drawing, "CLOSE_SECONDS", 0.0)  # no page is there, so none is waited for
     before, runners = set(threading.enumerate()), []
 
     def make(clock=None, **callbacks):

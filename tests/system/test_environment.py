@@ -92,6 +92,23 @@ def test_what_a_test_imports_is_brought_by_its_environment(path):
     assert missing == set(), f"add them to the extras {sorted(extras)} in pyproject.toml"
 
 
+def test_the_lowest_releases_that_are_tested_are_those_that_are_promised():
+    pins = [
+        line for line in (ROOT / "tests/system/lowest.txt").read_text().split("\n") if "==" in line
+    ]
+    pinned = {need.name: next(iter(need.specifier)).version for need in map(Requirement, pins)}
+    tested = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]
+    bounds = {
+        need.name: next(s.version for s in need.specifier if s.operator == ">=")
+        for need in map(Requirement, tested)
+        if need.name in pinned
+    }
+    assert {n: v.split(".")[: len(bounds[n].split("."))] for n, v in pinned.items()} == {
+        n: v.split(".") for n, v in bounds.items()
+    }
+    assert {Requirement(need).name for need in PROJECT["dependencies"]} <= set(pinned)
+
+
 def test_what_is_not_brought_is_found():
     assert imported("import os\ndef f():\n    from nbclient.client import X") == {"nbclient"}
     assert "torch" in brought(frozenset())

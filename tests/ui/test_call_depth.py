@@ -47,6 +47,7 @@ def depths(tiny):
     hook.remove()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", [None, left_half()], ids=["no mask", "mask"])
 @pytest.mark.parametrize("start", ["inverted", "warped"])
 @pytest.mark.parametrize("lora_steps", [0, 11])

@@ -127,6 +127,7 @@ def test_an_image_of_the_same_size_can_keep_what_is_drawn(canvas):
         canvas.set_image(image(30, 30), keep=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 1), (4000, 3000), (3000, 2), (2, 900)])
 def test_any_size_is_drawn_in_its_own_pixels(size):
     canvas = DragCanvas(image(*size))

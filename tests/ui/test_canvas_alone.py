@@ -44,6 +44,7 @@ print("drawn")
 TORCH = {"torch", "diffusers", "transformers", "peft", "safetensors"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blocked", [TORCH, TORCH | {"anywidget"}], ids=["torch", "anywidget too"])
 def test_the_canvas_works_without(blocked):
     code = f"BLOCKED = {blocked!r}\n{ALONE}"

@@ -249,6 +249,7 @@ def test_a_move_is_one_message_however_long_the_stroke(canvas, page):
     page.release((120, 50))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", ["darken", "tint", "hidden"])
 @pytest.mark.parametrize("tool", ["brush", "eraser"])
 @pytest.mark.parametrize("has_mask", [True, False])

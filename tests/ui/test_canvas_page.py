@@ -251,6 +251,7 @@ def test_a_notebook_without_a_kernel_shows_an_image(canvas):
     assert max(image.size) == 512
 
 
+@pytest.mark.slow
 def test_that_image_is_small_even_of_noise():
     noise = np.random.default_rng(0).integers(0, 255, (700, 900, 3), dtype=np.uint8)
     canvas = DragCanvas(noise)

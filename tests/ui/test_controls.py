@@ -74,6 +74,7 @@ def test_every_setting_has_a_control_and_no_control_is_left_over():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "name"), ALL)
 def test_a_setting_is_named_explained_and_fits_its_row(panel, stage, name):
     field, row = FIELDS[stage][name], panel.rows[stage][name]
@@ -85,6 +86,7 @@ def test_a_setting_is_named_explained_and_fits_its_row(panel, stage, name):
     assert field.label in row.control.description
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "name"), ALL)
 def test_the_tooltip_says_what_it_is_and_where_it_comes_from(panel, stage, name):
     field, control = FIELDS[stage][name], panel.rows[stage][name].control
@@ -136,6 +138,7 @@ def test_ranges_are_sentences():
 # ---------------------------------------------------------------- both ways
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "name"), ALL)
 def test_what_is_changed_by_hand_is_in_the_settings_once(panel, stage, name):
     seen = []
@@ -150,6 +153,7 @@ def test_what_is_changed_by_hand_is_in_the_settings_once(panel, stage, name):
         assert len(seen) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "name"), ALL)
 def test_what_is_set_from_python_is_shown_and_does_not_come_back(panel, stage, name):
     seen = []
@@ -197,6 +201,7 @@ def test_large_and_odd_values_survive(panel):
 # ---------------------------------------------------------------- what is not as recommended
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "name"), ALL)
 def test_a_change_is_marked_and_one_click_goes_back(panel, stage, name):
     row, title = panel.rows[stage][name], STAGES.index(stage)

@@ -114,6 +114,7 @@ def test_large_images_are_reduced():
     assert shown_size((100, 3)) == (100, 3)
 
 
+@pytest.mark.slow
 def test_a_small_png_is_small():
     noise = np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8)
     assert len(small_png(Image.fromarray(noise), 20_000)) <= 20_000

@@ -135,6 +135,7 @@ def test_a_prompt_makes_the_stages_stale_and_says_so(widget):
     assert len(widget.session.edits) == 2
 
 
+@pytest.mark.slow
 def test_rewinding_and_going_on_starts_a_branch_that_can_be_chosen(widget):
     widget = widget(steps=3)
     widget.run()
@@ -175,6 +176,7 @@ def test_a_trail_stays_with_its_pair_when_the_one_before_it_is_deleted(widget):
     assert longer[:2] == came
 
 
+@pytest.mark.slow
 def test_an_error_is_shown_kept_for_wait_and_forgotten_by_the_next_success(widget):
     widget = widget()
 
@@ -250,6 +252,7 @@ def test_comparing_shows_the_source_and_comes_back(widget):
     assert np.array_equal(widget.canvas._view.preview, widget.result)
 
 
+@pytest.mark.slow
 def test_files_can_be_taken_away(widget, tmp_path):
     widget = widget(steps=2)
     widget._editing.limiter.interval, widget._editing.limiter.share = 0.0, 1.0
@@ -303,6 +306,7 @@ def test_what_is_no_image_is_refused(image):
         DragWidget(image)
 
 
+@pytest.mark.slow
 def test_the_first_line_of_the_readme_works_on_the_embedded_model(tmp_path):
     Image.fromarray(waves(96, 64)).save(tmp_path / "photo.png")
     widget = DragWidget(tmp_path / "photo.png", prompt="a fox", clock="sync")
@@ -369,6 +373,7 @@ def test_the_code_of_an_edit_gives_the_same_image_from_another_folder(
     widget.close()
 
 
+@pytest.mark.slow
 def test_the_prompt_has_one_home(widget, tmp_path):
     widget = widget()
     widget.prompt = "a fox"

@@ -63,6 +63,7 @@ def test_a_closed_widget_leaves_no_model_behind(tiny, clock):
     assert alive() <= before
 
 
+@pytest.mark.slow
 def test_a_widget_closed_while_it_works_leaves_no_model_and_no_thread_behind(tiny):
     before, threads = alive(), set(threading.enumerate())
     widget = DragWidget(
@@ -74,6 +75,7 @@ def test_a_widget_closed_while_it_works_leaves_no_model_and_no_thread_behind(tin
     assert set(threading.enumerate()) <= threads
 
 
+@pytest.mark.slow
 def test_the_session_and_its_model_are_freed_though_the_widget_is_held(tiny_folder):
     widget = DragWidget(
         session_on(load_model(tiny_folder, device="cpu")), instructions=ask(), clock="thread"
@@ -113,6 +115,7 @@ def test_closing_twice_is_harmless_and_use_afterwards_is_told(tiny):
         _ = widget.runn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{"instructions": ask(size=(70, 70))}, {"width": 3}, {"clock": "no clock"}]
 )
@@ -125,6 +128,7 @@ def test_a_widget_that_could_not_be_made_leaves_nothing_behind(tiny, options):
     assert alive() <= before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("toolbar", [True, False])
 def test_a_closed_canvas_leaves_no_model_behind(toolbar):
     before = alive()
@@ -139,6 +143,7 @@ def test_a_closed_canvas_leaves_no_model_behind(toolbar):
     assert len(canvas.pairs) == 1
 
 
+@pytest.mark.slow
 def test_a_page_has_drawn_all_that_was_sent_before_its_canvases_close():
     """A command for a canvas that is gone would stop all drawing of the page."""
     before = alive()
@@ -157,6 +162,7 @@ def test_a_page_has_drawn_all_that_was_sent_before_its_canvases_close():
     assert alive() <= before
 
 
+@pytest.mark.slow
 def test_a_page_that_never_answers_keeps_nothing_for_long(monkeypatch):
     monkeypatch.setattr(drawing, "CLOSE_SECONDS", 0.0)
     before = alive()
@@ -169,6 +175,7 @@ def test_a_page_that_never_answers_keeps_nothing_for_long(monkeypatch):
     assert alive() <= before
 
 
+@pytest.mark.slow
 def test_a_closed_panel_leaves_no_model_behind():
     before = alive()
     close_all(SettingsPanel())

@@ -47,6 +47,7 @@ def test_a_filmstrip_of_a_long_drag_is_spread_evenly_over_it(made):
     assert made.index == 0
 
 
+@pytest.mark.slow
 def test_reset_goes_to_the_start_and_keeps_what_was_dragged(made):
     made.run(3)
     made.reset()
@@ -64,6 +65,7 @@ def test_a_long_trail_is_thinned_out_and_keeps_its_ends():
     assert _thinned(path[:TRAIL]) == path[:TRAIL]
 
 
+@pytest.mark.slow
 def test_the_code_of_an_edit_is_shown_when_it_is_asked_for(made):
     made.run(2)
     panel = made._view.folded.children[4]
@@ -75,6 +77,7 @@ def test_the_code_of_an_edit_is_shown_when_it_is_asked_for(made):
     compile(panel.code.value, "recipe", "exec")
 
 
+@pytest.mark.slow
 def test_features_of_another_point_take_the_place_of_the_first_ones(made):
     made.prepare()
     made._view.features.button.value = True

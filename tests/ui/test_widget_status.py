@@ -201,6 +201,7 @@ def test_values_that_are_not_finite_are_told_by_name(widget):
     assert widget.index == 1
 
 
+@pytest.mark.slow
 def test_a_stop_says_where_and_an_error_that_nothing_is_lost(widget, gate):
     stopped = widget("thread", steps=500)
     stopped.step(2)
@@ -361,6 +362,7 @@ def test_a_click_on_a_thumbnail_goes_to_its_step(widget):
     assert slider(widget) == (2, 4)
 
 
+@pytest.mark.slow
 def test_thumbnails_and_slider_rest_while_it_runs_and_say_why(widget, gate):
     widget = widget("thread", steps=50)
     widget.step(2)
