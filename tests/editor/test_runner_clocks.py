@@ -152,10 +152,10 @@ def test_waiting_for_ticks_in_vain_ends_on_time(make_runner, monkeypatch):
     now = iter(range(1000))
     runner = make_runner("play")
     runner.start(counting(99), name="drag")
-    monkeypatch.setattr("dragwidget.editor.runner.monotonic", lambda: float(next(now)))
-    with pytest.raises(TimeoutError, match="drag did not end within 5 s"):
-        runner.wait(5)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr("dragwidget.editor.runner.monotonic", lambda: float(next(now)))
+        with pytest.raises(TimeoutError, match="drag did not end within 5 s"):
+            runner.wait(5)
     assert runner.state == "running"
 
 
