@@ -158,10 +158,11 @@ def _unreachable(error: BaseException | None) -> bool:
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        if isinstance(error, errors.HfHubHTTPError):
-            return _status(error) >= 500  # it was reached, and answers; or is out of order
+        # First: before version 1 of the client it is one of the errors of HTTP, too.
         if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
             return True
+        if isinstance(error, errors.HfHubHTTPError):
+            return _status(error) >= 500  # it was reached, and answers; or is out of order
         if isinstance(error, ConnectionError | TimeoutError):
             return True
         if type(error).__name__.endswith(_NO_NETWORK):

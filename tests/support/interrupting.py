@@ -92,10 +92,12 @@ def name_of(at: tuple[Line, int]) -> str:
 
 def inventory(model: StableDiffusion) -> dict[str, Any]:
     """Everything that a pass could leave behind, in the networks of a model and in PyTorch."""
+    # Of torch 2.7 and later.
+    top_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
     found: dict[str, Any] = {
         "torch": (torch.is_grad_enabled(), torch.is_inference_mode_enabled(),
                   torch.get_default_dtype(), torch.is_autocast_enabled("cpu"),
-                  torch._C._autograd._top_saved_tensors_default_hooks(False)),
+                  top_hooks and top_hooks(False)),
     }  # fmt: skip
     for name in ("unet", "vae", "text_encoder"):
         network: nn.Module = getattr(model, name)
