@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dragwidget.data.instructions import DragInstructions, PointPair
+    from dragwidget.data.presets import with_method
     from dragwidget.data.request import EditRequest
     from dragwidget.data.settings import (
         DragSettings,
@@ -40,6 +41,7 @@ __all__ = [
     "Settings",
     "__version__",
     "load_model",
+    "with_method",
 ]
 
 _MODULE_OF = {
@@ -55,6 +57,7 @@ _MODULE_OF = {
     "RenderSettings": "dragwidget.data.settings",
     "Settings": "dragwidget.data.settings",
     "load_model": "dragwidget.diffusion.loading",
+    "with_method": "dragwidget.data.presets",
 }
 
 

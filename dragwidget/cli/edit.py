@@ -25,6 +25,7 @@ from dragwidget.cli.model_options import add_model_arguments, model_options
 from dragwidget.cli.recording import Recorder, dragged, write_log
 from dragwidget.data.bad_input import bad_input, user_file
 from dragwidget.data.image_reading import flattened, read_image
+from dragwidget.data.presets import METHOD_SETTINGS, with_method
 from dragwidget.data.settings import Settings
 from dragwidget.storage.atomic import write_whole
 from dragwidget.storage.image_files import write_image
@@ -40,6 +41,7 @@ ENDINGS = {
     "reached": "every handle reached its target",
     "step limit": "stopped at the step limit",
     "not moving": "stopped, as no handle moved any more",
+    "denoised": "stopped, as the dragging timesteps are used up",
     "interrupted": "interrupted",
 }
 
@@ -78,6 +80,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "default: %(default)s",
     )
     add_model_arguments(how)
+    how.add_argument(
+        "--method",
+        choices=METHOD_SETTINGS,
+        help="the drag method, with the settings that its authors recommend; default: the model's",
+    )
     how.add_argument("--steps", type=int, metavar="N", help="maximum number of drag steps")
     lora = how.add_mutually_exclusive_group()
     lora.add_argument("--lora-steps", type=int, metavar="N", help="number of LoRA training steps")
@@ -164,7 +171,8 @@ def begin(args: argparse.Namespace) -> tuple[DragSession, Files]:
         for stage, values in asked.items()
     }
     changes = [read_changes(args.settings) if args.settings else {}, given]
-    with_changes(Settings(), *changes)  # out of range: refused before the model is loaded
+    # What is out of range is refused before the model is loaded.
+    with_changes(_with_method(Settings(), args.method), *changes)
     files = files_of(args, source)
     for done in source.metadata.conversions:
         print(f"dragwidget: {args.image}: {done}", file=sys.stderr)
@@ -180,7 +188,7 @@ def begin(args: argparse.Namespace) -> tuple[DragSession, Files]:
         store=None if args.no_store else Store(),
         **model_options(args),
     )
-    session.settings = with_changes(session.settings, *changes)
+    session.settings = with_changes(_with_method(session.settings, args.method), *changes)
     session.set_image(source, max_side=args.max_side)
     if args.lora is not None:
         session.use_lora(args.lora, alpha=args.lora_alpha)
@@ -188,6 +196,10 @@ def begin(args: argparse.Namespace) -> tuple[DragSession, Files]:
         print(f"LoRA {args.lora}: {session.lora.summary}")
     session.instructions = instructions
     return session, files
+
+
+def _with_method(settings: Settings, method: str | None) -> Settings:
+    return settings if method is None else with_method(settings, method)
 
 
 def _edit(session: DragSession, recorder: Recorder, files: Files) -> int:

@@ -68,12 +68,21 @@ class InversionSettings:
         steps: DDIM steps between noise and image, T, 1 to 1000.
         strength: share of them that is inverted, in (0, 1]; the drag edits the latent there.
             0.7 of 50 steps edits at t = 681 (figure 7 of the paper).
+        method: where a step evaluates the network, which should be at the latent where it ends:
+            ``"plain"``ly where it begins (the paper); ``"lookahead"``: at a guess of where it ends,
+            which costs one pass in all and records the reference branch too; ``"fixed_point"``:
+            where it begins, and again at the result, ``iterations`` times.
+        iterations: of each step with ``"fixed_point"``, 1 to 100.
     """
 
     steps: int = 50
     strength: float = 0.7
+    method: Literal["plain", "lookahead", "fixed_point"] = "plain"
+    iterations: int = 1
 
     def __post_init__(self) -> None:
+        _choice(self, "method", ("plain", "lookahead", "fixed_point"))
+        check_number(self, "iterations", 1, 100)
         check_number(self, "steps", 1, 1000)
         check_number(self, "strength", 0, 1, low_included=False)
 
@@ -126,7 +135,9 @@ class DragSettings:
     """The drag itself: motion supervision and point tracking (paper, section 3.3).
 
     Attributes:
-        method: name of the drag method; ``"dragdiffusion"`` is the paper's.
+        method: name of the drag method: ``"dragdiffusion"`` is the paper's, ``"gooddrag"`` is
+            GoodDrag (Zhang et al., arXiv 2404.07206), which drags and denoises in turn, and
+            ``"warp"`` moves the content in one step without a gradient (after FastDrag).
         steps: at most this many updates of the latent in one drag, 1 to 100 000.
         learning_rate: of Adam on the latent, > 0.
         motion_radius: r_m, feature cells; the supervised patch has side 2 r_m + 1.
@@ -136,8 +147,8 @@ class DragSettings:
         prior_weight: weight of the divergence of the latent's statistics from those of the
             forward process, >= 0. Not in the paper.
         stop_distance: a handle nearer than this to its target has reached it, feature cells.
-        patience: end after this many steps in which no handle moved; 0 means never
-            (10 in GoodDrag, arXiv 2404.07206).
+        patience: end after this many steps in which no handle moved; 0 means never. GoodDrag
+            counts trackings, and ends after 10.
         template: what the patch should look like after its step: the patch where the handle is
             ``"current"``-ly (the paper, equation 3), or where it was ``"original"``-ly
             (GoodDrag, section 4.2).
@@ -148,6 +159,23 @@ class DragSettings:
             decoder's i-th, -1 its last. The paper's choice is the last but one (figure 8), which
             is 3 in Stable Diffusion.
         feature_scale: cells of the feature grid per image pixel, in (0, 1].
+        drag_timesteps: GoodDrag only: the first so many denoising timesteps are dragged at, 1 to
+            999 and fewer than the inversion has.
+        tracks_per_timestep: GoodDrag only: trackings of the handles at each of them (its B).
+        updates_per_track: GoodDrag only: updates of the latent between two trackings (its J).
+        loss_threshold: GoodDrag only: track at once when the motion loss is at most this times
+            (2 r_m)^2; 0 means never.
+        warp_field: how the cells of the latent move, with method ``"warp"`` and ``start="warped"``:
+            ``"near"``: the clean part by fractions of a cell, near the targets, its noise staying
+            in place; ``"stretch"``: whole cells, the less the farther from the handle, and not at
+            all on a circle around the mask (FastDrag).
+        warp_combine: how a cell follows several pairs: a ``"mean"`` weighted by nearness, or the
+            ``"winner"``, the nearest pair, alone (LazyDrag, arXiv 2509.12203).
+        warp_holes: with ``"stretch"`` only: what a cell holds that was vacated and not moved to:
+            ``"keep"``: what it held; ``"neighbours"``: their mean (FastDrag); ``"noise"``: what it
+            held with new noise (LazyDrag).
+        warp_reach: with ``"near"`` only: how far from its target a pair moves cells, in lengths of
+            its displacement (a standard deviation), in (0, 100].
     """
 
     method: str = "dragdiffusion"
@@ -164,6 +192,14 @@ class DragSettings:
     start: Literal["inverted", "warped"] = "inverted"
     feature_blocks: tuple[int, ...] = (-2,)
     feature_scale: float = 0.5
+    drag_timesteps: int = 7
+    tracks_per_timestep: int = 10
+    updates_per_track: int = 3
+    loss_threshold: float = 0.0
+    warp_field: Literal["near", "stretch"] = "near"
+    warp_combine: Literal["mean", "winner"] = "mean"
+    warp_holes: Literal["keep", "neighbours", "noise"] = "keep"
+    warp_reach: float = 2.5
 
     def __post_init__(self) -> None:
         if not isinstance(self.method, str) or not 0 < len(self.method) <= 100:
@@ -182,7 +218,29 @@ class DragSettings:
         _choice(self, "template", ("current", "original"))
         _choice(self, "start", ("inverted", "warped"))
         check_number(self, "feature_scale", 0, 1, low_included=False)
+        check_number(self, "drag_timesteps", 1, 999)
+        check_number(self, "tracks_per_timestep", 1, 1000)
+        check_number(self, "updates_per_track", 1, 1000)
+        check_number(self, "loss_threshold", 0, 1e6)
+        _choice(self, "warp_field", ("near", "stretch"))
+        _choice(self, "warp_combine", ("mean", "winner"))
+        _choice(self, "warp_holes", ("keep", "neighbours", "noise"))
+        check_number(self, "warp_reach", 0, 100, low_included=False)
+        if self.method == "gooddrag":
+            self._check_gooddrag()
         object.__setattr__(self, "feature_blocks", _blocks(self.feature_blocks))
+
+    def _check_gooddrag(self) -> None:
+        if self.motion_radius < 1:
+            raise ValueError(
+                "DragSettings.motion_radius must be at least 1 with method 'gooddrag', whose loss "
+                "is weighted by (2 r_m)^2, got 0"
+            )
+        if self.prior_weight > 0:
+            raise ValueError(
+                "DragSettings.prior_weight must be 0 with method 'gooddrag', which leaves the "
+                f"noise level that the prior belongs to, got {quoted(self.prior_weight)}"
+            )
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Return the feature grid (rows, columns) for an image of ``height`` x ``width`` pixels."""
@@ -245,6 +303,21 @@ class Settings:
                 raise TypeError(
                     f"Settings.{stage.name} must be {wanted.__name__}, got {type(value).__name__}"
                 )
+        if self.drag.method == "gooddrag":
+            self._check_gooddrag()
+
+    def _check_gooddrag(self) -> None:
+        if self.inversion.strength == 1:
+            raise ValueError(
+                "InversionSettings.strength must be below 1 with method 'gooddrag' (0.75 is its "
+                "authors'), got 1"
+            )
+        if self.drag.drag_timesteps >= self.inversion.count:
+            raise ValueError(
+                f"DragSettings.drag_timesteps must be below {self.inversion.count}, the steps of "
+                f"this inversion, with method 'gooddrag', got {self.drag.drag_timesteps}: lower "
+                "it, or raise InversionSettings.steps or strength"
+            )
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Plain data, ready for JSON; ``from_dict`` undoes it."""

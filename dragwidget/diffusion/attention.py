@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dragwidget.data.settings import RenderSettings
+from dragwidget.data.settings import InversionSettings, RenderSettings
 from dragwidget.diffusion.backbone import Predictor, SelfAttention
-from dragwidget.drag.noise_path import NoisePath, Predict, Time, denoise
+from dragwidget.drag.noise_path import NoisePath, Predict, Time, denoise, inverted_latents
 from dragwidget.drag.torch_state import in_plain_torch
 
-__all__ = ["ReferenceBranch", "record_reference", "render_latents"]
+__all__ = ["ReferenceBranch", "record_inversion", "record_reference", "render_latents"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,25 +52,72 @@ def record_reference(
     Raises:
         ValueError: ``settings.start_layer`` is past the last layer of this model.
     """
-    predictor.model.check_layers(settings)
-    total = predictor.model.self_attention_count
-    layers = tuple(range(settings.start_layer, total)) if settings.mutual_self_attention else ()
-    branch = ReferenceBranch(layers, latents=[inverted])
+    branch = ReferenceBranch(_layers(predictor, settings), latents=[inverted])
     for latent in denoise(_recording(predictor, branch), inverted, schedule, count):
         branch.latents.append(latent)
         yield branch
 
 
+@in_plain_torch
+def record_inversion(
+    predictor: Predictor,
+    clean: Tensor,
+    schedule: NoisePath,
+    count: int,
+    inversion: InversionSettings,
+    render: RenderSettings,
+) -> Iterator[ReferenceBranch]:
+    """Invert a clean latent; yield the growing reference branch after each of ``count`` steps.
+
+    An inversion that evaluates the network near the latent where a step ends has seen what the
+    reference branch would see there, so that no pass of its own is needed. The branch is complete
+    when the iterator ends; its latents are then those of the inversion, the edited one first.
+
+    Raises:
+        ValueError: ``render.start_layer`` is past the last layer of this model.
+    """
+    layers = _layers(predictor, render)
+    last: tuple[Tensor, ...] = ()
+
+    def predict(latent: Tensor, timestep: Time) -> Tensor:
+        nonlocal last
+        prediction, last = _recorded(predictor, latent, timestep, layers)
+        return prediction
+
+    branch = ReferenceBranch(layers, latents=[clean])
+    steps = inverted_latents(
+        predict, clean, schedule, count, method=inversion.method, iterations=inversion.iterations
+    )
+    for latent in steps:
+        branch.latents.insert(0, latent)
+        branch.states.insert(0, last)
+        yield branch
+
+
+def _layers(predictor: Predictor, settings: RenderSettings) -> tuple[int, ...]:
+    """Return the self-attention layers that a reference branch covers."""
+    predictor.model.check_layers(settings)
+    total = predictor.model.self_attention_count
+    return tuple(range(settings.start_layer, total)) if settings.mutual_self_attention else ()
+
+
 def _recording(predictor: Predictor, branch: ReferenceBranch) -> Predict:
     def predict(latent: Tensor, timestep: Time) -> Tensor:
-        attention = SelfAttention(branch.layers) if branch.layers else None
-        output = predictor(latent, timestep, attention=attention)
-        waits = predictor.model.waiting_device
-        branch.states.append(tuple(states.to(waits) for states in output.states))
-        assert output.prediction is not None
-        return output.prediction
+        prediction, states = _recorded(predictor, latent, timestep, branch.layers)
+        branch.states.append(states)
+        return prediction
 
     return predict
+
+
+def _recorded(
+    predictor: Predictor, latent: Tensor, timestep: Time, layers: tuple[int, ...]
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return the prediction of a pass, and the inputs of its layers, where large tensors wait."""
+    output = predictor(latent, timestep, attention=SelfAttention(layers) if layers else None)
+    assert output.prediction is not None
+    waits = predictor.model.waiting_device
+    return output.prediction, tuple(states.to(waits) for states in output.states)
 
 
 @in_plain_torch
@@ -84,6 +131,7 @@ def render_latents(
     protected: Tensor | None = None,
     *,
     first: int = 0,
+    plain_steps: int = 0,
 ) -> Iterator[Tensor]:
     """Denoise an edited latent with the reference branch; yield it after each of ``count`` steps.
 
@@ -91,6 +139,7 @@ def render_latents(
         edited: (1, c, h, w), at the timestep of the inversion, or of step ``first``.
         branch: complete, of the same schedule and count; ``None`` where the settings need none.
         first: which of the ``count`` steps to begin with; the latent is at its timestep.
+        plain_steps: so many steps from there on are taken without mutual self-attention.
         protected: 1 where ``settings.keep_protected`` puts the source's own latent back, (h, w).
     """
     latent = edited
@@ -99,7 +148,11 @@ def render_latents(
             continue
         with torch.no_grad():
             attention = None
-            if branch is not None and branch.layers and index >= settings.start_step:
+            if (
+                branch is not None
+                and branch.layers
+                and index >= max(settings.start_step, first + plain_steps)
+            ):
                 there = tuple(state.to(predictor.model.device) for state in branch.states[index])
                 attention = SelfAttention(branch.layers, there)
             prediction = predictor.predict(latent, timestep, attention)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["FeatureMap"]
+__all__ = ["FeatureMap", "FeaturePatch"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,10 +49,48 @@ class FeatureMap:
         across = _weights(columns.to(block.device, precision), block.shape[2], self.grid[1])
         return down @ block.to(precision) @ across.T
 
+    def around(self, cell: Tensor, radius: int) -> FeaturePatch:
+        """Return the features within ``radius`` cells of ``cell`` (2,), whole, without gradient.
+
+        Cells outside the grid are replicated from its border.
+        """
+        corner = cell.cpu().floor() - radius
+        rows, columns = corner[:, None] + torch.arange(2 * radius + 1)
+        return FeaturePatch(self.patch(rows, columns).detach(), corner)
+
     def full(self) -> Tensor:
         """Return the whole map, (C, rows, columns), float32: for images of it, not for the drag."""
         rows, columns = (torch.arange(n, dtype=torch.float32) for n in self.grid)
         return self.patch(rows, columns)
+
+
+@dataclass(frozen=True, eq=False)
+class FeaturePatch:
+    """A square of whole cells of a feature map, kept in place of the map.
+
+    Attributes:
+        values: (C, p, p), float32.
+        corner: (row, column) of its first cell, (2,).
+    """
+
+    values: Tensor
+    corner: Tensor
+
+    def patch(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Features at the crossings of ``rows`` and ``columns``, whole cells: (C, p, q).
+
+        Raises:
+            IndexError: they are not all within the square.
+        """
+        row, column = (
+            (cells.cpu() - start).long()
+            for cells, start in zip((rows, columns), self.corner, strict=True)
+        )
+        if any(
+            bool(((cells < 0) | (cells >= self.values.shape[1])).any()) for cells in (row, column)
+        ):
+            raise IndexError("the cells are not all within this patch of the feature map")
+        return self.values[:, row.to(self.values.device)][:, :, column.to(self.values.device)]
 
 
 def _weights(positions: Tensor, size: int, grid: int) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +12,14 @@ from torch import Tensor
 
 from dragwidget.data.instructions import DragInstructions, from_grid, on_grid
 from dragwidget.data.settings import DragSettings
-from dragwidget.drag.evaluation import DragModel, Evaluation, Passes
+from dragwidget.drag.evaluation import DragModel, Passes
 from dragwidget.drag.method import DragState, Ended, Problem, StepReport
 from dragwidget.drag.methods import method_named
 from dragwidget.drag.noise_path import NoisePath, Time
 from dragwidget.drag.supervision import GaussianPrior
 from dragwidget.drag.torch_state import in_plain_torch
 from dragwidget.drag.tracking import distances
+from dragwidget.drag.trajectory import PlainTrajectory
 
 __all__ = ["DragStep", "describe", "drag", "protected_cells"]
 
@@ -119,23 +119,21 @@ def drag(
     cells = on_grid(instructions, grid, (latent.shape[2], latent.shape[3]))
     passes = Passes(model, path, grid, settings)
 
-    @cache
-    def source(t: Time) -> Evaluation:
-        return passes.at(latent, t, previous=True, graph=False).detach()
-
+    plain = PlainTrajectory(passes, latent, timestep)
+    handles = torch.from_numpy(cells.handles_rc)
     task = Problem(
         targets=torch.from_numpy(cells.targets_rc),
         settings=settings,
         path=path,
-        source=source,
+        source=plain.at,
+        anchors=lambda t: plain.anchors(t, tuple(handles.float()), settings.motion_radius),
         clean=torch.zeros_like(latent) if clean is None else clean,
         protected=None if cells.mask is None else protected_cells(cells.mask, latent),
         prior=prior,
     )
     if task.has_region_loss:  # the pass that the first step takes its gradient from serves both
-        passes.at(latent, timestep, previous=True)
-        source(timestep)
-    state = method.begin(passes, latent, torch.from_numpy(cells.handles_rc), timestep)
+        plain.at(timestep)
+    state = method.begin(passes, latent, handles, timestep)
     for _ in range(settings.steps):
         if reason := method.ended(state, task):
             return reason

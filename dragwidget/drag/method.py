@@ -7,7 +7,7 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -29,6 +29,7 @@ class Ended(str, Enum):
     REACHED = "reached"
     STEP_LIMIT = "step limit"
     NOT_MOVING = "not moving"
+    DENOISED = "denoised"
 
     def __str__(self) -> str:
         return self.value
@@ -40,7 +41,10 @@ class Ended(str, Enum):
                 f"all handles are within {settings.stop_distance:g} feature cells of their targets"
             )
         if self is Ended.NOT_MOVING:
-            return f"no handle moved for {settings.patience} steps"
+            counted = "trackings" if settings.method == "gooddrag" else "steps"
+            return f"no handle moved for {settings.patience} {counted}"
+        if self is Ended.DENOISED:
+            return f"all {settings.drag_timesteps} dragging timesteps are used"
         return "step limit reached"
 
 
@@ -57,6 +61,9 @@ class DragState:
         index: steps since the start.
         still: steps since a handle last moved.
         retarget: whether a target has changed since the last step.
+        counts: what else the method counts.
+        plain_steps: number of denoising steps from here that are still part of the drag: a render
+            takes them without mutual self-attention.
     """
 
     latent: Tensor
@@ -67,6 +74,8 @@ class DragState:
     index: int = 0
     still: int = 0
     retarget: bool = True
+    counts: tuple[int, ...] = ()
+    plain_steps: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +86,11 @@ class Problem:
         targets: (N, 2) as (row, column) feature cells, float32.
         settings: of the drag.
         path: the noise path of the model.
-        source: returns the forward pass at the source's latent at a timestep, with its prediction
-            and without a graph.
+        source: returns the forward pass at a timestep, at the source's latent denoised to there
+            without a drag; with its prediction, without a graph, and past the start without
+            features.
+        anchors: returns what each handle is at a timestep, (N): its place in the features of the
+            latent that it was drawn on, denoised to there without a drag.
         clean: the source's clean latent, (1, c, h, w).
         protected: 1 where the latent must not change, (h, w) latent cells; ``None``: everything is
             editable.
@@ -89,6 +101,7 @@ class Problem:
     settings: DragSettings
     path: NoisePath
     source: Callable[[Time], Evaluation]
+    anchors: Callable[[Time], Sequence[Anchor]]
     clean: Tensor
     protected: Tensor | None = None
     prior: GaussianPrior | None = None

@@ -17,6 +17,7 @@ from torch import Tensor
 from dragwidget.drag.torch_state import in_plain_torch
 
 __all__ = [
+    "InversionMethod",
     "NoisePath",
     "Predict",
     "PredictionType",
@@ -221,8 +222,18 @@ def decompose(
     return (z - (1 - a).sqrt() * prediction) / a.sqrt(), prediction
 
 
+InversionMethod = Literal["plain", "lookahead", "fixed_point"]
+"""Where an inversion step evaluates the network; see ``inverted_latents``."""
+
+
 def inverted_latents(
-    predict: Predict, z: Tensor, schedule: NoisePath, count: int
+    predict: Predict,
+    z: Tensor,
+    schedule: NoisePath,
+    count: int,
+    *,
+    method: InversionMethod = "plain",
+    iterations: int = 1,
 ) -> Iterator[Tensor]:
     """Invert by DDIM: yield the latent after each of the ``count`` steps towards noise.
 
@@ -231,11 +242,40 @@ def inverted_latents(
         z: clean latent, (1, c, h, w).
         schedule: its last ``count`` timesteps are walked in ascending order.
         count: steps to invert, 1 to ``schedule.steps``.
+        method: where a step from z to t evaluates the network, which should be at z_t. ``"plain"``:
+            at z. ``"lookahead"``: at a guess of z_t, from the noise that the step before predicted;
+            one pass more than plain. ``"fixed_point"``: at z, and then again at the result.
+        iterations: of the fixed point; each takes a pass.
     """
+    noise: Tensor | None = None
     for timestep in reversed(schedule.last(count)):
         with torch.no_grad():
-            z = schedule.inverse_step(z, predict(z, timestep), timestep)
+            if method == "lookahead" and noise is not None:
+                ahead = _renoised(z, noise, schedule, schedule.previous(timestep), timestep)
+            else:
+                ahead = schedule.inverse_step(z, predict(z, timestep), timestep)
+            if method == "lookahead":
+                prediction = predict(ahead, timestep)
+                noise = _noise_of(ahead, prediction, schedule, timestep)
+                ahead = schedule.inverse_step(z, prediction, timestep)
+            elif method == "fixed_point":
+                for _ in range(iterations):
+                    ahead = schedule.inverse_step(z, predict(ahead, timestep), timestep)
+            z = ahead
         yield z
+
+
+def _noise_of(z: Tensor, prediction: Tensor, schedule: NoisePath, t: Time) -> Tensor:
+    """Return the noise in z at ``t`` by a prediction: unlike a velocity, it holds elsewhere too."""
+    signal, noise = schedule.levels(t)
+    _, clean = schedule.step(z, prediction, t)
+    return (z - signal * clean) / noise
+
+
+def _renoised(z: Tensor, noise: Tensor, schedule: NoisePath, here: Time, there: Time) -> Tensor:
+    """Return z at ``there`` from z at ``here``, if this is the noise in it."""
+    (signal, level), (signal_there, level_there) = schedule.levels(here), schedule.levels(there)
+    return signal_there * (z - level * noise) / signal + level_there * noise
 
 
 @in_plain_torch

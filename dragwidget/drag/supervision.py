@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dragwidget.drag.features import FeatureMap
+from dragwidget.drag.features import FeatureMap, FeaturePatch
 from dragwidget.drag.noise_path import NoisePath, Time
 from dragwidget.drag.torch_state import ordinary
 
@@ -23,11 +23,11 @@ class Anchor:
     """What a handle tracks: a position in the features of the latent that it was drawn on.
 
     Attributes:
-        features: the features of that latent, without gradient.
+        features: the features of that latent, or of the cells around the place, without gradient.
         position: (row, column), (2,).
     """
 
-    features: FeatureMap
+    features: FeatureMap | FeaturePatch
     position: Tensor
 
 
@@ -50,6 +50,7 @@ def motion_supervision(
     radius: int,
     step_length: float = 1.0,
     templates: Sequence[Anchor] | None = None,
+    weight: float | None = None,
 ) -> Tensor:
     """Return the loss whose gradient moves every active handle's patch one step to its target.
 
@@ -65,7 +66,9 @@ def motion_supervision(
         step_length: length of d, cells, cut so that it never passes the target.
         templates: what the patch should look like, one for each pair; without them the current
             patch is its own template.
+        weight: of the mean; ``None``: (2 r_m + 1)^2, as in DragDiffusion.
     """
+    weight = (2 * radius + 1) ** 2 if weight is None else weight
     losses = []
     for k in active.nonzero()[:, 0].tolist():
         way = targets[k] - handles[k]
@@ -78,8 +81,8 @@ def motion_supervision(
             offset = templates[k].position.floor() - handles[k].floor()
             wanted = templates[k].features.patch(rows + offset[0], columns + offset[1])
         moved = features.patch(rows + shift[0], columns + shift[1])
-        # The factor stays (2 r_m + 1)^2 at the border too, where the patch is smaller.
-        losses.append((2 * radius + 1) ** 2 * (wanted - moved).abs().mean())
+        # The weight stays the same at the border, where the patch is smaller.
+        losses.append(weight * (wanted - moved).abs().mean())
     return torch.stack(losses).sum() if losses else torch.zeros(())
 
 

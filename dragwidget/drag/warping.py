@@ -1,26 +1,27 @@
-"""Warped initialization: warp the latent so that every handle lies on its target.
+"""The near field: warp the latent around the targets, so that every handle lies on its target.
 
 FastDrag (Zhao et al., arXiv 2405.15769) showed that moving the cells of an inverted latent moves
-the content. The steps of the drag then only correct the result. The field here is
-simpler than theirs: displacements are weighted by nearness and fade out towards the mask's border.
+the content. Their field is in ``stretching``; the one here is simpler: displacements are weighted
+by nearness and fade out with distance and towards the mask's border.
 Several pairs with the same displacement move one object as a whole: then the whole editable region
 moves.
 
 Unlike theirs, the warp moves only the clean part of the noised latent, by fractions of a cell,
 which is several pixels wide. The noise stays: a mean of several of its values would be less noisy
-than the network expects. On 18 drags of the
-embedded model's domain, this completed 0.42, and moving whole cells, noise and all, 0.29.
+than the network expects. On 18 drags of the embedded model's domain, this completed 0.42, and
+moving whole cells, noise and all, 0.29.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, grid_sample
+from torch.nn.functional import avg_pool2d, grid_sample, one_hot
+
+from dragwidget.drag.stretching import Combine
 
 __all__ = ["in_latent", "sampling_device", "warp_latent"]
 
-REACH = 2.5  # how far a pair's pull reaches, in lengths of its drag (a standard deviation)
 ALIKE = (
     0.1  # pairs whose moves differ by less, in shares of their length, move one thing as a whole
 )
@@ -34,6 +35,9 @@ def warp_latent(
     handles: Tensor,
     targets: Tensor,
     protected: Tensor | None = None,
+    *,
+    combine: Combine = "mean",
+    reach: float = 2.5,
 ) -> Tensor:
     """Return the latent with the content of each handle at its target.
 
@@ -44,6 +48,8 @@ def warp_latent(
         handles: (N, 2) as (row, column), latent cells; fractions are meant.
         targets: (N, 2), likewise.
         protected: 1 in the protected region, (h, w); ``None``: everything is editable.
+        combine: each cell follows a mean of the pairs, weighted by nearness, or the nearest one.
+        reach: of each pair from its target, in lengths of its displacement.
     """
     height, width = latent.shape[2:]
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
@@ -51,8 +57,10 @@ def warp_latent(
     moves = targets - handles
     square = (cells[:, :, None] - targets).square().sum(-1)  # (h, w, N)
     nearness = 1 / (square + 1)
-    reach = torch.exp(-square / (2 * (REACH * moves.norm(dim=-1)).square() + 1))
-    field = ((nearness * reach)[..., None] * moves).sum(2) / nearness.sum(2, keepdim=True)
+    fading = torch.exp(-square / (2 * (reach * moves.norm(dim=-1)).square() + 1))
+    if combine == "winner":
+        nearness = one_hot(square.argmin(-1), square.shape[-1]).to(square)
+    field = ((nearness * fading)[..., None] * moves).sum(2) / nearness.sum(2, keepdim=True)
     if protected is not None:
         if _alike(moves):
             field = moves.mean(0).expand(height, width, 2)

@@ -29,6 +29,7 @@ MESSAGES = {
     "ended": "{Reason}.",
     "step limit": "{Reason}. Press Run to continue.",
     "not moving": "{Reason}. Move a target, or change the settings.",
+    "denoised": "{Reason}. Go back to drag on, or render.",
     "pausing": "Pausing after the step in progress.",
     "paused": "Paused at step {index}. Press Run or Step to continue.",
     "paused within": "Paused: {work}, {done} of {total}. Press Run to continue.",

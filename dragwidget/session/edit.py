@@ -6,6 +6,7 @@ change between two steps, and handles keep their identity while they do.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -26,6 +27,7 @@ from dragwidget.drag.methods import method_named
 from dragwidget.drag.noise_path import Time
 from dragwidget.drag.supervision import Anchor, GaussianPrior
 from dragwidget.drag.torch_state import in_plain_torch
+from dragwidget.drag.trajectory import PlainTrajectory
 from dragwidget.session.cached_stages import find_features, keep_features
 from dragwidget.session.history import History
 from dragwidget.session.node import Node, NodeTensors
@@ -60,7 +62,8 @@ class Edit:
         # on whose images handles were drawn. Both belong to one set of feature settings.
         self._passes: Passes | None = None
         self._seen: dict[int, Evaluation] = {}
-        self._along: dict[Time, Evaluation] = {}  # of the source, at other timesteps
+        # The images that handles were drawn on, at other timesteps; likewise.
+        self._plain: dict[int, PlainTrajectory] = {}
 
     @classmethod
     def of(cls, copy: EditSnapshot) -> Edit:
@@ -84,7 +87,8 @@ class Edit:
         handles, _ = self._handles(node, instructions)
         state = self._state(node, instructions, settings, handles, ())
         targets = torch.from_numpy(to_grid(instructions.targets_xy, self._size, grid))
-        return method_named(settings.method).ended(state, self._task(settings, targets, None))
+        task = self._task(settings, targets, None, lambda _: ())
+        return method_named(settings.method).ended(state, task)
 
     def advance(self, instructions: DragInstructions, settings: DragSettings) -> DragStep:
         """One step from the current node; the history grows by it, or is as it was on an error."""
@@ -93,20 +97,31 @@ class Edit:
         cells = on_grid(instructions, grid, (node.latent.shape[2], node.latent.shape[3]))
         targets = torch.from_numpy(cells.targets_rc)
         protected = None if cells.mask is None else protected_cells(cells.mask, node.latent)
-        task = self._task(settings, targets, protected)
+        handles, anchor_nodes = self._handles(node, instructions)
+        positions = torch.from_numpy(cells.handles_rc)
+
+        def anchors(timestep: Time) -> tuple[Anchor, ...]:
+            return self._anchors(anchor_nodes, positions, timestep, settings.motion_radius)
+
+        task = self._task(settings, targets, protected, anchors)
+        if node.timestep != self.inversion.timestep:  # what takes passes of its own goes first
+            if task.has_region_loss:
+                task.source(node.timestep)
+            earlier = [self.history.nodes[n].timestep != node.timestep for n in anchor_nodes]
+            self._anchors(
+                tuple(itertools.compress(anchor_nodes, earlier)),
+                positions[torch.tensor(earlier)],
+                node.timestep,
+                settings.motion_radius,
+            )
         new = any(pair not in node.pairs for pair in instructions.pairs)
         self._prime(node, task, any_pass=new and settings.start == "warped")
         warps_on = new and settings.start == "warped" and node.index > 0
         if task.has_region_loss or warps_on:  # before the anchors, which need less of that pass
             task.source(node.timestep)
-        handles, anchor_nodes = self._handles(node, instructions)
-        anchors = []
-        for number, position in zip(anchor_nodes, torch.from_numpy(cells.handles_rc), strict=True):
-            anchors.append(Anchor(self._look(self.history.nodes[number]).features, position))
+        begun = self._state(node, instructions, settings, handles, anchors(node.timestep))
         try:
-            state, report = method_named(settings.method).advance(
-                passes, self._state(node, instructions, settings, handles, tuple(anchors)), task
-            )
+            state, report = method_named(settings.method).advance(passes, begun, task)
         except BaseException:
             passes.release()  # the graph is used up by the step, whether it succeeds or not
             raise
@@ -118,6 +133,8 @@ class Edit:
             tensors=tensors,
             timestep=state.timestep,
             still=state.still,
+            counts=state.counts,
+            plain_steps=state.plain_steps,
             instructions=instructions,
             settings=settings,
             anchor_nodes=anchor_nodes,
@@ -127,11 +144,12 @@ class Edit:
         self.history.append(after)
         # Passes at nodes that no handle of this step was drawn on are seldom needed, and large.
         self._seen = {n: seen for n, seen in self._seen.items() if n in {0, *anchor_nodes}}
+        self._plain = {n: plain for n, plain in self._plain.items() if n in {0, *anchor_nodes}}
         return step
 
     def release(self) -> None:
         """Free what only the next step would need; it is recomputed then."""
-        self._passes, self._seen, self._along = None, {}, {}
+        self._passes, self._seen, self._plain = None, {}, {}
 
     @in_plain_torch
     def protected(self, instructions: DragInstructions, settings: DragSettings) -> Tensor | None:
@@ -141,11 +159,11 @@ class Edit:
         return None if cells.mask is None else protected_cells(cells.mask, latent)
 
     def change(self, node: Node, settings: DragSettings) -> Tensor:
-        """How the network's guess at the clean latent has changed since the start, (1, c, h, w)."""
+        """How a drag has changed the network's guess at the clean latent, (1, c, h, w)."""
         if node.number == 0:
             return torch.zeros_like(node.latent)
         passes = self._match_features(settings)
-        start = self._look(self.history.nodes[0], previous=True)
+        start = self._source(node.timestep)
         here = self._finite(passes.at(node.latent, node.timestep, previous=True, graph=False))
         assert here.x0 is not None
         assert start.x0 is not None
@@ -171,32 +189,59 @@ class Edit:
             found.append(torch.einsum("c,cij->ij", directions[:, row, column], directions))
         return [cosine.clamp(-1, 1).cpu().numpy() for cosine in found]
 
-    def _task(self, settings: DragSettings, targets: Tensor, protected: Tensor | None) -> Problem:
+    def _task(
+        self,
+        settings: DragSettings,
+        targets: Tensor,
+        protected: Tensor | None,
+        anchors: Callable[[Time], tuple[Anchor, ...]],
+    ) -> Problem:
         inversion = self.inversion
         prior = None
         if settings.prior_weight > 0:
             clean = inversion.latents[0]
-            prior = GaussianPrior.of(clean, inversion.schedule, inversion.timestep)
+            prior = GaussianPrior.of(clean, inversion.schedule, self.history.current.timestep)
         return Problem(
             targets=targets,
             settings=settings,
             path=inversion.schedule,
             source=self._source,
+            anchors=anchors,
             clean=inversion.latents[0],
             protected=protected,
             prior=prior,
         )
 
     def _source(self, timestep: Time) -> Evaluation:
-        """The pass at the source's own latent at a timestep of its inversion, without its graph."""
+        """The pass at a timestep of the inverted latent, denoised to there without a drag."""
         if timestep == self.inversion.timestep:
             return self._look(self.history.nodes[0], previous=True)
-        if timestep not in self._along:
+        return self._plain_from(0).at(timestep)
+
+    def _anchors(
+        self, numbers: tuple[int, ...], positions: Tensor, timestep: Time, radius: int
+    ) -> tuple[Anchor, ...]:
+        """What handles that were drawn at ``positions`` on the images of nodes are at a timestep.
+
+        Where it is the node's own, the features of that pass; else of its plain denoising.
+        """
+        nodes = [self.history.nodes[number] for number in numbers]
+        for number in {n.number for n in nodes if n.timestep != timestep}:  # all of one at once
+            there = [p for n, p in zip(nodes, positions, strict=True) if n.number == number]
+            self._plain_from(number).anchors(timestep, there, radius)
+        return tuple(
+            Anchor(self._look(node).features, position)
+            if node.timestep == timestep
+            else self._plain_from(node.number).anchors(timestep, [position], radius)[0]
+            for node, position in zip(nodes, positions, strict=True)
+        )
+
+    def _plain_from(self, number: int) -> PlainTrajectory:
+        if number not in self._plain:
             assert self._passes is not None
-            latent = self.inversion.latent_at(timestep)
-            seen = self._passes.at(latent, timestep, previous=True, graph=False)
-            self._along[timestep] = seen.detach()
-        return self._along[timestep]
+            node = self.history.nodes[number]
+            self._plain[number] = PlainTrajectory(self._passes, node.latent, node.timestep)
+        return self._plain[number]
 
     def _state(
         self,
@@ -214,6 +259,8 @@ class Edit:
             handles=torch.from_numpy(to_grid(handles, self._size, self._grid(settings))),
             anchors=anchors,
             moments=node.moments,
+            counts=node.counts,
+            plain_steps=node.plain_steps,
             index=node.index,
             still=node.still if same else 0,  # counted since the task was last changed
             retarget=any(pair not in node.pairs for pair in instructions.pairs),

@@ -199,16 +199,25 @@ class _Costs:
         phases = [phase("encode", 1, self.encode(), visiting)]
         if settings.lora.steps:
             phases.append(phase("lora", settings.lora.steps, self.lora()))
-        one_pass, kept = self.one_pass(), 0
-        phases.append(phase("inversion", count, one_pass))
-        phases.append(phase("drag", settings.drag.steps + 1, self.step()))
-        if settings.render.needs_reference:
-            reference = self.reference()
-            kept = 0 if model.waiting_device != model.device else count * reference.left
-            phases.append(phase("reference", count, reference, kept))
+        one_pass, kept, branch = self.one_pass(), 0, 0.0
+        if settings.render.needs_reference and model.waiting_device == model.device:
+            branch = count * self.reference().left
+        recorded = settings.inversion.method == "lookahead" and settings.render.needs_reference
+        if recorded:  # with the inversion, and held during the drag
+            kept = int(branch)
+        phases.append(phase("inversion", self.inversion_passes(), one_pass, kept))
+        phases.append(phase("drag", settings.drag.steps + 1, self.step(), kept))
+        if settings.render.needs_reference and not recorded:
+            kept = int(branch)
+            phases.append(phase("reference", count, self.reference(), kept))
         phases.append(phase("render", count, one_pass, kept))
         phases.append(phase("decode", 1, self.decode(), visiting + kept))
         return Estimate(weights, tuple(phases), free_memory(model.device))
+
+    def inversion_passes(self) -> int:
+        settings = self.settings.inversion
+        each = {"plain": 1, "lookahead": 1, "fixed_point": 1 + settings.iterations}
+        return settings.count * each[settings.method] + (settings.method == "lookahead")
 
     def seconds_per_flop(self) -> float:
         """Of this device, in a pass like those of the edit."""

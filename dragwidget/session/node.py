@@ -44,6 +44,7 @@ __all__ = ["Node", "NodeFile", "NodeTensors", "instructions_json", "node_bytes",
 
 MAX_HEADER = 2**20  # bytes; that of a node with the most pairs takes a twentieth
 MAX_TERMS = 100  # parts of a loss
+MAX_COUNTS = 16  # of a drag method
 
 
 @dataclass(eq=False)
@@ -76,6 +77,7 @@ class Node:
         tensors: latent and Adam's moments, perhaps on disk.
         timestep: noise level of the latent.
         still: steps since a handle last moved.
+        counts, plain_steps: as in ``DragState``.
         instructions: what was asked for in the step that led here, N pairs; ``None`` for the start.
         settings: of that step; ``None`` for the start.
         anchor_nodes: for each pair, the node on whose image its handle was first drawn.
@@ -88,6 +90,8 @@ class Node:
     tensors: NodeTensors
     timestep: Time
     still: int = 0
+    counts: tuple[int, ...] = ()
+    plain_steps: int = 0
     instructions: DragInstructions | None = None
     settings: DragSettings | None = None
     anchor_nodes: tuple[int, ...] = ()
@@ -180,6 +184,8 @@ def node_bytes(node: Node) -> tuple[bytes, bytes]:
         "count": moments.count,
         "timestep": node.timestep,
         "still": node.still,
+        "counts": node.counts,
+        "plain_steps": node.plain_steps,
         "instructions": node.instructions and instructions_json(node.instructions)[0],
         "settings": node.settings and asdict(node.settings),
         "anchor_nodes": node.anchor_nodes,
@@ -269,6 +275,9 @@ def _node(
         raise ValueError(f"{what} has not the points that were drawn")
     if type(data["timestep"]) not in (int, float) or len(data["loss_terms"]) > MAX_TERMS:
         raise ValueError(f"{what} has no timestep, or too many terms of its loss")
+    counts = tuple(index(count) for count in data["counts"])
+    if len(counts) > MAX_COUNTS or min(0, data["plain_steps"], *counts) < 0:
+        raise ValueError(f"{what} has counts {quoted(data['counts'])}")
     step = DragStep(
         index=index(data["index"]),
         loss=float(data["loss"]),
@@ -285,6 +294,8 @@ def _node(
         tensors=tensors,
         timestep=data["timestep"],
         still=index(data["still"]),
+        counts=counts,
+        plain_steps=index(data["plain_steps"]),
         instructions=instructions,
         settings=DragSettings(**data["settings"]),
         anchor_nodes=anchors,

@@ -7,10 +7,15 @@ from collections.abc import Generator
 from torch import Tensor
 
 from dragwidget.data.settings import RenderSettings
-from dragwidget.diffusion.attention import ReferenceBranch, record_reference, render_latents
+from dragwidget.diffusion.attention import (
+    ReferenceBranch,
+    record_inversion,
+    record_reference,
+    render_latents,
+)
 from dragwidget.drag.noise_path import Time
 from dragwidget.progress import Progress
-from dragwidget.session.source import Inversion, finite
+from dragwidget.session.source import Inversion, finite, records_reference
 
 __all__ = ["referencing", "rendering"]
 
@@ -18,12 +23,20 @@ __all__ = ["referencing", "rendering"]
 def referencing(
     inversion: Inversion, settings: RenderSettings
 ) -> Generator[Progress, None, ReferenceBranch]:
-    """Record the reference branch, once for all renders of an inversion."""
-    steps = record_reference(
-        inversion.predictor, inversion.latents[-1], inversion.schedule, inversion.count, settings
-    )
+    """Record the reference branch, once for all renders of an inversion.
+
+    Where the inversion records it, it is made again, so that the branch is always the same.
+    """
+    predictor, schedule, count = inversion.predictor, inversion.schedule, inversion.count
+    if records_reference(request := inversion.request):
+        steps = record_inversion(
+            predictor, inversion.latents[0], schedule, count, request.settings.inversion, settings
+        )
+    else:
+        steps = record_reference(predictor, inversion.latents[-1], schedule, count, settings)
     for index, branch in enumerate(steps, start=1):
-        finite(branch.latents[-1], "a latent of the reference branch")
+        for latent in (branch.latents[0], branch.latents[-1]):
+            finite(latent, "a latent of the reference branch")
         yield Progress("reference", index, inversion.count)
     return branch
 
@@ -35,11 +48,14 @@ def rendering(
     branch: ReferenceBranch | None,
     settings: RenderSettings,
     protected: Tensor | None,
+    *,
+    plain_steps: int = 0,
 ) -> Generator[Progress, None, Tensor]:
     """Denoise an edited latent (1, c, h, w), at ``timestep``, to a clean one.
 
     Args:
         branch: the reference branch, where the settings need it.
+        plain_steps: so many steps are taken without mutual self-attention first.
     """
     walked = list(inversion.schedule.last(inversion.count))
     first = walked.index(timestep)
@@ -52,6 +68,7 @@ def rendering(
         settings,
         protected,
         first=first,
+        plain_steps=plain_steps,
     )
     for index, latent in enumerate(steps, start=first + 1):
         finite(latent, "a latent of the render")

@@ -18,6 +18,7 @@ from dragwidget.data.image import SourceImage, source_image
 from dragwidget.data.instructions import check_prompt, check_size
 from dragwidget.data.request import EditRequest
 from dragwidget.data.settings import InversionSettings, check_number
+from dragwidget.diffusion.attention import ReferenceBranch, record_inversion
 from dragwidget.diffusion.backbone import Backbone, Condition, Predictor
 from dragwidget.diffusion.linear_decoder import LinearDecoder
 from dragwidget.diffusion.lora import LoRA
@@ -28,6 +29,7 @@ from dragwidget.storage.image_files import EditedImage
 
 __all__ = [
     "GeneratedImage", "Generation", "Inversion", "TrainedLoRA", "fitted", "generating", "inverting",
+    "records_reference",
 ]  # fmt: skip
 
 
@@ -213,13 +215,6 @@ class Inversion:
         """Where the drag starts."""
         return self.schedule.last(self.count)[0]
 
-    def latent_at(self, timestep: Time) -> Tensor:
-        """The source's latent at a timestep of the inversion, (1, c, h, w)."""
-        walked = self.schedule.last(self.count)
-        if timestep not in walked:
-            raise ValueError(f"no latent at timestep {timestep}: the inversion has {walked}")
-        return self.latents[self.count - list(walked).index(timestep)]
-
     @cached_property
     def linear_decoder(self) -> LinearDecoder:
         """Draws latents that are like this image's."""
@@ -253,24 +248,40 @@ def conditioning(
     )
 
 
+def records_reference(request: EditRequest) -> bool:
+    """Return whether the inversion of an image records its reference branch."""
+    return request.settings.inversion.method == "lookahead" and generation_of(request) is None
+
+
 def inverting(
     model: Backbone, request: EditRequest, lora: LoRA | None
-) -> Generator[Progress, None, Inversion]:
+) -> Generator[Progress, None, tuple[Inversion, ReferenceBranch | None]]:
     """Invert an image; the trajectory of a generated one is known. To be driven in plain torch.
+
+    The reference branch comes with it where the inversion records one and the render needs one.
 
     Raises:
         ArithmeticError: the network overflowed.
     """
     if known := known_trajectory(request):
-        return inversion_from(known, model, request, lora)
-    count = request.settings.inversion.count
+        return inversion_from(known, model, request, lora), None
+    settings, render = request.settings.inversion, request.settings.render
     clean = model.encode(request.image.pixels)
     inversion = inversion_from((clean,), model, request, lora)
-    latents = [clean]
-    for latent in inverted_latents(inversion.predictor.predict, clean, inversion.schedule, count):
-        latents.append(finite(latent, "a latent of the inversion"))
-        yield Progress("inversion", len(latents) - 1, count)
-    return replace(inversion, latents=tuple(latents))
+    predictor, schedule, count = inversion.predictor, inversion.schedule, settings.count
+    latents, branch = [clean], None
+    if records_reference(request) and render.needs_reference:
+        for branch in record_inversion(predictor, clean, schedule, count, settings, render):
+            latents.append(finite(branch.latents[0], "a latent of the inversion"))
+            yield Progress("inversion", len(latents) - 1, count)
+    else:
+        for latent in inverted_latents(
+            predictor.predict, clean, schedule, count,
+            method=settings.method, iterations=settings.iterations,
+        ):  # fmt: skip
+            latents.append(finite(latent, "a latent of the inversion"))
+            yield Progress("inversion", len(latents) - 1, count)
+    return replace(inversion, latents=tuple(latents)), branch
 
 
 @in_plain_torch

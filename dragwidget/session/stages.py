@@ -205,9 +205,12 @@ class Stages:
                 inversion = inversion_from(latents, self.model, request, lora)
             else:
                 present = self._meet_weights()
-                inversion = yield from inverting(self.model, request, lora)
+                inversion, branch = yield from inverting(self.model, request, lora)
                 self._check_weights(present)
                 keep_inversion(store, self.model, request, lora, inversion.latents)
+                if branch is not None:
+                    self.references.put(self._by(reference_key(request)), branch)
+                    keep_reference(store, inversion, request.settings.render, branch)
             edit = self.keep_edit(Edit(inversion))
         edit.before_pass, edit.store = self._check, self.store
         return edit
@@ -226,7 +229,13 @@ class Stages:
             key = self._by(reference_key(request))
             branch = yield from self._referencing(key, edit.inversion, render)
         latent = yield from rendering(
-            edit.inversion, node.latent, node.timestep, branch, render, protected
+            edit.inversion,
+            node.latent,
+            node.timestep,
+            branch,
+            render,
+            protected,
+            plain_steps=node.plain_steps,
         )
         return image_of(request, self.model.decode(latent))
 

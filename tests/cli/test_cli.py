@@ -17,7 +17,7 @@ from command_line import PAIR, pixels, told, write_inputs
 from PIL import Image
 
 import dragwidget
-from dragwidget import DragInstructions, Settings
+from dragwidget import DragInstructions, InversionSettings, Settings
 from dragwidget.__main__ import COMMANDS, main
 from dragwidget.cli.bars import Bars
 from dragwidget.cli.recording import Interruption
@@ -97,6 +97,29 @@ def test_instructions_come_from_words_json_or_a_dragbench_folder_alike(edit, fol
     assert logs[0]["instructions"] == logs[1]["instructions"] == logs[2]["instructions"]
     for name in words:
         assert (pixels(folder / f"{name}.png") == pixels(folder / "words.png")).all()
+
+
+def test_a_method_brings_its_authors_settings_and_others_change_them(edit, folder, capsys):
+    quick = {
+        "inversion": {"steps": 8}, "lora": {"steps": 1, "rank": 1, "batch_size": 1},
+        "drag": {"drag_timesteps": 2, "tracks_per_timestep": 2, "updates_per_track": 1},
+    }  # fmt: skip
+    (folder / "quick.json").write_text(json.dumps(quick))
+    log = folder / "log.json"
+    assert edit(*PAIR, "--method", "gooddrag", "--log", log) == 0
+    said = json.loads(log.read_text())
+    settings = Settings.from_dict(said["settings"])
+    assert (settings.drag.method, settings.drag.learning_rate) == ("gooddrag", 0.02)
+    assert settings.inversion == InversionSettings(steps=8, strength=0.75)
+    assert len(said["steps"]) == 4
+    assert "4 drag steps, stopped, as the dragging timesteps are used up" in capsys.readouterr().out
+    again = folder / "again.png"
+    assert edit(*PAIR, "--settings", log, "-o", again) == 0  # the log repeats the edit
+    assert (pixels(again) == pixels(folder / "fox.dragged.png")).all()
+    quick["drag"]["drag_timesteps"] = 6
+    (folder / "quick.json").write_text(json.dumps(quick))
+    assert edit(*PAIR, "--method", "gooddrag") == 2
+    assert "DragSettings.drag_timesteps must be below 6" in capsys.readouterr().err
 
 
 @pytest.mark.slow

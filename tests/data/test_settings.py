@@ -17,7 +17,7 @@ STAGES = [InversionSettings, LoRASettings, DragSettings, RenderSettings]
 
 # The paper's, as METHOD states them; ours are off.
 PAPER = {
-    InversionSettings: {"steps": 50, "strength": 0.7},
+    InversionSettings: {"steps": 50, "strength": 0.7, "method": "plain", "iterations": 1},
     LoRASettings: {
         "rank": 16,
         "steps": 80,
@@ -43,6 +43,14 @@ PAPER = {
         "start": "inverted",
         "feature_blocks": (-2,),
         "feature_scale": 0.5,
+        "drag_timesteps": 7,
+        "tracks_per_timestep": 10,
+        "updates_per_track": 3,
+        "loss_threshold": 0.0,
+        "warp_field": "near",
+        "warp_combine": "mean",
+        "warp_holes": "keep",
+        "warp_reach": 2.5,
     },
     RenderSettings: {
         "mutual_self_attention": True,
@@ -56,6 +64,7 @@ PAPER = {
 RANGES = {
     (InversionSettings, "steps"): (1, 1000, 0, 1001),
     (InversionSettings, "strength"): (1e-9, 1, 0, 1.001),
+    (InversionSettings, "iterations"): (1, 100, 0, 101),
     (LoRASettings, "rank"): (1, 256, 0, 257),
     (LoRASettings, "steps"): (0, 100_000, -1, 100_001),
     (LoRASettings, "learning_rate"): (1e-9, 1, 0, 1.001),
@@ -73,6 +82,11 @@ RANGES = {
     (DragSettings, "stop_distance"): (1e-9, 1000, 0, 1001),
     (DragSettings, "patience"): (0, 100_000, -1, 100_001),
     (DragSettings, "feature_scale"): (1e-9, 1, 0, 1.001),
+    (DragSettings, "drag_timesteps"): (1, 999, 0, 1000),
+    (DragSettings, "tracks_per_timestep"): (1, 1000, 0, 1001),
+    (DragSettings, "updates_per_track"): (1, 1000, 0, 1001),
+    (DragSettings, "loss_threshold"): (0, 1e6, -1e-9, 2e6),
+    (DragSettings, "warp_reach"): (1e-9, 100, 0, 101),
     (RenderSettings, "start_step"): (0, 1000, -1, 1001),
     (RenderSettings, "start_layer"): (0, 1000, -1, 1001),
 }
@@ -85,8 +99,12 @@ FLAGS = [
     if isinstance(value, bool)
 ]
 CHOICES = {
+    (InversionSettings, "method"): ("plain", "lookahead", "fixed_point"),
     (DragSettings, "template"): ("current", "original"),
     (DragSettings, "start"): ("inverted", "warped"),
+    (DragSettings, "warp_field"): ("near", "stretch"),
+    (DragSettings, "warp_combine"): ("mean", "winner"),
+    (DragSettings, "warp_holes"): ("keep", "neighbours", "noise"),
 }
 
 
@@ -184,7 +202,7 @@ def test_a_choice_is_one_of_those_named(kind, name):
     for value in CHOICES[kind, name]:
         assert getattr(kind(**{name: value}), name) == value
     for value in ("", "Current", None, 1, ["current"]):
-        with pytest.raises(ValueError, match=rf"\.{name} must be one of '\w+', '\w+', got"):
+        with pytest.raises(ValueError, match=rf"\.{name} must be one of '\w+'(, '\w+')+, got"):
             kind(**{name: value})
 
 
@@ -252,7 +270,11 @@ def test_what_is_left_out_keeps_its_default():
     ("data", "error", "message"),
     [
         ({"drags": {}}, ValueError, r"unknown settings \['drags'\]; there are \['drag', 'inv"),
-        ({"drag": {"lr": 1}}, ValueError, r"unknown drag settings \['lr'\]; there are \['feature"),
+        (
+            {"drag": {"lr": 1}},
+            ValueError,
+            r"unknown drag settings \['lr'\]; there are \['drag",
+        ),
         ({"drag": {"steps": 0}}, ValueError, r"DragSettings\.steps must lie in \[1, 100000\], go"),
         ({"drag": {"steps": "5"}}, TypeError, r"DragSettings\.steps must be a whole number, got"),
         ({"drag": 5}, TypeError, "drag settings must be names with values, got 5"),

@@ -14,9 +14,10 @@ from tiny_models import make_scheduler, noise
 from dragwidget.data.instructions import DragInstructions
 from dragwidget.data.settings import DragSettings
 from dragwidget.drag import Ended, FeatureMap, GaussianPrior, ModelOutput, Schedule, drag
+from dragwidget.drag.descent import losses
 from dragwidget.drag.evaluation import Passes
 from dragwidget.drag.loop import protected_cells
-from dragwidget.drag.methods.dragdiffusion import DragDiffusion, losses
+from dragwidget.drag.methods.dragdiffusion import DragDiffusion
 from dragwidget.drag.supervision import motion_supervision, region_loss
 from dragwidget.drag.warping import warp_latent
 

@@ -107,11 +107,11 @@ def kernel(gap, a=-0.75):
     return a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
 
 
-def warped_places(handles, targets, height=32, width=24, protected=None):
+def warped_places(handles, targets, height=32, width=24, protected=None, **options):
     """From where the content of every cell was taken, (2, h, w), of a latent without noise."""
     here = places(height, width)
     points = torch.tensor(handles), torch.tensor(targets)
-    return warp_latent(here, here, torch.tensor(1.0), *points, protected)[0]
+    return warp_latent(here, here, torch.tensor(1.0), *points, protected, **options)[0]
 
 
 def inside(height, width, margin):
@@ -133,6 +133,28 @@ def test_every_cell_is_moved_by_the_nearest_pairs_most_and_less_far_from_them():
             field = [field[0] + near * reach * (tr - hr), field[1] + near * reach * (tc - hc)]
             weights += near
         wanted = [read(r - field[0] / weights), read(c - field[1] / weights)]
+        assert taken[:, r, c].tolist() == pytest.approx(wanted, abs=1e-4)
+
+
+@pytest.mark.parametrize("reach", [0.5, 1.0, 4.0])
+def test_the_reach_is_the_width_of_the_gaussian(reach):
+    taken = warped_places([[14.0, 9.0]], [[16.0, 12.0]], reach=reach)
+    for r, c in inside(32, 24, margin=7):
+        square = (r - 16) ** 2 + (c - 12) ** 2
+        share = math.exp(-square / (2 * reach**2 * 13 + 1))
+        wanted = [read(r - 2 * share), read(c - 3 * share)]
+        assert taken[:, r, c].tolist() == pytest.approx(wanted, abs=1e-4)
+
+
+def test_the_winner_of_a_cell_is_the_pair_whose_target_is_nearest():
+    handles, targets = [[10.0, 8.0], [20.0, 15.5]], [[14.0, 9.0], [18.0, 14.0]]
+    taken = warped_places(handles, targets, combine="winner")
+    for r, c in inside(32, 24, margin=7):
+        squares = [(r - tr) ** 2 + (c - tc) ** 2 for tr, tc in targets]
+        nearest = squares.index(min(squares))
+        (hr, hc), (tr, tc) = handles[nearest], targets[nearest]
+        share = math.exp(-min(squares) / (2 * 2.5**2 * ((tr - hr) ** 2 + (tc - hc) ** 2) + 1))
+        wanted = [read(r - share * (tr - hr)), read(c - share * (tc - hc))]
         assert taken[:, r, c].tolist() == pytest.approx(wanted, abs=1e-4)
 
 

@@ -24,7 +24,7 @@ def problem_of(
     protected: Tensor | None = None,
     prior: GaussianPrior | None = None,
 ) -> Problem:
-    """A task whose source has one pass, the same at every timestep."""
+    """A task at one timestep: its source has one pass, and its state has the anchors."""
 
     def only(_: object) -> Evaluation:
         assert source is not None
@@ -35,6 +35,7 @@ def problem_of(
         settings=settings,
         path=path,
         source=only,
+        anchors=lambda _: (),
         clean=torch.zeros(()) if clean is None else clean,
         protected=protected,
         prior=prior,

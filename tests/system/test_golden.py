@@ -31,11 +31,12 @@ from dragwidget.diffusion.lora import LoRA, load_lora, projections
 from dragwidget.diffusion.lora.training import LoRABatch, train_lora
 from dragwidget.diffusion.sd import Conditioning, StableDiffusion
 from dragwidget.drag import denoise, drag, invert
+from dragwidget.drag.descent import losses
 from dragwidget.drag.evaluation import Passes
 from dragwidget.drag.features import FeatureMap
 from dragwidget.drag.loop import protected_cells
 from dragwidget.drag.method import Problem
-from dragwidget.drag.methods.dragdiffusion import DragDiffusion, losses
+from dragwidget.drag.methods.dragdiffusion import DragDiffusion
 from dragwidget.session import source
 from dragwidget.session.session import DragSession
 
@@ -242,6 +243,7 @@ def compare_first_gradient(
         settings=settings,
         path=schedule,
         source=lambda _: source,
+        anchors=lambda _: (),
         clean=torch.zeros_like(latent),
         protected=None if cells.mask is None else protected_cells(cells.mask, latent),
     )

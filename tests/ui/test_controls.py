@@ -8,7 +8,9 @@ from dataclasses import fields, replace
 import pytest
 import traitlets
 
+from dragwidget.data.presets import presets, with_method
 from dragwidget.data.settings import DragSettings, InversionSettings, LoRASettings, Settings
+from dragwidget.drag.methods import METHODS
 from dragwidget.ui.controls.fields import FIELDS, Blocks, Choice, Flag, Number, shown
 from dragwidget.ui.controls.rows import CHANGED, BlocksControl
 from dragwidget.ui.controls.settings_panel import STAGES, SettingsPanel
@@ -22,12 +24,7 @@ RECOMMENDED = Settings.from_dict(
         "render": {"start_layer": 3, "keep_protected": True},
     }
 )
-ALL = [
-    (stage.name, f.name)
-    for stage in fields(Settings)
-    for f in fields(type(stage.default))
-    if f.name != "method"  # there is one so far, and nothing else to choose
-]
+ALL = [(stage.name, f.name) for stage in fields(Settings) for f in fields(type(stage.default))]
 OTHER = {  # another value that each kind of setting may have
     Number: lambda field, now: now + 1 if field.whole else now / 2 + 0.125,
     Choice: lambda field, now: next(v for _, v in field.options if v != now),
@@ -117,7 +114,9 @@ def test_the_range_of_a_control_is_the_one_that_is_accepted(stage, name):
 
 
 @pytest.mark.parametrize(
-    ("stage", "name"), [(s, n) for s, n in ALL if isinstance(FIELDS[s][n], Choice)]
+    ("stage", "name"),
+    # a method may have any name; its menu is tested below
+    [(s, n) for s, n in ALL if isinstance(FIELDS[s][n], Choice) and (s, n) != ("drag", "method")],
 )
 def test_every_choice_is_accepted_and_none_is_missing(stage, name):
     field = FIELDS[stage][name]
@@ -241,6 +240,19 @@ def test_another_model_recommends_something_else(panel):
     assert panel.changed("lora") == ["steps"]
     panel.reset()
     assert panel.settings == PAPER
+
+
+def test_the_method_is_chosen_from_a_menu_and_its_settings_as_a_preset():
+    panel = SettingsPanel(recommended=RECOMMENDED, presets=presets(RECOMMENDED))
+    menu = panel.rows["drag"]["method"].control
+    assert [word for _, word in menu.options] == list(METHODS)
+    menu.value = "gooddrag"
+    assert panel.settings == changed(RECOMMENDED, "drag", "method", "gooddrag")
+    panel.preset.value = "GoodDrag"
+    assert panel.settings == with_method(RECOMMENDED, "gooddrag")
+    by_hand(panel, "drag", "drag_timesteps", 40)
+    assert panel.error.startswith("Drag timesteps must be below 38")
+    assert panel.settings == with_method(RECOMMENDED, "gooddrag")
 
 
 def test_presets_are_chosen_and_recognised():

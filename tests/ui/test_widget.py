@@ -61,6 +61,20 @@ def all_below(part):
         yield from all_below(child)
 
 
+def test_gooddrag_runs_to_the_end_of_its_timesteps(widget):
+    widget = widget(
+        method="gooddrag", drag_timesteps=2, tracks_per_timestep=1, updates_per_track=2, steps=50
+    )
+    widget.run()
+    widget.wait()
+    assert (widget.index, widget.error) == (4, "")
+    said = widget._view.status._line.value
+    assert "All 2 dragging timesteps are used. Go back to drag on, or render." in said
+    widget.rewind(1)
+    widget.step()
+    assert widget.index == 2
+
+
 @pytest.mark.slow
 def test_a_whole_edit_from_python_equals_the_session_alone(tiny, widget):
     widget = widget(lora_steps=2)

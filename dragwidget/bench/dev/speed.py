@@ -160,6 +160,7 @@ def our_step(
         settings=settings,
         path=schedule,
         source=lambda _: start,
+        anchors=lambda _: (),
         clean=torch.zeros_like(latent),
         protected=None if cells.mask is None else protected_cells(cells.mask, latent),
     )

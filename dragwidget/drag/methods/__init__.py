@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from dragwidget.drag.method import DragMethod
 from dragwidget.drag.methods.dragdiffusion import DragDiffusion
+from dragwidget.drag.methods.gooddrag import GoodDrag
+from dragwidget.drag.methods.warp import Warp
 
 __all__ = ["METHODS", "method_named"]
 
-METHODS: dict[str, DragMethod] = {"dragdiffusion": DragDiffusion()}
+METHODS: dict[str, DragMethod] = {
+    "dragdiffusion": DragDiffusion(),
+    "gooddrag": GoodDrag(),
+    "warp": Warp(),
+}
 
 
 def method_named(name: str) -> DragMethod:

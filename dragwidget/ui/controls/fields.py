@@ -110,6 +110,28 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
             open_low=True,
             slider=True,
         ),
+        "method": Choice(
+            label="Method",
+            meaning="Where an inversion step evaluates the network. Look-ahead evaluates it at a "
+            "guess of the latent that the step leads to: it reconstructs the image better, and "
+            "records the reference branch of the render. Fixed point repeats each step at its "
+            "result.",
+            source="DDIM inversion is the paper's; fixed-point iteration is AIDI's (arXiv "
+            "2309.04907); look-ahead is ours",
+            options=(
+                ("DDIM", "plain"),
+                ("look-ahead", "lookahead"),
+                ("fixed point", "fixed_point"),
+            ),
+        ),
+        "iterations": Number(
+            label="Iterations",
+            meaning="Fixed point only: how often each step is repeated.",
+            source="Not in the paper",
+            low=1,
+            high=100,
+            whole=True,
+        ),
     },
     "lora": {
         "steps": Number(
@@ -185,8 +207,14 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         "method": Choice(
             label="Method",
             meaning="The drag method: how a step moves the latent and finds the handles again.",
-            source="DragDiffusion is the paper's",
-            options=(("DragDiffusion", "dragdiffusion"),),
+            source="DragDiffusion is the paper's; GoodDrag (arXiv 2404.07206) drags and denoises "
+            "in turn; Warp is one step without a gradient, after FastDrag (arXiv 2405.15769). Each "
+            "has a preset",
+            options=(
+                ("DragDiffusion", "dragdiffusion"),
+                ("GoodDrag", "gooddrag"),
+                ("Warp", "warp"),
+            ),
         ),
         "steps": Number(
             label="Max steps",
@@ -268,7 +296,8 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         ),
         "patience": Number(
             label="Patience",
-            meaning="End the drag after this many steps in which no handle moved. 0: never.",
+            meaning="End the drag after this many steps in which no handle moved; GoodDrag counts "
+            "trackings. 0: never.",
             source="Not in the paper, so 0; 10 in GoodDrag",
             unit="steps",
             low=0,
@@ -305,6 +334,71 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
             step=0.05,
             open_low=True,
             slider=True,
+        ),
+        "drag_timesteps": Number(
+            label="Drag timesteps",
+            meaning="GoodDrag only: at how many denoising timesteps the latent is dragged; after "
+            "each it is denoised by one step.",
+            source="7 in the authors' code",
+            low=1,
+            high=999,
+            whole=True,
+        ),
+        "tracks_per_timestep": Number(
+            label="Tracks/timestep",
+            meaning="GoodDrag only: how often the handles are tracked at each of its timesteps.",
+            source="B in GoodDrag, 10",
+            low=1,
+            high=1000,
+            whole=True,
+        ),
+        "updates_per_track": Number(
+            label="Updates/track",
+            meaning="GoodDrag only: updates of the latent between two trackings.",
+            source="J in GoodDrag, 3",
+            low=1,
+            high=1000,
+            whole=True,
+        ),
+        "loss_threshold": Number(
+            label="Loss threshold",
+            meaning="GoodDrag only: track at once when the motion loss is at most this times "
+            "(2 r)^2, r being the motion radius. 0 means never.",
+            source="The authors' code, 0",
+            low=0,
+            high=1e6,
+            step=0.05,
+        ),
+        "warp_field": Choice(
+            label="Warp field",
+            meaning="How latent cells move in a warp. Near: the clean part, by fractions of a "
+            "cell, around the targets. Stretch: whole cells with their noise, less with distance "
+            "from the handle, and not at all on a circle around the mask.",
+            source="Near is ours; stretch is FastDrag's, section 3.2",
+            options=(("near", "near"), ("stretch", "stretch")),
+        ),
+        "warp_combine": Choice(
+            label="Warp combine",
+            meaning="How a cell follows several pairs in a warp: a mean weighted by nearness, or "
+            "the nearest pair alone.",
+            source="FastDrag takes the mean; LazyDrag (arXiv 2509.12203) the winner",
+            options=(("mean", "mean"), ("winner", "winner")),
+        ),
+        "warp_holes": Choice(
+            label="Warp holes",
+            meaning="Stretch only: what vacated cells hold after a warp.",
+            source="FastDrag interpolates between neighbours; LazyDrag takes new noise",
+            options=(("keep", "keep"), ("neighbours", "neighbours"), ("noise", "noise")),
+        ),
+        "warp_reach": Number(
+            label="Warp reach",
+            meaning="Near only: how far from its target a pair moves cells, in lengths of its "
+            "displacement.",
+            source="Not in a paper; 2.5 suits the embedded model",
+            low=0,
+            high=100,
+            step=0.25,
+            open_low=True,
         ),
     },
     "render": {

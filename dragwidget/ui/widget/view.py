@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets
 from ipywidgets import Layout
 
+from dragwidget.data.presets import presets
 from dragwidget.data.settings import Settings
 from dragwidget.drag.method import Ended
 from dragwidget.editor.editing import PREVIEW
@@ -91,6 +92,7 @@ class View:
             session.settings,
             session.model.numbered(session.model.recommended),
             session.model.numbered(Settings()),
+            presets(session.model.numbered(session.model.recommended)),
             check=session.model.check,
         )
         self.compare = ComparePanel(self.image)

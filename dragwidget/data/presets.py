@@ -1,0 +1,86 @@
+"""What the authors of each drag method recommend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from dragwidget.data.quoting import quoted
+from dragwidget.data.settings import DragSettings, Settings
+
+__all__ = ["METHOD_SETTINGS", "presets", "with_method"]
+
+TITLES = {"dragdiffusion": "DragDiffusion", "gooddrag": "GoodDrag", "warp": "Warp"}
+
+METHOD_SETTINGS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "dragdiffusion": {"inversion": {"strength": 0.7}, "lora": {"steps": 80}, "drag": {}},
+    "gooddrag": {
+        "inversion": {"strength": 0.75},
+        "lora": {"steps": 70},
+        "drag": {
+            "steps": 210,  # 7 timesteps, 10 trackings at each, 3 updates for each
+            "learning_rate": 0.02,
+            "motion_radius": 4,
+            "tracking_radius": 12,
+            "step_length": 4.0,
+            "region_weight": 0.2,
+            "patience": 10,
+            "template": "original",
+        },
+    },
+    "warp": {  # FastDrag's field with two changes of LazyDrag's
+        "inversion": {"strength": 0.7, "method": "lookahead"},
+        "lora": {"steps": 0},
+        "drag": {"warp_field": "stretch", "warp_combine": "winner", "warp_holes": "noise"},
+        "render": {"keep_protected": True},
+    },
+}
+"""For each method the values that its authors recommend, as far as they are no defaults."""
+
+
+def with_method(settings: Settings, method: str) -> Settings:
+    """Return settings for another drag method, as its authors recommend them.
+
+    Args:
+        settings: what suits the model: their feature blocks and scale, inversion steps, attention
+            layers and choice to train no LoRA stay. With the same method they are returned as is.
+        method: name of the method.
+
+    Raises:
+        ValueError: there is no such method, or it does not fit the inversion.
+    """
+    if method not in METHOD_SETTINGS:
+        known = ", ".join(map(repr, METHOD_SETTINGS))
+        raise ValueError(f"there are the drag methods {known}, got {quoted(method)}")
+    if settings.drag.method == method:
+        return settings
+    values = METHOD_SETTINGS[method]
+    lora = values["lora"] if settings.lora.steps else {}
+    return replace(
+        settings,
+        inversion=replace(settings.inversion, **values["inversion"]),
+        lora=replace(settings.lora, **lora),
+        render=replace(settings.render, **values.get("render", {})),
+        drag=DragSettings(
+            method=method,
+            feature_blocks=settings.drag.feature_blocks,
+            feature_scale=settings.drag.feature_scale,
+            **values["drag"],
+        ),
+    )
+
+
+def presets(recommended: Settings) -> dict[str, Settings]:
+    """Return the settings of every other method that fits a model, by the method's title.
+
+    Args:
+        recommended: what suits the model.
+    """
+    found = {}
+    for method in METHOD_SETTINGS:
+        if method != recommended.drag.method:
+            with suppress(ValueError):  # its inversion may be too short for a method
+                found[TITLES[method]] = with_method(recommended, method)
+    return found

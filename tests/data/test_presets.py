@@ -1,0 +1,82 @@
+"""What the authors of each method recommend."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from dragwidget.data.presets import METHOD_SETTINGS, presets, with_method
+from dragwidget.data.settings import (
+    DragSettings,
+    InversionSettings,
+    LoRASettings,
+    RenderSettings,
+    Settings,
+)
+from dragwidget.drag.methods import METHODS
+
+MODELS_OWN = Settings(
+    inversion=InversionSettings(steps=40, strength=0.6),
+    lora=LoRASettings(steps=0),
+    drag=DragSettings(start="warped", feature_blocks=(2,), feature_scale=0.25, steps=33),
+    render=RenderSettings(start_layer=3),
+)
+
+
+def test_there_are_settings_for_every_method():
+    assert METHOD_SETTINGS.keys() == METHODS.keys()
+
+
+def test_gooddrags_settings_are_its_authors():
+    settings = with_method(Settings(), "gooddrag")
+    assert settings == Settings(
+        inversion=InversionSettings(steps=50, strength=0.75),
+        lora=LoRASettings(steps=70),
+        drag=DragSettings(
+            method="gooddrag", steps=210, learning_rate=0.02, motion_radius=4, tracking_radius=12,
+            step_length=4.0, region_weight=0.2, patience=10, template="original",
+            drag_timesteps=7, tracks_per_timestep=10, updates_per_track=3, loss_threshold=0,
+        ),
+    )  # fmt: skip
+    drag = settings.drag
+    assert drag.steps == drag.drag_timesteps * drag.tracks_per_timestep * drag.updates_per_track
+
+
+def test_a_warp_trains_and_optimises_nothing():
+    settings = with_method(Settings(), "warp")
+    assert settings == Settings(
+        inversion=InversionSettings(method="lookahead"),
+        lora=LoRASettings(steps=0),
+        drag=DragSettings(
+            method="warp", warp_field="stretch", warp_combine="winner", warp_holes="noise"
+        ),
+        render=RenderSettings(keep_protected=True),
+    )
+
+
+def test_the_papers_settings_are_the_defaults():
+    assert with_method(with_method(Settings(), "gooddrag"), "dragdiffusion") == Settings()
+
+
+def test_what_suits_the_model_stays():
+    settings = with_method(MODELS_OWN, "gooddrag")
+    assert settings.drag.feature_blocks == (2,)
+    assert settings.drag.feature_scale == 0.25
+    assert settings.inversion == InversionSettings(steps=40, strength=0.75)
+    assert (settings.lora, settings.render) == (MODELS_OWN.lora, MODELS_OWN.render)
+    assert with_method(MODELS_OWN, "dragdiffusion") is MODELS_OWN
+
+
+def test_an_unknown_method_is_refused():
+    with pytest.raises(ValueError, match="there are the drag methods 'dragdiffusion', 'gooddrag'"):
+        with_method(Settings(), "magic")
+
+
+def test_a_model_has_a_preset_for_every_other_method_that_fits_it():
+    assert presets(MODELS_OWN)["GoodDrag"] == with_method(MODELS_OWN, "gooddrag")
+    short = replace(MODELS_OWN, inversion=InversionSettings(steps=6))
+    assert "GoodDrag" not in presets(short)
+    good = with_method(MODELS_OWN, "gooddrag")
+    assert "DragDiffusion" in presets(good)
+    assert "GoodDrag" not in presets(good)
