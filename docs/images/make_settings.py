@@ -2,9 +2,9 @@
 
     python docs/images/make_settings.py [NAME ...]
 
-Without names all of them; some five minutes on one core. Every strip shows one edit: what
-was drawn, the edit with each value of one setting, and the true answer. All else is as recommended
-but for ``base``. Look at each: its sentence on the page must be true.
+Without names all of them; some five minutes on one core. Every strip shows one edit: what was
+drawn, the edit with each value of one setting, and the ground truth. All else is as recommended but
+for ``base``. Look at each: its sentence on the page must be true.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def difference(edit: Image.Image, source: Image.Image) -> Image.Image:
 
 
 def panels(strip: Strip, task: DragTask, edited: list[Image.Image]) -> list[Image.Image]:
-    """What was drawn, the edits, and the true answer, each of the same part."""
+    """What was drawn, the edits, and the ground truth, each of the same part."""
     source, truth = to_image(task.source), to_image(task.target)
     canvas = DragCanvas(source, mask_opacity=0.4)
     canvas.instructions = task.instructions
@@ -175,7 +175,7 @@ def main(names: list[str]) -> None:
         strip = STRIPS[name]
         task = drag_task(*strip.task)
         images = panels(strip, task, edits(session, strip, task))
-        labels = ["drawn", *strip.values, "true answer"]
+        labels = ["drawn", *strip.values, "ground truth"]
         sheet(images, labels).save(FOLDER / f"{name}.jpg", quality=92, subsampling=0)
 
 

@@ -4,22 +4,42 @@ Colours are those of the notebook's theme; no information is conveyed by colour 
 
 Class names to automate and style by (each on the element that it names):
 
-===============================  ==================================================
-``dragwidget-canvas``            the image with all that is drawn on it
-``dragwidget-tool-<name>``       a tool: points, brush, eraser, lasso, rectangle, pan
-``dragwidget-undo``, ``-redo``   the buttons of the canvas
-``dragwidget-prepare``           make LoRA and inversion
-``dragwidget-run``, ``-step``,   drive the drag
-``-stop``, ``-reset``
-``dragwidget-render``            make the final render
-``dragwidget-status``            the current activity, as text
-``dragwidget-error``             what went wrong; empty otherwise
-``dragwidget-model``             the model that is used
-``dragwidget-warning``           what to know before a run
-``dragwidget-frame``             a thumbnail of the filmstrip, with the button that goes there
-``dragwidget-history``           the steps taken
-``dragwidget-settings``          all settings
-===============================  ==================================================
+=============================  ===============================================================
+``dragwidget``                 the whole widget
+``dragwidget-columns``         its two columns
+``dragwidget-canvas-box``      the canvas with its toolbar and caption
+``dragwidget-canvas``          the image with all that is drawn on it
+``dragwidget-caption``         the line below the image
+``dragwidget-tool-<name>``     a tool: points, brush, eraser, lasso, rectangle, pan, probe
+``dragwidget-undo``            undo
+``dragwidget-redo``            redo
+``dragwidget-prepare``         make LoRA and inversion
+``dragwidget-step``            take one drag step
+``dragwidget-run``             drag to the end
+``dragwidget-pause``           pause after a step
+``dragwidget-stop``            end the run
+``dragwidget-reset``           go back to the start
+``dragwidget-render``          make the final render
+``dragwidget-status``          the current activity, as text
+``dragwidget-error``           what went wrong; empty otherwise
+``dragwidget-badge``           the state of a stage, as symbol and word
+``dragwidget-model``           the model that is used
+``dragwidget-warning``         what to know before a run
+``dragwidget-plot``            a plot
+``dragwidget-history``         the steps taken
+``dragwidget-frame``           a thumbnail of the filmstrip, with the button that goes there
+``dragwidget-points``          the table of points
+``dragwidget-compare``         source and edited image
+``dragwidget-features``        the similarity of features
+``dragwidget-export-png``      save the image
+``dragwidget-export-gif``      save the animation
+``dragwidget-export-json``     save the instructions
+``dragwidget-export-python``   show Python code that repeats the edit
+``dragwidget-settings``        all settings
+``dragwidget-settings-field``  one setting
+``dragwidget-settings-back``   the button that resets one setting
+``dragwidget-help``            what the settings mean
+=============================  ===============================================================
 """
 
 from __future__ import annotations

@@ -221,3 +221,15 @@ def test_everyone_reads_colours_alike(tmp_path, tiny: StableDiffusion):
     canvas.flush()
     assert np.array_equal(canvas.scene.image, wanted)
     canvas.close()
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+def test_a_profile_longer_than_any_is_not_applied_and_that_is_said(form, monkeypatch):
+    profile = rgb_profile(gamma=1.0)
+    image = Image.new("RGB", (4, 4), RED)
+    data = encoded(image, form, icc_profile=profile)
+    plain = read_image(encoded(image, form)).pixels
+    assert not np.array_equal(read_image(data).pixels, plain)
+    monkeypatch.setattr("dragwidget.data.colour.MAX_PROFILE", len(profile) - 1)
+    with pytest.warns(UserWarning, match=rf"it has {len(profile)} bytes, at most"):
+        assert np.array_equal(read_image(data).pixels, plain)

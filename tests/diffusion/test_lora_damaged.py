@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 
 import pytest
 import torch
@@ -168,6 +169,16 @@ def test_the_links_of_the_hubs_cache_are_read(unet, folder_of_peft, tmp_path):
         file.rename(blobs / file.name)
         (snapshot / file.name).symlink_to(f"../../blobs/{file.name}")
     assert load_lora(snapshot, unet).digest == wanted
+
+
+def test_of_a_folder_nothing_but_weights_and_configuration_is_read(unet, folder_of_peft):
+    wanted = load_lora(folder_of_peft, unet).digest
+    (folder_of_peft / "README.md").unlink()
+    os.mkfifo(folder_of_peft / "README.md")  # whoever opened it would wait for ever
+    os.mkfifo(folder_of_peft / "training_args.bin")
+    os.mkfifo(folder_of_peft / "adapter_model.bin")
+    (folder_of_peft / "config.json").symlink_to("/dev/zero")
+    assert load_lora(folder_of_peft, unet).digest == wanted
 
 
 def test_a_folder_of_several_loras_is_refused_and_one_of_any_name_is_read(unet, tmp_path):

@@ -5,12 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from tiny_models import make_unet, make_vae, random_lora
 from tiny_sessions import FAR, ask, session_on, waves
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils.flop_counter import FlopCounterMode
 
-from dragwidget.data.settings import LoRASettings
+from dragwidget.data.settings import InversionSettings, LoRASettings
 from dragwidget.diffusion.costs import bytes_of, cost_of
 from dragwidget.diffusion.sd import StableDiffusion
 from dragwidget.session import estimate as estimating
@@ -128,6 +130,35 @@ def test_an_estimate_changes_nothing_and_makes_nothing(tiny):
     assert session.status["inversion"].state == "missing"
     assert session.status["lora"].state == "missing"
     assert all(weight.device.type == "cpu" for weight in tiny.unet.parameters())
+
+
+def unet_passes(work):
+    """How many passes of a UNet, the meta copy's too, the work takes."""
+    calls = []
+
+    def note(module, _):
+        if type(module) is UNet2DConditionModel:
+            calls.append(module)
+
+    hook = register_module_forward_pre_hook(note)
+    try:
+        work()
+    finally:
+        hook.remove()
+    return len(calls)
+
+
+def test_an_estimate_takes_few_passes_however_long_the_edit_and_its_advice(tiny, monkeypatch):
+    short, long = session_on(tiny, lora_steps=2), session_on(tiny, lora_steps=500, steps=1000)
+    long.settings = replace(long.settings, inversion=InversionSettings(steps=900, strength=1.0))
+    fitting = [unet_passes(lambda s=s: s.estimate(timed=False)) for s in (short, long)]
+    assert fitting == [4, 4]  # LoRA, pass, step, reference
+    monkeypatch.setattr(estimating, "free_memory", lambda _: 1)
+    for session in (short, long):
+        made = []
+        passes = unet_passes(lambda s=session, m=made: m.append(s.estimate(timed=False)))
+        assert not made[0].fits
+        assert passes <= 4 + 2 + 4 * 4  # low memory: LoRA and step; each of four sizes: all
 
 
 @pytest.mark.slow

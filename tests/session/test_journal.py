@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from session_files import changed_node
+from session_files import changed_node, of_json, rewrite
 from tiny_sessions import FAR, ask, left_half, session_on, waves
 
 from dragwidget.session.journal import DRAWN, KEPT, MARK, WHOLE, Journal, journals, restore
@@ -266,6 +266,31 @@ def test_a_widget_comes_back_with_everything(tiny):
         len(edit.history.nodes) for edit in state[3].edits
     ]
     again.close()
+
+
+def test_a_journal_of_a_closed_widget_may_be_gone_on_with_though_the_widget_is_held(tiny, tmp_path):
+    widget = DragWidget(session_on(tiny), instructions=ask(), clock="sync", journal=tmp_path)
+    widget.step(1)
+    widget.close()
+    again, _ = restore(tmp_path, tiny)
+    journal = Journal(tmp_path)
+    again.step()
+    journal.took_step(again)
+    assert len(restore(tmp_path, tiny)[0].history) == 2
+
+
+def test_a_journal_never_loads_the_model_that_it_names(tiny, tmp_path, monkeypatch):
+    dragged(tiny, tmp_path)
+    model = {"name": "attacker/beacon", "fingerprint": "another"}
+    rewrite(tmp_path / WHOLE, of_json(lambda content: content["model"].update(model)))
+
+    def no_loading(*_, **__):
+        raise AssertionError("a journal made us load a model")
+
+    monkeypatch.setattr("dragwidget.session.session_file.load_model", no_loading)
+    for take_up in (restore, DragWidget.restore):
+        with pytest.raises(ValueError, match="which a file may not load: load it"):
+            take_up(tmp_path, device="cpu")
 
 
 def test_a_mask_without_a_pair_comes_back(tiny):

@@ -1,9 +1,11 @@
 """Nodes of a saved session are read when the edit goes to them, and no sooner."""
 
 import shutil
+import tracemalloc
 import zipfile
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -99,6 +101,34 @@ def test_opening_reads_of_the_nodes_their_headers_and_the_tip(
     assert [step.index for step in loaded.history] == list(range(1, NODES + 1))
     assert loaded.history[7].distances.shape == (1,)  # what is shown of a step needs no tensor
     assert set(visited) == {NODES}
+
+
+def test_masks_of_many_steps_take_what_the_file_explains(tiny, tmp_path):
+    """100 masks of 1500 x 1000, each in a few bytes of the file, are 150 MB as arrays."""
+    session, (width, height), count = session_on(tiny), (1500, 1000), 100
+    session.set_image(np.zeros((height, width, 3), np.uint8), "a cat", max_side=64)
+    for number in range(1, count + 1):
+        mask = np.ones((height, width), bool)
+        mask[0, :number] = False
+        drawn = ask(((200, 200), (900, 800)), size=(width, height), mask=mask)
+        if number == 1:
+            session.instructions = drawn
+            session.step()
+            first = session.history.current
+        else:
+            step = replace(first.step, index=number)
+            new = {"number": number, "parent": number - 1, "instructions": drawn, "step": step}
+            session.history.append(replace(first, **new))
+    session.save(tmp_path / "masks.drag")
+    tracemalloc.start()
+    try:
+        loaded = DragSession.load(tmp_path / "masks.drag", tiny)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 6 * (tmp_path / "masks.drag").stat().st_size < 60e6
+    masks = [node.instructions.mask for node in loaded.history.nodes[1:]]
+    assert [mask.size - mask.sum() for mask in masks] == list(range(1, count + 1))
 
 
 def test_a_node_is_read_when_the_edit_goes_to_it_and_once(path, tiny, session, visited):

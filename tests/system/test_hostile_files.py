@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import struct
+import subprocess
+import sys
 import zipfile
+from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from session_files import of_node, read_parts, rewrite
 from tiny_models import edit_json, make_unet, random_lora
 from tiny_sessions import ask, session_on
 
 from dragwidget.data.dragbench import read_dragbench
+from dragwidget.data.frames import MAX_PIXELS
 from dragwidget.data.image import source_image
 from dragwidget.diffusion.loading import load_model
 from dragwidget.diffusion.lora import load_lora, save_lora
@@ -27,6 +31,52 @@ def path(tiny, tmp_path):
     session.step()
     session.save(tmp_path / "edit.drag")
     return tmp_path / "edit.drag"
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux lists mapped files there")
+def test_a_session_maps_no_file_and_unpacks_none(path, tiny, tmp_path):
+    loaded = DragSession.load(path, tiny)
+    loaded.rewind(0)
+    loaded.rewind(1)
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+    assert [file.name for file in tmp_path.rglob("*")] == [path.name]
+
+
+READ = """
+import re, sys
+from pathlib import Path
+from dragwidget.data.image_reading import read_image
+
+def most():  # KiB, of this process alone
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+read_image(sys.argv[1])
+before = most()
+read = read_image(sys.argv[2])
+print(most() - before, *read.pixels.shape)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux counts the peak there")
+@pytest.mark.parametrize(
+    ("name", "mode", "gigabytes"),
+    [("turned.png", "RGBA", 2.2), ("upright.png", "RGBA", 1.9), ("upright.webp", "RGBA", 2.8),
+     ("upright.png", "I;16", 1.2)],
+)  # fmt: skip
+def test_an_image_takes_no_more_memory_than_security_says(tmp_path, name, mode, gigabytes):
+    """By an eighth of the largest: memory grows with the pixels."""
+    width, height = 4000, 2500
+    share, colour = width * height / MAX_PIXELS, 7000 if mode == "I;16" else (9, 9, 9, 9)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6 if name.startswith("turned") else 1
+    for path, size in ((tmp_path / f"small-{name}", (8, 8)), (tmp_path / name, (width, height))):
+        Image.new(mode, size, colour).save(path, exif=exif)
+    words = [sys.executable, "-W", "ignore", "-c", READ, tmp_path / f"small-{name}"]
+    run = subprocess.run([*words, tmp_path / name], capture_output=True, text=True, check=True)
+    kibibytes, *shape = map(int, run.stdout.split())
+    assert sorted(shape) == [3, height, width]
+    # Beside the pixels there are some of a decoder's own, and pages that are not used wholly.
+    assert 3 * width * height < 1024 * kibibytes < 1.04 * gigabytes * 1e9 * share + 35e6
 
 
 def test_a_session_that_is_compressed_is_refused(path, tiny):

@@ -4,6 +4,7 @@ import base64
 import gc
 import io
 import json
+import re
 import threading
 import weakref
 from dataclasses import replace
@@ -17,6 +18,8 @@ from tiny_sessions import FAR, ask, left_half, session_on, waves
 
 from dragwidget.data.instructions import DragInstructions
 from dragwidget.session.session import DragSession
+from dragwidget.ui import styles
+from dragwidget.ui.canvas.tools import TOOLS
 from dragwidget.ui.widget import DragWidget
 
 
@@ -125,6 +128,20 @@ def test_every_button_has_a_text_a_tooltip_and_its_class(widget):
     html = " ".join(p.value for p in all_below(widget) if isinstance(p, ipywidgets.HTML))
     assert 'role="status"' in html
     assert "dragwidget-error" in html
+
+
+def test_the_class_names_of_a_widget_are_those_that_are_listed(widget):
+    listed = set(re.findall(r"``(dragwidget[a-z-]*)``", styles.__doc__))
+    listed |= {f"dragwidget-tool-{name}" for name in TOOLS}
+    widget = widget()
+    widget.run(1)
+    parts = list(all_below(widget))
+    has = {name for part in parts for name in getattr(part, "_dom_classes", ())}
+    of_the_script = f"dragwidget-{widget.canvas.scene.multi.model_id}"
+    assert {n for n in has if n.startswith("dragwidget") and of_the_script not in n} <= listed
+    html = " ".join(part.value for part in parts if isinstance(part, ipywidgets.HTML))
+    has |= {name for found in re.findall(r'class="([^"]+)"', html) for name in found.split()}
+    assert listed <= has | {"dragwidget-warning"}  # there is nothing to warn of here
 
 
 @pytest.mark.slow

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 import threading
 import weakref
+from pathlib import Path
 
 import ipywidgets.widgets.widget as registry
 import numpy as np
@@ -15,6 +17,7 @@ from front_end import Page, drawings, messages
 from tiny_sessions import FAR, ask, session_on
 
 from dragwidget.diffusion.loading import load_model
+from dragwidget.storage.cache import Store
 from dragwidget.ui import drawing
 from dragwidget.ui.canvas import DragCanvas
 from dragwidget.ui.closing import close_all
@@ -73,6 +76,27 @@ def test_a_widget_closed_while_it_works_leaves_no_model_and_no_thread_behind(tin
     widget.close()
     assert alive() <= before
     assert set(threading.enumerate()) <= threads
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="Linux lists open files there")
+@pytest.mark.parametrize("ran", [True, False])
+def test_a_closed_widget_leaves_no_file_open_nor_unfinished(tiny, tmp_path, ran):
+    """Its journal holds a lock, its store and long history files of their own."""
+
+    def opened():
+        gc.collect()
+        names = (os.path.realpath(fd) for fd in Path("/proc/self/fd").glob("*"))
+        return {name for name in names if name.startswith(str(tmp_path))}
+
+    options = {"journal": tmp_path / "journal", "store": Store(tmp_path / "store")}
+    widget = DragWidget(session_on(tiny), instructions=ask(FAR), clock="thread", **options)
+    widget.run(2)
+    if ran:
+        widget.wait(60)
+        assert opened()  # the lock: the journal lives
+    widget.close()
+    assert opened() == set()
+    assert not list(tmp_path.rglob("*unfinished*"))
 
 
 @pytest.mark.slow

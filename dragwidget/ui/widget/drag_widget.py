@@ -442,6 +442,7 @@ class DragWidget(StillImage, ipywidgets.VBox):
         self.canvas.close()
         close_all(self)
         self.children = ()  # they hold what their buttons do
+        self._journal = None  # its lock goes with it: the edit can be taken up elsewhere
         del self.session, self._editing, self._view, self._sync
         super().close()
 
