@@ -60,9 +60,11 @@ def displacements(
     moves = stretches(cells, handles)[..., None] * (targets - handles).double()[:, None]
     distance = (cells.double() - handles.double()[:, None]).norm(dim=-1)  # (N, m)
     if combine == "winner":
-        return moves[distance.argmin(0), torch.arange(len(cells))]
+        nearest: Tensor = moves[distance.argmin(0), torch.arange(len(cells))]
+        return nearest
     weights = 1 / (distance + NEAR)
-    return (weights[..., None] * moves).sum(0) / weights.sum(0)[:, None]
+    mean: Tensor = (weights[..., None] * moves).sum(0) / weights.sum(0)[:, None]
+    return mean
 
 
 class Moved:

@@ -117,8 +117,16 @@ class Edit:
         new = any(pair not in node.pairs for pair in instructions.pairs)
         self._prime(node, task, any_pass=new and settings.start == "warped")
         warps_on = new and settings.start == "warped" and node.index > 0
+        # From here, not from functions that look there: a traceback of a pass stays short.
+        first = self.history.nodes[0]
         if task.has_region_loss or warps_on:  # before the anchors, which need less of that pass
-            task.source(node.timestep)
+            if node.timestep == first.timestep:
+                self._look(first, previous=True)
+            else:
+                task.source(node.timestep)
+        for number in anchor_nodes:
+            if self.history.nodes[number].timestep == node.timestep:
+                self._look(self.history.nodes[number])
         begun = self._state(node, instructions, settings, handles, anchors(node.timestep))
         try:
             state, report = method_named(settings.method).advance(passes, begun, task)
@@ -163,7 +171,9 @@ class Edit:
         if node.number == 0:
             return torch.zeros_like(node.latent)
         passes = self._match_features(settings)
-        start = self._source(node.timestep)
+        first = self.history.nodes[0]
+        same = node.timestep == first.timestep
+        start = self._look(first, previous=True) if same else self._source(node.timestep)
         here = self._finite(passes.at(node.latent, node.timestep, previous=True, graph=False))
         assert here.x0 is not None
         assert start.x0 is not None
