@@ -156,7 +156,7 @@ def run(args: argparse.Namespace) -> int:
 def begin(args: argparse.Namespace) -> tuple[DragSession, Files]:
     """Check everything, then load the model; return a session with the request, and the files."""
     if args.lora_alpha is not None and args.lora is None:
-        raise ValueError("--lora-alpha describes a LoRA file: give --lora too")
+        raise ValueError("--lora-alpha needs a LoRA file: give --lora too")
     source = read_image(args.image)
     height, width = source.pixels.shape[:2]
     instructions = read_instructions(

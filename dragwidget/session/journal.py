@@ -104,7 +104,7 @@ class Journal:
         self._written: list[int] | None = None
         self._image = ""  # digest of the image in the whole
         self._lock_file: Lock | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._drawing: Drawing | None = None
         self._is_new = False  # what is drawn, since it was last written
 
@@ -122,9 +122,12 @@ class Journal:
         self._safely(session, lambda: self._took_step(session, edit or session.edit), wait=True)
 
     def _safely(self, session: DragSession, write: Callable[[], None], *, wait: bool) -> None:
-        while self._lock.acquire(blocking=wait):
+        while True:
             done = False
             try:
+                if not self._lock.acquire(blocking=wait):
+                    done = True
+                    return
                 write()
                 while self._is_new:
                     self._is_new = False
@@ -135,7 +138,12 @@ class Journal:
             finally:
                 if not done:  # an interrupt, perhaps
                     self._written = None
-                self._lock.release()
+                # One may come right after the lock was taken: so that is not remembered here, and
+                # the lock itself knows whose it is.
+                try:  # noqa: SIM105 - one may come after the call of ``suppress``, too
+                    self._lock.release()
+                except RuntimeError:  # not this thread's
+                    pass
             if not self._is_new:
                 return
             write, wait = (lambda: None), False  # drawn between the last look and the release

@@ -187,7 +187,7 @@ class DragSession:
 
     @property
     def settings(self) -> Settings:
-        """How every stage works; the model's recommendation until it is set."""
+        """Settings of all stages; by default the model's recommendation."""
         return self._settings if self._request is None else self._request.settings
 
     @settings.setter

@@ -1,6 +1,7 @@
 """What is written down of an edit while it is made, and what a crash leaves of it."""
 
 import gc
+import inspect
 import logging
 import os
 import threading
@@ -9,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from interrupting import interrupted, lines_of, name_of
 from session_files import changed_node, of_json, rewrite
 from tiny_sessions import FAR, ask, left_half, session_on, waves
 
@@ -208,6 +210,28 @@ def test_what_cannot_be_written_stops_nothing(tiny, tmp_path, caplog):
     session, _ = dragged(tiny, tmp_path / "file" / "journal")
     assert len(session.history.nodes) == 4
     assert "not written down" in caplog.text
+
+
+def test_after_an_interrupt_at_any_line_no_thread_waits_for_the_journal(tiny, tmp_path):
+    session, journal = dragged(tiny, tmp_path)
+    source, first = inspect.getsourcelines(Journal._safely)
+    last = first + next(k for k, line in enumerate(source) if line.strip() == "finally:")
+
+    def write():
+        journal.took_step(session)
+
+    places = [at for at in lines_of(write) if at[0][0] is Journal._safely.__code__]
+    places = [at for at in places if at[0][1] < last]  # no signal is heard between its lines
+    assert len(places) > 5
+    for at in places:
+        assert interrupted(write, at), name_of(at)
+        other = threading.Thread(target=write, daemon=True)
+        other.start()
+        other.join(30)
+        assert not other.is_alive(), name_of(at)
+    session.step()
+    write()
+    assert_same_history(session.history, restore(tmp_path, tiny)[0].history)
 
 
 def test_a_second_journal_in_a_folder_is_refused_and_does_not_wait(tiny, tmp_path, caplog):

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 import dragwidget
+from dragwidget import DragCanvas, DragSession, DragWidget, load_model
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TOP = [ROOT / f"{name}.md" for name in ("README", "SECURITY", "CHANGELOG")]
+PAGES = [*TOP, *sorted((ROOT / "docs").rglob("*.md"))]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MODULES = [name for _, name, _ in pkgutil.walk_packages(dragwidget.__path__, "dragwidget.")]
 FOLDERS = r"(?:tests|docs|dragwidget|notebooks|binder|\.ci|\.github)"
@@ -61,6 +63,27 @@ def test_what_is_not_there_is_noticed():
     for name in ("dragwidget.diffusion.model", "dragwidget.data.settings.Nothing"):
         with pytest.raises((ImportError, AttributeError)):
             found(name)
+
+
+def test_the_options_of_a_model_that_a_session_names_are_all_there_are():
+    (said,) = re.findall(r"Options: ([^.]+)\.", inspect.getdoc(DragSession.from_pretrained))
+    wanted = list(inspect.signature(load_model).parameters)[1:]  # the first is the model's name
+    assert re.findall(r"``(\w+)``", said) == wanted
+
+
+# What each button of a widget does, by the method that does it too.
+ACTIONS = {
+    DragWidget: "prepare step run pause stop reset render rewind go_to code gif save snapshot",
+    DragCanvas: "undo redo zoom_by zoom_to fit grow shrink invert_mask fill_mask set_mask nudge "
+    "select add_pair move_handle move_target delete_pair clear clear_pairs stroke lasso "
+    "close_lasso cancel_gesture rectangle probe_at on_probe load save",
+}
+
+
+@pytest.mark.parametrize("owner", ACTIONS, ids=lambda owner: owner.__name__)
+def test_every_action_has_a_method_that_is_explained(owner):
+    for name in ACTIONS[owner].split():
+        assert inspect.getdoc(getattr(owner, name)), name
 
 
 # ---------------------------------------------------------------- the table of limits

@@ -225,7 +225,7 @@ class DragWidget(StillImage, ipywidgets.VBox):
 
     @property
     def settings(self) -> Settings:
-        """Of every stage; a drag under way takes new drag settings with its next step."""
+        """Settings of all stages; a running drag uses new drag settings from its next step."""
         return self.session.settings
 
     @settings.setter
@@ -332,7 +332,7 @@ class DragWidget(StillImage, ipywidgets.VBox):
 
     def _probe(self, x: float, y: float) -> None:
         if why := self._editing.why_not("look"):
-            raise RuntimeError(f"there are no features to look at: {why}")
+            raise RuntimeError(f"cannot show features: {why}")
         maps = self._editing.work.similarity((x, y))
         node = self._editing.work.history.current
         image = self._editing.image_of(node) or self.image
