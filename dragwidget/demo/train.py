@@ -1,9 +1,10 @@
-"""Train the embedded model from scratch: autoencoder, text encoder and UNet together, then drags.
+"""Train the embedded model: autoencoder, then text encoder and UNet together, then drags.
 
-`dragwidget demo train --preset cpu --out DIR [--resume]`; `--from MODEL` goes on with a finished
-model, by drags alone. All images are drawn by `dragwidget.demo.scenes`. In DIR: checkpoints, loss
-curves, a sample sheet, and `model/`, the model in diffusers' folder format, written at checkpoints
-and at the end.
+`dragwidget demo train --preset cpu --out DIR [--resume] [--stages ..] [--from MODEL]`. Without
+`--from` from scratch; with it, the stages named begin from the weights of a finished model, and it
+gives what the others would have made. All images are drawn by `dragwidget.demo.scenes`. In DIR:
+checkpoints, loss curves, a sample sheet, and `model/`, the model in diffusers' folder format,
+written at checkpoints and at the end.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +23,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from dragwidget.data.bad_input import BadInputError, bad_input, user_file
-from dragwidget.demo.training.architecture import IMAGE_SIZE, PRESETS, Model, Preset
+from dragwidget.demo.training.architecture import IMAGE_SIZE, PRESETS, Model, Preset, Stage
 from dragwidget.demo.training.autoencoder_stage import measure, settle, train_autoencoder
 from dragwidget.demo.training.drags_stage import train_drags
 from dragwidget.demo.training.loop import Training
@@ -31,58 +32,91 @@ from dragwidget.demo.training.unet_stage import train_unet
 logger = logging.getLogger(__name__)
 
 
+STAGES = ("autoencoder", "unet", "drags")
+
+
 def train(
     preset: Preset,
     out: Path,
     *,
+    stages: Sequence[str] = STAGES,
+    start: Path | None = None,
     resume: bool = False,
     device: torch.device | str = "cpu",
     size: int = IMAGE_SIZE,
-    only_autoencoder: bool = False,
     gradient_workers: int = 0,
     data_workers: int = 0,
-    finished: Path | None = None,
 ) -> Iterator[dict[str, float | str]]:
     """Yield a record every ten steps: `stage`, `step`, `seconds`, `learning_rate`, `loss`.
 
     Args:
         preset: what to make, and for how long.
         out: folder of checkpoints, curves and the model.
-        resume: go on from the checkpoints in `out`; otherwise it must hold none.
+        stages: which stages to train, one or more in a row of "autoencoder", "unet", "drags".
+        start: a model's folder. The stages trained begin from its weights; those before them are
+            taken as they are. None: new weights, and "autoencoder" must be the first stage.
+        resume: go on from the checkpoints in `out`; otherwise it must hold none. The other
+            arguments must be those of the first run, but for the time budgets.
         device: where to train.
         size: of the images, pixels.
-        only_autoencoder: stop before the UNet.
         gradient_workers: processes beside this one that add gradients to the UNet's (CPU only).
             With any, the same seed no longer gives the same bits.
         data_workers: processes that draw stage 3's tasks ahead; what comes out is the same.
-        finished: a model's folder whose first two stages are taken as they are.
     """
     out = Path(out)
     device = torch.device(device)
+    check_stages(stages, start)
     check_folder(out, resume)
     out.mkdir(parents=True, exist_ok=True)
-    if finished is None:
-        yield from _first_stages(
+    loaded = None if start is None else _load(start)
+    if "autoencoder" in stages:
+        autoencoder, training, records = train_autoencoder(
+            preset, out, device, size, resume=resume, start=loaded and loaded.vae
+        )
+        for record in records:
+            yield {"stage": "autoencoder", **record}
+        _finish_autoencoder(autoencoder, training, preset, device, size)
+    elif loaded is not None:
+        autoencoder = loaded.vae.float().to(device).eval().requires_grad_(False)
+    if "unet" in stages:
+        for record in train_unet(
             preset,
+            autoencoder,
             out,
             device,
             size,
-            resume,
-            only_autoencoder=only_autoencoder,
+            resume=resume,
             gradient_workers=gradient_workers,
+            start=loaded,
+        ):
+            yield {"stage": "unet", **record}
+    if "drags" in stages:
+        # Stage 3 writes where stage 2 did, and begins from what that made also when it is resumed.
+        before = out / "before_drags"
+        if not before.exists():
+            made = out / "model" if start is None or "unet" in stages else start
+            shutil.copytree(made, out / "before_drags.new", dirs_exist_ok=True)
+            (out / "before_drags.new").rename(before)
+        for record in train_drags(
+            preset, _load(before), out, device, size, resume=resume, data_workers=data_workers
+        ):
+            yield {"stage": "drags", **record}
+
+
+def _load(folder: Path) -> Model:
+    return StableDiffusionPipeline.from_pretrained(folder)  # type: ignore[no-untyped-call]
+
+
+def check_stages(stages: Sequence[str], start: Path | None) -> None:
+    """Raise ValueError unless these stages can be trained from there."""
+    rows = [STAGES[i:j] for i in range(3) for j in range(i + 1, 4)]
+    if tuple(stages) not in rows:
+        raise ValueError(f"stages must be some in a row of {', '.join(STAGES)}, got {stages}")
+    if start is None and stages[0] != STAGES[0]:
+        raise ValueError(
+            f"training of {stages[0]} goes on with a model: give its folder, or train "
+            f"{STAGES[0]} first"
         )
-        if only_autoencoder:
-            return
-    # Stage 3 writes where stage 2 did, and begins from what that made also when it is resumed.
-    before = out / "before_drags"
-    if not before.exists():
-        shutil.copytree(finished or out / "model", out / "before_drags.new", dirs_exist_ok=True)
-        (out / "before_drags.new").rename(before)
-    pipeline = StableDiffusionPipeline.from_pretrained(before)  # type: ignore[no-untyped-call]
-    for record in train_drags(
-        preset, pipeline, out, device, size, resume=resume, data_workers=data_workers
-    ):
-        yield {"stage": "drags", **record}
 
 
 def check_folder(out: Path, resume: bool) -> None:
@@ -93,34 +127,12 @@ def check_folder(out: Path, resume: bool) -> None:
         )
 
 
-def _first_stages(
-    preset: Preset,
-    out: Path,
-    device: torch.device,
-    size: int,
-    resume: bool,
-    *,
-    only_autoencoder: bool,
-    gradient_workers: int,
-) -> Iterator[dict[str, float | str]]:
-    autoencoder, training, records = train_autoencoder(preset, out, device, size, resume=resume)
-    for record in records:
-        yield {"stage": "autoencoder", **record}
-    _finish_autoencoder(autoencoder, training, preset, device, size)
-    if only_autoencoder:
-        return
-    for record in train_unet(
-        preset, autoencoder, out, device, size, resume=resume, gradient_workers=gradient_workers
-    ):
-        yield {"stage": "unet", **record}
-
-
 def _finish_autoencoder(
     model: Model, training: Training, preset: Preset, device: torch.device, size: int
 ) -> None:
     """Average, settle and freeze the weights; write the metrics to `autoencoder.json`, once."""
     training.average()
-    settle(model, device, size)
+    settle(model, preset, device, size)
     report = training.folder / "autoencoder.json"
     if not report.exists():
         numbers = {
@@ -149,33 +161,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data-workers", type=int, default=0, help="processes that draw drags ahead"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--autoencoder-minutes", type=float, help="time budget of stage 1")
-    parser.add_argument("--unet-minutes", type=float, help="time budget of stage 2")
-    parser.add_argument("--drags-minutes", type=float, help="time budget of stage 3")
-    parser.add_argument("--drags-rate", type=float, help="learning rate of stage 3 at its peak")
+    for number, stage in enumerate(STAGES, 1):
+        parser.add_argument(
+            f"--{stage}-minutes", type=float, help=f"time budget of stage {number}, {stage}"
+        )
+        parser.add_argument(
+            f"--{stage}-rate", type=float, help=f"learning rate of {stage} at its peak"
+        )
     parser.add_argument(
         "--from",
-        dest="finished",
+        dest="start",
         type=user_file,
         metavar="MODEL",
-        help="folder of a model whose stages 1 and 2 are done: only stage 3 is trained",
+        help="folder of a model whose weights to begin from",
     )
-    parser.add_argument("--only-autoencoder", action="store_true", help="stop before stage 2")
+    parser.add_argument(
+        "--stages",
+        nargs="+",
+        choices=STAGES,
+        help="which to train, in a row; by default all, with --from drags alone",
+    )
 
 
 def preset_of(args: argparse.Namespace) -> Preset:
     """Return the preset with the changes of the command line."""
     preset = replace(PRESETS[args.preset], seed=args.seed)
-    if args.autoencoder_minutes is not None:
-        stage = replace(preset.autoencoder, minutes=args.autoencoder_minutes)
-        preset = replace(preset, autoencoder=stage)
-    if args.unet_minutes is not None:
-        preset = replace(preset, unet=replace(preset.unet, minutes=args.unet_minutes))
-    if args.drags_minutes is not None:
-        preset = replace(preset, drags=replace(preset.drags, minutes=args.drags_minutes))
-    if args.drags_rate is not None:
-        preset = replace(preset, drags=replace(preset.drags, learning_rate=args.drags_rate))
+    for name in STAGES:
+        stage: Stage = getattr(preset, name)
+        if (minutes := getattr(args, f"{name}_minutes")) is not None:
+            stage = replace(stage, minutes=minutes)
+        if (rate := getattr(args, f"{name}_rate")) is not None:
+            stage = replace(stage, learning_rate=rate)
+        preset = replace(preset, **{name: stage})
     return preset
+
+
+def stages_of(args: argparse.Namespace) -> Sequence[str]:
+    """Return the stages that the command line asks for."""
+    return args.stages or (STAGES if args.start is None else ("drags",))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -183,6 +206,7 @@ def run(args: argparse.Namespace) -> int:
     with bad_input():
         if find_spec("matplotlib") is None:
             raise ValueError("curves are drawn with matplotlib: pip install 'dragwidget[training]'")
+        check_stages(stages_of(args), args.start)
         check_folder(args.out, args.resume)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -194,10 +218,10 @@ def run(args: argparse.Namespace) -> int:
         args.out,
         resume=args.resume,
         device=device,
-        only_autoencoder=args.only_autoencoder,
         gradient_workers=args.gradient_workers,
         data_workers=args.data_workers,
-        finished=args.finished,
+        stages=stages_of(args),
+        start=args.start,
     ):
         if time.monotonic() - last > 10:
             last = time.monotonic()

@@ -52,8 +52,11 @@ class Preset:
 
     `first_bank` images are encoded before the UNet's first step, `new_images` a step during it;
     each step draws from all that are there, with new noise; likewise `first_drags` and `new_drags`
-    tasks for stage 3. At the end, `measured` images that were never trained on are put to each
-    network, and `samples` images drawn by the whole model.
+    tasks for stage 3. `posterior_deviation` is the autoencoder's, in units of the latents' own
+    deviation. It is a constant rather than learned, and the noise floor of the latents: DDIM
+    inversion must find some noise to make the noise of other timesteps of. From 50 steps it makes
+    0.87 of it with 0.2, 0.71 with 0.1, 0.22 with 0.02. At the end, `measured` images that were
+    never trained on are put to each network, and `samples` images drawn by the whole model.
     """
 
     networks: Networks = Networks()
@@ -64,6 +67,7 @@ class Preset:
     new_images: int
     first_drags: int
     new_drags: int
+    posterior_deviation: float = 0.25
     measured: int = 512
     samples: int = 16
     precision: str = "bfloat16"  # of autocast; "float32" is exact

@@ -13,20 +13,20 @@ from dragwidget.demo.training.architecture import Model, Preset, autocast, build
 from dragwidget.demo.training.feed import VALIDATION_SEEDS, images
 from dragwidget.demo.training.loop import Training
 
-# The posterior's deviation is a constant rather than learned: the decoder is trained under exactly
-# this noise, in units of raw latents (whose deviation is about 1), so it forgives small changes.
-POSTERIOR_DEVIATION = 0.02
 _SPREAD_WEIGHT = 1e-3  # of the mean square of the latents: what is left of the KL term
 _SCRIBBLE_EVERY = 10
 
 
-def make_autoencoder(preset: Preset) -> Model:
-    """Return a new autoencoder, its log-variance head fixed to POSTERIOR_DEVIATION."""
-    model = build_autoencoder(preset.networks)
+def make_autoencoder(preset: Preset, start: Model | None = None) -> Model:
+    """Return an autoencoder to train, a new one or `start`; its posterior's deviation stays fixed.
+
+    `settle` writes the deviation.
+    """
+    model = build_autoencoder(preset.networks) if start is None else start.float().train()
     head = model.encoder.conv_out
     with torch.no_grad():
         head.weight[4:] = 0
-        head.bias[4:] = 2 * math.log(POSTERIOR_DEVIATION)
+        head.bias[4:] = 2 * math.log(preset.posterior_deviation)
 
     @torch.utils.hooks.unserializable_hook  # type: ignore[untyped-decorator]
     def only_means(gradient: Tensor) -> Tensor:
@@ -38,11 +38,20 @@ def make_autoencoder(preset: Preset) -> Model:
 
 
 def train_autoencoder(
-    preset: Preset, folder: Path, device: torch.device, size: int, *, resume: bool
+    preset: Preset,
+    folder: Path,
+    device: torch.device,
+    size: int,
+    *,
+    resume: bool,
+    start: Model | None = None,
 ) -> tuple[Model, Training, Iterator[dict[str, float]]]:
-    """Return the model, its training, and the records to iterate over; finish with `settle`."""
+    """Return the model, its training, and the records to iterate over; finish with `settle`.
+
+    `start`: an autoencoder whose weights the training begins from.
+    """
     torch.manual_seed(preset.seed)
-    model = make_autoencoder(preset).to(device)
+    model = make_autoencoder(preset, start).to(device)
     training = Training(
         "autoencoder", {"autoencoder": model}, preset.autoencoder, folder, preset.seed + 1
     )
@@ -63,42 +72,56 @@ def _loss(
         with autocast(device, preset.precision):
             mean = model.encode(drawn).latent_dist.mean
             noise = torch.randn(mean.shape, generator=training.generator).to(mean)
-            decoded: Tensor = model.decode(mean + POSTERIOR_DEVIATION * noise).sample
+            # In units of the latents' own size, or they would grow until the noise is nothing.
+            spread: Tensor = mean.float().square().mean()
+            deviation = preset.posterior_deviation * spread.sqrt()
+            decoded: Tensor = model.decode(mean + deviation.to(mean) * noise).sample
         error = decoded.float() - drawn
-        spread: Tensor = mean.float().square().mean()
         return error.abs().mean() + 4 * error.square().mean() + _SPREAD_WEIGHT * spread
 
     return loss
 
 
 @torch.no_grad()
-def settle(model: Model, device: torch.device, size: int) -> None:
-    """After training: take out the mean colour error, and store `scaling_factor` = 1 / deviation.
+def settle(model: Model, preset: Preset, device: torch.device, size: int) -> None:
+    """After training: take out the mean colour error, store the posterior and `scaling_factor`.
 
-    Both are measured on 256 training images, in float32.
+    `scaling_factor` is 1 / deviation of the latents' means, so that the posterior's deviation is
+    `preset.posterior_deviation` in scaled latents. Measured on 256 training images, in float32.
     """
     model.eval().requires_grad_(False)
-    bias = torch.zeros(3, device=device)
-    squares, count = 0.0, 0
+    encoded = []
     for start in range(0, 256, 16):
-        seeds = range(start, start + 16)
-        drawn, _ = images(seeds, size, scribble_every=10**9, device=device)
-        mean = model.encode(drawn.to(memory_format=torch.channels_last)).latent_dist.mean
-        bias += (model.decode(mean).sample - drawn).mean((0, 2, 3)) / 16
-        squares += float(mean.square().sum())
-        count += mean.numel()
+        drawn = _ordinary(range(start, start + 16), size, device)
+        encoded.append(model.encode(drawn).latent_dist.mean)
+    spread = float(torch.cat(encoded).square().mean().sqrt())
+    model.encoder.conv_out.bias[4:] = 2 * math.log(preset.posterior_deviation * spread)
+    model.register_to_config(scaling_factor=round(1 / spread, 5))
+    bias = torch.zeros(3, device=device)
+    generator = torch.Generator().manual_seed(0)
+    for start, mean in zip(range(0, 256, 16), encoded, strict=True):
+        drawn = _ordinary(range(start, start + 16), size, device)
+        noise = torch.randn(mean.shape, generator=generator).to(mean)
+        z = mean + preset.posterior_deviation * spread * noise
+        bias += (model.decode(z).sample - drawn).mean((0, 2, 3)) / 16
     model.decoder.conv_out.bias -= bias
-    model.register_to_config(scaling_factor=round(math.sqrt(count / squares), 5))
+
+
+def _ordinary(seeds: range, size: int, device: torch.device) -> Tensor:
+    """Training images without scribbles, (B, 3, size, size) in [-1, 1]."""
+    drawn, _ = images(seeds, size, scribble_every=10**9, device=device)
+    return drawn.to(memory_format=torch.channels_last)
 
 
 @torch.no_grad()
 def measure(model: Model, device: torch.device, size: int, count: int) -> dict[str, float]:
     """Round trip of validation images: PSNR (dB, mean over images), colour errors (of 255)."""
     ratios, errors = [], []
+    generator = torch.Generator().manual_seed(0)
     for start in range(0, count, 20):
         seeds = VALIDATION_SEEDS[start : min(start + 20, count)]
         drawn, _ = validation_images(seeds, size, device)
-        shown = (roundtrip(model, drawn) * 255).round() / 255
+        shown = (roundtrip(model, drawn, generator) * 255).round() / 255
         difference = shown - (drawn + 1) / 2
         ratios.append(-10 * difference.square().mean((1, 2, 3)).log10())
         errors.append(difference.mean((2, 3)))
@@ -112,9 +135,11 @@ def measure(model: Model, device: torch.device, size: int, count: int) -> dict[s
     }
 
 
-def roundtrip(model: Model, drawn: Tensor) -> Tensor:
-    """(B, 3, H, W) in [-1, 1] -> decoded again, in [0, 1]."""
-    decoded: Tensor = model.decode(model.encode(drawn).latent_dist.mean).sample
+def roundtrip(model: Model, drawn: Tensor, generator: torch.Generator) -> Tensor:
+    """(B, 3, H, W) in [-1, 1] -> a sample of its posterior, decoded, in [0, 1]."""
+    posterior = model.encode(drawn).latent_dist
+    noise = torch.randn(posterior.mean.shape, generator=generator).to(posterior.mean)
+    decoded: Tensor = model.decode(posterior.mean + posterior.std * noise).sample
     return (decoded / 2 + 0.5).clamp(0, 1)
 
 

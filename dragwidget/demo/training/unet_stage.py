@@ -44,12 +44,23 @@ def train_unet(
     *,
     resume: bool,
     gradient_workers: int = 0,
+    start: Model | None = None,
 ) -> Iterator[dict[str, float]]:
-    """Train; yield records; write `folder/model` at each checkpoint and at the end."""
+    """Train; yield records; write `folder/model` at each checkpoint and at the end.
+
+    `start`: a pipeline whose tokenizer serves, and from whose weights the training begins.
+    """
     torch.manual_seed(preset.seed + 10)
-    words = [SCRIBBLE_CAPTION, *captions(sample_scenes(range(2000)))]
-    tokenizer = write_tokenizer(words, folder / "tokenizer")
+    if start is None:
+        words = [SCRIBBLE_CAPTION, *captions(sample_scenes(range(2000)))]
+        tokenizer = write_tokenizer(words, folder / "tokenizer")
+    else:
+        tokenizer = start.tokenizer
+        tokenizer.save_pretrained(folder / "tokenizer")
     parts = make_parts(preset, tokenizer, device)
+    if start is not None:
+        for name, part in parts.items():
+            part.load_state_dict(getattr(start, name).state_dict())
     training = Training("unet", parts, preset.unet, folder, preset.seed + 11)
     if resume:
         training.load()
@@ -148,7 +159,7 @@ class Data:
         self._empty = token_ids(tokenizer, [""])
 
     def encode(self, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Scaled latents (B, 4, h, w) float32 and token ids (B, n), both on the CPU."""
+        """Posterior means, scaled, (B, 4, h, w) float32 and token ids (B, n), both on the CPU."""
         latents, texts = [], []
         for start in range(0, len(seeds), 32):
             part = seeds[start : start + 32]
@@ -162,6 +173,7 @@ class Data:
     def loss(self, count: int, generator: torch.Generator) -> Tensor:
         """Of a random batch."""
         latents, tokens = self.bank.draw(count, generator)
+        latents = sampled(latents, self.autoencoder, generator)
         dropped = torch.rand(count, generator=generator) < _CAPTION_DROPOUT
         tokens = torch.where(dropped[:, None], self._empty, tokens)
         times = self.noising.draw(count, generator)
@@ -181,6 +193,7 @@ class Data:
             rows = slice(start, min(start + 32, count))
             drawn, texts = validation_images(VALIDATION_SEEDS[rows], self.size, self.device)
             latents = encode_images(self.autoencoder, drawn, self.preset)
+            latents = sampled(latents, self.autoencoder, generator)
             noise = torch.randn(latents.shape, generator=generator)
             loss = self.noising.loss(
                 **self.parts,
@@ -237,8 +250,14 @@ def token_ids(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
 
 @torch.no_grad()
 def encode_images(autoencoder: Model, drawn: Tensor, preset: Preset) -> Tensor:
-    """(B, 3, H, W) in [-1, 1] -> scaled latents (B, 4, H/4, W/4) on the CPU."""
+    """(B, 3, H, W) in [-1, 1] -> posterior means, scaled, (B, 4, H/4, W/4) on the CPU."""
     with autocast(drawn.device, preset.precision):
         mean = autoencoder.encode(drawn.to(memory_format=torch.channels_last)).latent_dist.mean
     latents: Tensor = mean.float() * autoencoder.config.scaling_factor
     return latents.cpu()
+
+
+def sampled(means: Tensor, autoencoder: Model, generator: torch.Generator) -> Tensor:
+    """Samples of the posteriors that have these means, all scaled, (B, 4, h, w) on the CPU."""
+    deviation = (autoencoder.encoder.conv_out.bias[4] / 2).exp() * autoencoder.config.scaling_factor
+    return means + float(deviation) * torch.randn(means.shape, generator=generator)
