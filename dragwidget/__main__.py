@@ -42,7 +42,7 @@ COMMANDS = {  # by the words that call it; the first of two is a group
     "doctor": Command("see whether everything works on this machine", "dragwidget.cli.doctor"),
     "store": Command("list, check or empty the cache on disk", "dragwidget.cli.store"),
     "demo image": Command("draw an image to try an edit on", "dragwidget.cli.demo_image"),
-    "demo train": Command("train the embedded model from scratch", "dragwidget.demo.train"),
+    "demo train": Command("train the embedded model, from scratch or on", "dragwidget.demo.train"),
     "bench scenes": Command(
         "score edits of the embedded model's domain against the ground truth",
         "dragwidget.bench.scenes_command",
@@ -63,6 +63,10 @@ COMMANDS = {  # by the words that call it; the first of two is a group
     ),
     "bench validation": Command(
         "validate the keypoint evaluator", "dragwidget.bench.dev.validation_command"
+    ),
+    "bench inversion": Command(
+        "measure how near to noise the inversion of images comes",
+        "dragwidget.bench.dev.inversion_command",
     ),
     "bench soak": Command(
         "see whether memory grows while an edit goes on and on", "dragwidget.bench.dev.soak_command"

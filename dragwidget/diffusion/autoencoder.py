@@ -6,7 +6,7 @@ device; it is on the one that is asked for while it works.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,10 @@ from torch import Tensor
 from dragwidget.diffusion.devices import placed_like
 from dragwidget.diffusion.switches import run
 
-__all__ = ["decode", "factor_of", "posterior_of", "scaled_sample"]
+__all__ = ["Encoding", "decode", "factor_of", "posterior_of", "scaled_sample"]
+
+Encoding = Literal["mean", "sample"]
+"""What is taken of the posterior: its mean, or a sample whose noise depends on its shape alone."""
 
 # Any, below: diffusers does not say what its modules hold.
 

@@ -70,6 +70,7 @@ def settings_of(model: Any) -> dict[str, Any]:
         "alphas_cumprod": _digest(model.alphas_cumprod),
         "prediction_type": model.prediction_type,
         "steps_offset": model.steps_offset,
+        **({} if model.encoding == "mean" else {"encoding": model.encoding}),
         **{name: [type(n).__qualname__, _configuration(n)] for name, n in model.networks.items()},
     }
 

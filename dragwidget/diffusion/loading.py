@@ -7,13 +7,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, get_args
 
 import torch
 
 from dragwidget.data.quoting import quoted
 from dragwidget.data.settings import DragSettings, RenderSettings, Settings
 from dragwidget.data.user_warning import warn_user
+from dragwidget.diffusion.autoencoder import Encoding
 from dragwidget.diffusion.checkpoint import (
     check_suffix,
     config_folder,
@@ -163,6 +164,7 @@ def load_model(
             dtype=dtype,
         )
         recommended, domain = _recommended(None, parts["unet"]), Domain()
+        encoding: Encoding = "mean"
     else:
         _refuse_config(config, name)
         folder = request.open(here, name)
@@ -177,6 +179,7 @@ def load_model(
         parts = read_parts(folder, name, configs=configs, vae=other, prediction_type=predicts)
         recommended = _recommended(folder, parts["unet"])
         domain = _domain(folder) if other is None else Domain()
+        encoding = _encoding(folder) if other is None else "mean"
     for part, where in (("unet", device), ("vae", waits), ("text_encoder", waits)):
         # Not ``parts[part].to``: diffusers would log that it may not suit every model.
         parts[part] = torch.nn.Module.to(parts[part], where, dtype)
@@ -190,6 +193,7 @@ def load_model(
         recommended=recommended,
         memory=memory,
         domain=domain,
+        encoding=encoding,
         loaded_with={
             what: str(word)
             for what, word in (
@@ -289,6 +293,21 @@ def _domain(folder: ModelFolder) -> Domain:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         file = folder.path / RECOMMENDED_FILE
         raise ValueError(f"{file} describes no domain that can be read: {error!r}") from error
+
+
+def _encoding(folder: ModelFolder) -> Encoding:
+    """Return what a model's folder says ``encode`` takes of the autoencoder's posterior."""
+    if not folder.has(RECOMMENDED_FILE):
+        return "mean"
+    encoding = folder.json(RECOMMENDED_FILE).get("encoding", "mean")
+    if encoding not in get_args(Encoding):
+        file = folder.path / RECOMMENDED_FILE
+        raise ValueError(
+            f"{file} names no encoding: accepted are {' and '.join(get_args(Encoding))}, got "
+            f"{quoted(encoding)}"
+        )
+    checked: Encoding = encoding
+    return checked
 
 
 def _paper_settings(unet: Any) -> Settings:

@@ -63,6 +63,10 @@ class StableDiffusion(UNetBackbone):
             text encoder may wait on the CPU, and so does what a render remembers. The results are
             the same, the time is more.
         domain: the images that the model knows.
+        encoding: what ``encode`` takes of the autoencoder's posterior: its ``"mean"``, as
+            DragDiffusion does, or a ``"sample"`` with the same noise always, for a model whose
+            posterior is wide: it was trained on samples, and from the mean DDIM inversion would
+            not reach noise.
         loaded_with: the options of ``load_model`` that were given: ``vae``, ``revision``,
             ``variant``, ``cache_dir``, ``config``, ``prediction_type``; ``None`` where the model
             was not loaded by name, or has other parts since. With ``name``, ``device``, ``dtype``

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from dragwidget.data.settings import Settings
 from dragwidget.diffusion import autoencoder
+from dragwidget.diffusion.autoencoder import Encoding
 from dragwidget.diffusion.backbone import (
     LOADED,
     Condition,
@@ -65,7 +66,7 @@ class UNetBackbone(Trainable):
 
     PARTS: tuple[str, ...] = (
         "unet", "vae", "alphas_cumprod", "prediction_type", "steps_offset", "name", "recommended",
-        "memory", "loaded_with", "domain",
+        "memory", "loaded_with", "domain", "encoding",
     )  # fmt: skip
     """All that the constructor takes."""
 
@@ -83,6 +84,7 @@ class UNetBackbone(Trainable):
         memory: Memory = "normal",
         loaded_with: Mapping[str, str] | None = None,
         domain: Domain | None = None,
+        encoding: Encoding = "mean",
     ) -> None:
         # Any: diffusers and transformers do not say what their modules hold.
         self.unet: Any = ordinary_weights(unet).eval().requires_grad_(False)
@@ -96,6 +98,7 @@ class UNetBackbone(Trainable):
         self.memory = check_memory(memory)
         self.loaded_with = None if loaded_with is None else dict(loaded_with)
         self.domain = domain or Domain()
+        self.encoding: Encoding = encoding
         LOADED.add(self)
 
     def _inputs(self, condition: Condition, count: int) -> tuple[dict[str, Any], float]:
@@ -247,8 +250,11 @@ class UNetBackbone(Trainable):
     ) -> Tensor:
         """Return the latent (1, c, h, w) float32 of an image (H, W, 3).
 
-        The mean of the autoencoder's posterior; with ``generator``, a sample of it.
+        The mean of the autoencoder's posterior, or where ``encoding`` says so a sample of it, of
+        one size always with the same noise; with ``generator``, a sample of it with new noise.
         """
+        if generator is None and self.encoding == "sample":
+            generator = torch.Generator().manual_seed(0)
         return autoencoder.scaled_sample(self.vae, self.posterior(pixels), generator)
 
     @in_plain_torch

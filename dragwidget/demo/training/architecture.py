@@ -121,7 +121,7 @@ PRESETS = {
 
 
 def build_autoencoder(networks: Networks) -> Model:
-    """f = 4, four latent channels, no attention. `scaling_factor` is set after training."""
+    """f = 4, four latent channels, whose deviation is 1 after training; no attention."""
     depth = len(networks.autoencoder_channels)
     return AutoencoderKL(  # type: ignore[no-untyped-call]
         in_channels=3,
@@ -133,6 +133,7 @@ def build_autoencoder(networks: Networks) -> Model:
         latent_channels=4,
         norm_num_groups=networks.norm_groups,
         sample_size=IMAGE_SIZE,
+        scaling_factor=1.0,
         mid_block_add_attention=False,
         use_quant_conv=False,
         use_post_quant_conv=False,

@@ -20,7 +20,7 @@ _SCRIBBLE_EVERY = 10
 def make_autoencoder(preset: Preset, start: Model | None = None) -> Model:
     """Return an autoencoder to train, a new one or `start`; its posterior's deviation stays fixed.
 
-    `settle` writes the deviation.
+    `settle` says what it is in the end.
     """
     model = build_autoencoder(preset.networks) if start is None else start.float().train()
     head = model.encoder.conv_out
@@ -84,10 +84,10 @@ def _loss(
 
 @torch.no_grad()
 def settle(model: Model, preset: Preset, device: torch.device, size: int) -> None:
-    """After training: take out the mean colour error, store the posterior and `scaling_factor`.
+    """After training: scale the latents, fix the posterior, take out the mean colour error.
 
-    `scaling_factor` is 1 / deviation of the latents' means, so that the posterior's deviation is
-    `preset.posterior_deviation` in scaled latents. Measured on 256 training images, in float32.
+    The latents' means get the deviation 1 / `scaling_factor`, and the posterior the deviation
+    `preset.posterior_deviation` in units of that. Measured on 256 training images, in float32.
     """
     model.eval().requires_grad_(False)
     encoded = []
@@ -95,15 +95,20 @@ def settle(model: Model, preset: Preset, device: torch.device, size: int) -> Non
         drawn = _ordinary(range(start, start + 16), size, device)
         encoded.append(model.encode(drawn).latent_dist.mean)
     spread = float(torch.cat(encoded).square().mean().sqrt())
-    model.encoder.conv_out.bias[4:] = 2 * math.log(preset.posterior_deviation * spread)
-    model.register_to_config(scaling_factor=round(1 / spread, 5))
+    scale = 1 / (spread * model.config.scaling_factor)
+    deviation = preset.posterior_deviation / model.config.scaling_factor
+    head = model.encoder.conv_out
+    head.weight[:4] *= scale
+    head.bias[:4] *= scale
+    head.bias[4:] = 2 * math.log(deviation)
+    model.decoder.conv_in.weight /= scale
     bias = torch.zeros(3, device=device)
     generator = torch.Generator().manual_seed(0)
     for start, mean in zip(range(0, 256, 16), encoded, strict=True):
         drawn = _ordinary(range(start, start + 16), size, device)
         noise = torch.randn(mean.shape, generator=generator).to(mean)
-        z = mean + preset.posterior_deviation * spread * noise
-        bias += (model.decode(z).sample - drawn).mean((0, 2, 3)) / 16
+        decoded = model.decode(scale * mean + deviation * noise).sample
+        bias += (decoded - drawn).mean((0, 2, 3)) / 16
     model.decoder.conv_out.bias -= bias
 
 
