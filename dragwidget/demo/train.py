@@ -28,6 +28,7 @@ from dragwidget.demo.training.autoencoder_stage import measure, settle, train_au
 from dragwidget.demo.training.drags_stage import train_drags
 from dragwidget.demo.training.loop import Training
 from dragwidget.demo.training.unet_stage import train_unet
+from dragwidget.diffusion.loading import CRITTERS, EMBEDDED
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ def train(
     out: Path,
     *,
     stages: Sequence[str] = STAGES,
-    start: Path | None = None,
+    start: str | Path | None = None,
     resume: bool = False,
     device: torch.device | str = "cpu",
     size: int = IMAGE_SIZE,
@@ -53,8 +54,9 @@ def train(
         preset: what to make, and for how long.
         out: folder of checkpoints, curves and the model.
         stages: which stages to train, one or more in a row of "autoencoder", "unet", "drags".
-        start: a model's folder. The stages trained begin from its weights; those before them are
-            taken as they are. None: new weights, and "autoencoder" must be the first stage.
+        start: a model's folder, or an embedded model's name. The stages trained begin from its
+            weights; those before them are taken as they are. None: new weights, and "autoencoder"
+            must be the first stage.
         resume: go on from the checkpoints in `out`; otherwise it must hold none. The other
             arguments must be those of the first run, but for the time budgets.
         device: where to train.
@@ -68,7 +70,11 @@ def train(
     check_stages(stages, start)
     check_folder(out, resume)
     out.mkdir(parents=True, exist_ok=True)
-    loaded = None if start is None else _load(start)
+    loaded = None
+    if start is not None:
+        loaded = _load(start)
+        # As they are: each release of transformers writes others.
+        shutil.copytree(_folder(start) / "tokenizer", out / "tokenizer", dirs_exist_ok=True)
     if "autoencoder" in stages:
         autoencoder, training, records = train_autoencoder(
             preset, out, device, size, resume=resume, start=loaded and loaded.vae
@@ -95,7 +101,7 @@ def train(
         before = out / "before_drags"
         if not before.exists():
             made = out / "model" if start is None or "unet" in stages else start
-            shutil.copytree(made, out / "before_drags.new", dirs_exist_ok=True)
+            _load(made).save_pretrained(out / "before_drags.new")
             (out / "before_drags.new").rename(before)
         for record in train_drags(
             preset, _load(before), out, device, size, resume=resume, data_workers=data_workers
@@ -103,11 +109,18 @@ def train(
             yield {"stage": "drags", **record}
 
 
-def _load(folder: Path) -> Model:
-    return StableDiffusionPipeline.from_pretrained(folder)  # type: ignore[no-untyped-call]
+def _load(model: str | Path) -> Model:
+    """Return the pipeline of a folder, or of an embedded model's name."""
+    return StableDiffusionPipeline.from_pretrained(  # type: ignore[no-untyped-call]
+        _folder(model), variant=EMBEDDED.get(str(model))
+    )
 
 
-def check_stages(stages: Sequence[str], start: Path | None) -> None:
+def _folder(model: str | Path) -> Path:
+    return CRITTERS if str(model) in EMBEDDED else Path(model)
+
+
+def check_stages(stages: Sequence[str], start: str | Path | None) -> None:
     """Raise ValueError unless these stages can be trained from there."""
     rows = [STAGES[i:j] for i in range(3) for j in range(i + 1, 4)]
     if tuple(stages) not in rows:
@@ -171,9 +184,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from",
         dest="start",
-        type=user_file,
+        type=lambda word: word if word in EMBEDDED else user_file(word),
         metavar="MODEL",
-        help="folder of a model whose weights to begin from",
+        help="folder or name (critters) of a model whose weights to begin from",
     )
     parser.add_argument(
         "--stages",

@@ -34,10 +34,11 @@ from dragwidget.diffusion.sources import locate
 from dragwidget.diffusion.unet import paper_block, paper_layer
 from dragwidget.drag.torch_state import in_plain_torch
 
-__all__ = ["EMBEDDED", "LoadOptions", "choose_device", "choose_dtype", "load_model"]
+__all__ = ["CRITTERS", "EMBEDDED", "LoadOptions", "choose_device", "choose_dtype", "load_model"]
 
-EMBEDDED = {"critters": Path(__file__).parent.parent / "demo" / "critters"}
-RECOMMENDED_FILE = "dragwidget.json"
+CRITTERS = Path(__file__).parent.parent / "demo" / "critters"
+EMBEDDED: dict[str, str | None] = {"critters": None}
+"""The embedded models: which variant of CRITTERS each is. They share what has no variant."""
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
@@ -111,7 +112,7 @@ def load_model(
     """Load a model of Stable Diffusion 1.x's or 2.x's kind.
 
     Args:
-        source: ``"critters"`` (the embedded model, offline), a diffusers folder, a
+        source: the name of an embedded model (``EMBEDDED``, offline), a diffusers folder, a
             ``.safetensors`` checkpoint in the original layout, or a model's id ``"owner/model"``
             on the Hugging Face hub. ``~`` is the home folder; a URL is not fetched.
         vae: another autoencoder: a diffusers folder, of it alone or of a whole model; a
@@ -123,7 +124,8 @@ def load_model(
         revision: branch, tag or commit of a hub model.
         variant: which weights are read (and fetched) where a folder or hub model has several, as
             ``"fp16"`` or ``"non_ema"``: of each network those of this variant, or the plain ones
-            where it has none of it. By default ``fp16`` for float16 and the plain ones otherwise,
+            where it has none of it; likewise of ``dragwidget.json``, ``dragwidget.VARIANT.json``.
+            By default ``fp16`` for float16 and the plain ones otherwise,
             or else the only ones that there are.
         cache_dir: where hub models are kept; by default Hugging Face's own folder.
         config: for a checkpoint file, the diffusers folder or hub id whose layout it has; by
@@ -146,9 +148,10 @@ def load_model(
     predicts = check_prediction_type(prediction_type)
     _check_words(variant=variant, revision=revision)
     waits = torch.device("cpu") if check_memory(memory) == "low" else device
-    name, request = str(source), _Request(revision, variant, cache_dir, dtype)
+    name = str(source)
+    request = _Request(revision, variant or EMBEDDED.get(name), cache_dir, dtype)
     vae_path = None if vae is None else locate(vae, "a vae")
-    here = EMBEDDED[name] if name in EMBEDDED else locate(source, "a model")
+    here = CRITTERS if name in EMBEDDED else locate(source, "a model")
     if here is not None and is_checkpoint(str(here)):
         check_suffix(here)
         folder = config_folder(here, config, cache_dir)
@@ -270,41 +273,44 @@ def _check_words(**words: str | None) -> None:
             raise ValueError(f"{what} must be a name, got {quoted(word)}")
 
 
+def _own_file(folder: ModelFolder) -> str:
+    """Return the name of the file with what a model says of itself, which need not be there."""
+    own = f"dragwidget.{folder.variant}.json"
+    return own if folder.variant and folder.has(own) else "dragwidget.json"
+
+
 def _recommended(folder: ModelFolder | None, unet: Any) -> Settings:
     """The settings a model's folder recommends; otherwise the paper's, counted in this network."""
-    if folder is not None and folder.has(RECOMMENDED_FILE):
+    if folder is not None and folder.has(name := _own_file(folder)):
         try:
-            content = folder.json(RECOMMENDED_FILE)
-            return Settings.from_dict(content["recommended"])
+            return Settings.from_dict(folder.json(name)["recommended"])
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            file = folder.path / RECOMMENDED_FILE
             raise ValueError(
-                f"{file} recommends no settings that can be read: {error!r}"
+                f"{folder.path / name} recommends no settings that can be read: {error!r}"
             ) from error
     return _paper_settings(unet)
 
 
 def _domain(folder: ModelFolder) -> Domain:
     """Return the images that a model's folder says it knows."""
-    if not folder.has(RECOMMENDED_FILE) or "domain" not in folder.json(RECOMMENDED_FILE):
+    name = _own_file(folder)
+    if not folder.has(name) or "domain" not in folder.json(name):
         return Domain()
     try:
-        return Domain.from_dict(folder.json(RECOMMENDED_FILE)["domain"])
+        return Domain.from_dict(folder.json(name)["domain"])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        file = folder.path / RECOMMENDED_FILE
+        file = folder.path / name
         raise ValueError(f"{file} describes no domain that can be read: {error!r}") from error
 
 
 def _encoding(folder: ModelFolder) -> Encoding:
     """Return what a model's folder says ``encode`` takes of the autoencoder's posterior."""
-    if not folder.has(RECOMMENDED_FILE):
-        return "mean"
-    encoding = folder.json(RECOMMENDED_FILE).get("encoding", "mean")
+    name = _own_file(folder)
+    encoding = folder.json(name).get("encoding", "mean") if folder.has(name) else "mean"
     if encoding not in get_args(Encoding):
-        file = folder.path / RECOMMENDED_FILE
         raise ValueError(
-            f"{file} names no encoding: accepted are {' and '.join(get_args(Encoding))}, got "
-            f"{quoted(encoding)}"
+            f"{folder.path / name} names no encoding: accepted are "
+            f"{' and '.join(get_args(Encoding))}, got {quoted(encoding)}"
         )
     checked: Encoding = encoding
     return checked

@@ -42,7 +42,7 @@ from dragwidget.data.quoting import quoted
 from dragwidget.data.request import EditRequest
 from dragwidget.data.settings import Settings
 from dragwidget.diffusion.backbone import Backbone, loaded_models
-from dragwidget.diffusion.loading import load_model
+from dragwidget.diffusion.loading import EMBEDDED, load_model
 from dragwidget.diffusion.lora import LoRA
 from dragwidget.drag.method import Ended
 from dragwidget.drag.torch_state import in_plain_torch
@@ -66,7 +66,6 @@ from dragwidget.storage.tensors import digest, size, write_tensors
 __all__ = ["load", "save"]
 
 FORMAT, VERSION = "dragwidget.session", 3
-EMBEDDED = "critters"  # the only model that a file opens by its name
 DTYPES = {"float32", "float16", "bfloat16"}
 JSON_NAME, TENSORS_NAME = "session.json", "tensors.safetensors"
 MAX_BYTES = 8 * 2**30  # of a part that is read whole; the size of a node is known beforehand
@@ -191,7 +190,7 @@ def load(path: str | os.PathLike[str], model: Backbone | None = None, **options:
             content = _read_content(archive)
             made_with = content["model"]
             name, fingerprint, dtype = (str(made_with[k]) for k in ("name", "fingerprint", "dtype"))
-            if name == EMBEDDED and dtype not in DTYPES:
+            if name in EMBEDDED and dtype not in DTYPES:
                 raise ValueError(f"its number format is {quoted(dtype)}")
         if model is None:
             model = _model_here(path, name, fingerprint, dtype, options)
@@ -225,8 +224,8 @@ def _model_here(
     path: Path, name: str, fingerprint: str, dtype: str, options: dict[str, Any]
 ) -> Backbone:
     """The model that a file was made with, where it needs no loading by a name from the file."""
-    if name == EMBEDDED:
-        return load_model(EMBEDDED, **{"dtype": dtype, **options})
+    if name in EMBEDDED:
+        return load_model(name, **{"dtype": dtype, **options})
     for loaded in loaded_models():
         here = {
             "device": str(loaded.device),

@@ -23,6 +23,7 @@ from dragwidget.demo.training.feed import Bank, images, shortened
 from dragwidget.demo.training.gradient_workers import SharedGradients
 from dragwidget.demo.training.muon import orthogonalize
 from dragwidget.demo.training.tokenizer import MAX_TOKENS, write_tokenizer
+from dragwidget.demo.training.unet_stage import posterior_noise
 
 CRITTERS = Path(dragwidget.demo.__file__).parent / "critters"
 CPU = torch.device("cpu")
@@ -66,7 +67,7 @@ def weights(folder: Path) -> dict[str, Any]:
 @pytest.mark.slow
 def test_model_folder_loads_and_is_small(folder: Path) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(folder / "model")
-    assert pipeline.vae.config.scaling_factor != 0.18215
+    assert pipeline.vae.config.scaling_factor == 1.0
     saved = load_file(folder / "model" / "unet" / "diffusion_pytorch_model.safetensors")
     assert {t.dtype for t in saved.values()} == {torch.float16}
     assert sum(f.stat().st_size for f in (folder / "model").rglob("*")) < 25_000_000
@@ -98,6 +99,67 @@ def test_resumed_run_has_the_same_bits(folder: Path, tmp_path: Path) -> None:
     for name, tensors in weights(folder).items():
         for key, value in weights(tmp_path)[name].items():
             assert torch.equal(value, tensors[key]), key
+
+
+@pytest.mark.slow
+def test_a_stage_goes_on_with_a_finished_model(folder: Path, tmp_path: Path) -> None:
+    still = replace(STAGE, learning_rate=1e-12)
+    preset = replace(TINY, unet=still, drags=still)
+    list(train(preset, tmp_path, stages=["unet"], start=folder / "model", size=32))
+    for part in ("unet", "vae", "text_encoder"):
+        (ours,) = (tmp_path / "model" / part).glob("*.safetensors")
+        before, after = load_file(folder / "model" / part / ours.name), load_file(ours)
+        for name, tensor in before.items():
+            assert torch.allclose(after[name].float(), tensor.float(), atol=1e-3), name
+    words = "tokenizer/vocab.json"
+    assert (tmp_path / "model" / words).read_bytes() == (folder / "model" / words).read_bytes()
+
+
+@pytest.mark.slow
+def test_going_on_is_resumed_to_the_same_bits(folder: Path, tmp_path: Path) -> None:
+    often = replace(STAGE, checkpoint_minutes=0.0)
+    preset = replace(TINY, autoencoder=often, unet=often)
+    asked: Any = {"stages": ("autoencoder", "unet"), "start": folder / "model", "size": 32}
+    list(train(preset, tmp_path / "whole", **asked))
+    list(islice(train(preset, tmp_path / "parts", **asked), 1))
+    list(islice(train(preset, tmp_path / "parts", resume=True, **asked), 1))
+    list(train(preset, tmp_path / "parts", resume=True, **asked))
+    for name in ("autoencoder", "unet"):
+        one, other = (
+            torch.load(tmp_path / run / f"{name}.checkpoint.pt", weights_only=True)["averages"]
+            for run in ("whole", "parts")
+        )
+        for key, value in one.items():
+            assert torch.equal(value, other[key]), key
+
+
+def test_stages_that_hang_in_the_air_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["demo", "train", "--out", str(tmp_path / "out")]
+    assert main([*out, "--stages", "unet"]) == 2
+    assert "goes on with a model: give its folder" in capsys.readouterr().err
+    assert main([*out, "--stages", "autoencoder", "drags"]) == 2
+    assert "in a row" in capsys.readouterr().err
+
+
+def test_the_latents_of_a_trained_autoencoder_have_the_deviations_asked_for(folder: Path) -> None:
+    vae = StableDiffusionPipeline.from_pretrained(folder / "model").vae
+    drawn, _ = images(range(256), 32, scribble_every=10**9, device=CPU)
+    with torch.no_grad():
+        posterior = vae.encode(drawn).latent_dist
+    assert float(posterior.mean.square().mean().sqrt()) == pytest.approx(1.0, abs=0.01)
+    wanted = torch.full_like(posterior.std, TINY.posterior_deviation)
+    assert torch.allclose(posterior.std, wanted, rtol=1e-2)
+
+
+def test_a_unet_learns_samples_of_the_posterior(folder: Path) -> None:
+    vae = StableDiffusionPipeline.from_pretrained(folder / "model").vae
+    means = torch.zeros(8, 4, 16, 16)
+    noise = posterior_noise(means, vae, torch.Generator().manual_seed(0))
+    assert float(noise.std()) == pytest.approx(TINY.posterior_deviation, rel=0.05)
+    again = posterior_noise(means, vae, torch.Generator().manual_seed(1))
+    assert not torch.equal(noise, again)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -103,6 +104,38 @@ def test_recommended_settings_that_cannot_be_read_are_refused_by_file(broken, co
     (broken / "dragwidget.json").write_text(content)
     with pytest.raises(ValueError, match=r"dragwidget.json recommends no settings"):
         load_model(broken, device="cpu")
+
+
+def test_a_folder_may_ask_for_samples_of_the_posterior_with_noise_that_is_always_the_same(
+    broken, tiny
+):
+    about = {"recommended": Settings().to_dict(), "encoding": "sample"}
+    (broken / "dragwidget.json").write_text(json.dumps(about))
+    one, other = (load_model(broken, device="cpu") for _ in range(2))
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 16, 3), np.uint8)
+    sample = one.encode(pixels)
+    assert torch.equal(sample, other.encode(pixels))
+    assert torch.equal(sample, one.encode(pixels, generator=torch.Generator().manual_seed(0)))
+    assert not torch.allclose(sample, tiny.encode(pixels))
+    assert one.fingerprint == other.fingerprint != tiny.fingerprint
+
+
+@pytest.mark.parametrize("encoding", ["median", 3, None])
+def test_an_encoding_that_there_is_not_is_refused(broken, encoding):
+    about = {"recommended": Settings().to_dict(), "encoding": encoding}
+    (broken / "dragwidget.json").write_text(json.dumps(about))
+    with pytest.raises(ValueError, match=r"accepted are mean and sample, got"):
+        load_model(broken, device="cpu")
+
+
+def test_a_variant_may_recommend_its_own_settings(broken):
+    weights = broken / "unet" / "diffusion_pytorch_model.safetensors"
+    shutil.copy(weights, weights.with_name("diffusion_pytorch_model.base.safetensors"))
+    for name, steps in (("dragwidget.json", 7), ("dragwidget.base.json", 8)):
+        about = {"recommended": Settings(lora=LoRASettings(steps=steps)).to_dict()}
+        (broken / name).write_text(json.dumps(about))
+    assert load_model(broken, device="cpu").recommended.lora.steps == 7
+    assert load_model(broken, device="cpu", variant="base").recommended.lora.steps == 8
 
 
 @pytest.fixture(scope="module")

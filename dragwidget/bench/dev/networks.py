@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from dragwidget.diffusion.devices import free_memory
-from dragwidget.diffusion.loading import EMBEDDED, load_model
+from dragwidget.diffusion.loading import CRITTERS, load_model
 from dragwidget.diffusion.sd import StableDiffusion
 
 __all__ = ["SIZES", "Size", "in_type", "make_network"]
@@ -120,7 +120,7 @@ def _stable_diffusion(device: torch.device, whole: bool) -> StableDiffusion:
             )
         )
     # Its words are few, which a text encoder does not mind: a text is as long as any other.
-    tokenizer = CLIPTokenizer.from_pretrained(EMBEDDED["critters"] / "tokenizer")
+    tokenizer = CLIPTokenizer.from_pretrained(CRITTERS / "tokenizer")
     tokenizer.model_max_length = 77
     scheduler = make_scheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     return StableDiffusion(

@@ -40,6 +40,7 @@ from dragwidget.demo.training.unet_stage import (
     Data,
     Noising,
     encode_images,
+    posterior_noise,
     token_ids,
 )
 from dragwidget.diffusion.switches import run
@@ -101,7 +102,7 @@ def train_drags(
 
     def export() -> None:
         states = {**training.averaged_states(), "text_encoder": text_encoder.state_dict()}
-        write_model(folder / "model", preset, states, autoencoder, tokenizer_folder)
+        write_model(folder / "model", preset, states, autoencoder, tokenizer_folder, RECOMMENDED)
 
     with drawing:
         ordinary.bank.grow(preset.first_bank)  # before the clock of the training is started
@@ -195,8 +196,11 @@ class Drags:
         wrapped = [seed % VALIDATION_SEEDS.start for seed in seeds]
         instructions, images = self.drawn(wrapped)
         drawn = torch.from_numpy(images).to(self.device)
-        latents = encode_images(self.autoencoder, drawn * 2 - 1, self.preset)
-        source, target = latents[::2], latents[1::2]
+        means = encode_images(self.autoencoder, drawn * 2 - 1, self.preset)
+        # Source and answer with the same noise: where nothing moves they must not differ.
+        generator = torch.Generator().manual_seed(wrapped[0])
+        noise = posterior_noise(means[::2], self.autoencoder, generator)
+        source, target = means[::2] + noise, means[1::2] + noise
         warped = torch.cat(
             [warp(asked, latent[None]) for asked, latent in zip(instructions, source, strict=True)]
         )

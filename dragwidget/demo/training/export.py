@@ -25,7 +25,13 @@ from dragwidget.demo.training.architecture import (
 )
 
 SIZE_LIMIT = 25_000_000  # bytes of the whole folder
-# What the session starts from with this model: no LoRA, for it knows its own images and a first
+# What the session starts from after stage 2: the paper's settings, of the decoder's blocks the one
+# that serves best, and all of the decoder's self-attention layers.
+RECOMMENDED_BASE: dict[str, dict[str, Any]] = {
+    "drag": {"feature_blocks": [2]},
+    "render": {"start_layer": 3},
+}
+# After stage 3: no LoRA, for it knows its own images and a first
 # edit should be quick; the latent is warped, as the model was taught, and the protected region is
 # held; of the decoder's blocks the middle one serves best; self-attention is mutual in all of the
 # decoder.
@@ -54,6 +60,7 @@ def write_model(
     states: dict[str, dict[str, Tensor]],
     autoencoder: Model,
     tokenizer_folder: Path,
+    recommended: dict[str, dict[str, Any]],
 ) -> None:
     """Write the pipeline in float16; an older one at the same place stays until this is whole.
 
@@ -63,6 +70,7 @@ def write_model(
         states: weights of "unet" and "text_encoder".
         autoencoder: as trained.
         tokenizer_folder: holds the tokenizer's files.
+        recommended: settings that differ from the paper's.
     """
     pipeline = _assemble(preset.networks, states, autoencoder, tokenizer_folder)
     temporary = folder.with_name(folder.name + ".new")
@@ -72,8 +80,8 @@ def write_model(
     shutil.copytree(tokenizer_folder, temporary / "tokenizer")
     for file in temporary.rglob("*.safetensors"):
         file.chmod(0o644)  # some writers make them private, which an installed package must not be
-    text = json.dumps({"recommended": RECOMMENDED, "domain": DOMAIN}, indent=2) + "\n"
-    (temporary / "dragwidget.json").write_text(text)
+    about = {"recommended": recommended, "domain": DOMAIN, "encoding": "sample"}
+    (temporary / "dragwidget.json").write_text(json.dumps(about, indent=2) + "\n")
     size = sum(f.stat().st_size for f in temporary.rglob("*"))
     if size > SIZE_LIMIT:
         raise ValueError(f"the model has {size} bytes, more than the limit of {SIZE_LIMIT}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from dragwidget.demo.training.architecture import (
     build_unet,
 )
 from dragwidget.demo.training.autoencoder_stage import validation_images
-from dragwidget.demo.training.export import write_model, write_samples
+from dragwidget.demo.training.export import RECOMMENDED_BASE, write_model, write_samples
 from dragwidget.demo.training.feed import SCRIBBLE_CAPTION, VALIDATION_SEEDS, Bank, images
 from dragwidget.demo.training.gradient_workers import SharedGradients, run_gradient_workers
 from dragwidget.demo.training.loop import Training
@@ -48,15 +49,14 @@ def train_unet(
 ) -> Iterator[dict[str, float]]:
     """Train; yield records; write `folder/model` at each checkpoint and at the end.
 
-    `start`: a pipeline whose tokenizer serves, and from whose weights the training begins.
+    `start`: a pipeline from whose weights the training begins; its tokenizer is in `folder`.
     """
     torch.manual_seed(preset.seed + 10)
     if start is None:
         words = [SCRIBBLE_CAPTION, *captions(sample_scenes(range(2000)))]
         tokenizer = write_tokenizer(words, folder / "tokenizer")
     else:
-        tokenizer = start.tokenizer
-        tokenizer.save_pretrained(folder / "tokenizer")
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     parts = make_parts(preset, tokenizer, device)
     if start is not None:
         for name, part in parts.items():
@@ -72,7 +72,10 @@ def train_unet(
 
     def export() -> None:
         states = training.averaged_states()
-        write_model(folder / "model", preset, states, autoencoder, folder / "tokenizer")
+        tokenizer_folder = folder / "tokenizer"
+        write_model(
+            folder / "model", preset, states, autoencoder, tokenizer_folder, RECOMMENDED_BASE
+        )
 
     if gradient_workers:
         training.shared = SharedGradients(list(training.parameters.values()))
@@ -173,7 +176,7 @@ class Data:
     def loss(self, count: int, generator: torch.Generator) -> Tensor:
         """Of a random batch."""
         latents, tokens = self.bank.draw(count, generator)
-        latents = sampled(latents, self.autoencoder, generator)
+        latents = latents + posterior_noise(latents, self.autoencoder, generator)
         dropped = torch.rand(count, generator=generator) < _CAPTION_DROPOUT
         tokens = torch.where(dropped[:, None], self._empty, tokens)
         times = self.noising.draw(count, generator)
@@ -193,7 +196,7 @@ class Data:
             rows = slice(start, min(start + 32, count))
             drawn, texts = validation_images(VALIDATION_SEEDS[rows], self.size, self.device)
             latents = encode_images(self.autoencoder, drawn, self.preset)
-            latents = sampled(latents, self.autoencoder, generator)
+            latents += posterior_noise(latents, self.autoencoder, generator)
             noise = torch.randn(latents.shape, generator=generator)
             loss = self.noising.loss(
                 **self.parts,
@@ -257,7 +260,8 @@ def encode_images(autoencoder: Model, drawn: Tensor, preset: Preset) -> Tensor:
     return latents.cpu()
 
 
-def sampled(means: Tensor, autoencoder: Model, generator: torch.Generator) -> Tensor:
-    """Samples of the posteriors that have these means, all scaled, (B, 4, h, w) on the CPU."""
-    deviation = (autoencoder.encoder.conv_out.bias[4] / 2).exp() * autoencoder.config.scaling_factor
-    return means + float(deviation) * torch.randn(means.shape, generator=generator)
+def posterior_noise(means: Tensor, autoencoder: Model, generator: torch.Generator) -> Tensor:
+    """What makes samples of posteriors of their scaled means (B, 4, h, w), on the CPU."""
+    log_variance = float(autoencoder.encoder.conv_out.bias[4].detach())
+    deviation = math.exp(log_variance / 2) * autoencoder.config.scaling_factor
+    return deviation * torch.randn(means.shape, generator=generator)
