@@ -41,6 +41,7 @@ def test_an_image_is_inverted_and_rendered():
     assert [noise.timestep for noise in result.noise] == [1, 101, 201]
     assert result.autoencoder_psnr > 30
     assert 20 < result.psnr < result.autoencoder_psnr + 1
+    assert result.inversion_psnr > result.psnr
     assert result.latent_error > 0
 
 

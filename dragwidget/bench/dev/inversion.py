@@ -48,12 +48,14 @@ class InversionResult:
         noise: after each step of the inversion, the nearest to the image first.
         autoencoder_psnr: of the image, encoded and decoded, dB.
         psnr: of the image, encoded, inverted, rendered back and decoded, dB.
+        inversion_psnr: the two decoded images compared: what inversion and render alone change, dB.
         latent_error: root mean square of what the latent rendered back differs by.
     """
 
     noise: tuple[ImpliedNoise, ...]
     autoencoder_psnr: float
     psnr: float
+    inversion_psnr: float
     latent_error: float
 
 
@@ -79,10 +81,13 @@ def measure(
         implied_noise(schedule, z, clean, t) for z, t in zip(latents, timesteps, strict=True)
     )
     back = list(denoise(predict, latents[-1], schedule, count))[-1]
+    source = torch.from_numpy(image.pixels.copy()).permute(2, 0, 1).float() / 255
+    decoded, rendered = _decoded(model, clean), _decoded(model, back)
     return InversionResult(
         noise=noise,
-        autoencoder_psnr=_psnr(model, clean, image),
-        psnr=_psnr(model, back, image),
+        autoencoder_psnr=psnr(decoded, source),
+        psnr=psnr(rendered, source),
+        inversion_psnr=psnr(rendered, decoded),
         latent_error=float((back - clean).square().mean().sqrt()),
     )
 
@@ -105,7 +110,6 @@ def summarise(results: Sequence[InversionResult]) -> list[ImpliedNoise]:
     return rows
 
 
-def _psnr(model: Backbone, latent: Tensor, image: SourceImage) -> float:
-    decoded = to_pixels(model.decode(latent))
-    there, source = (torch.from_numpy(p.copy()).float() / 255 for p in (decoded, image.pixels))
-    return psnr(there.permute(2, 0, 1), source.permute(2, 0, 1))
+def _decoded(model: Backbone, latent: Tensor) -> Tensor:
+    """Return the image of a latent, (3, H, W) in [0, 1], rounded to 256 levels."""
+    return torch.from_numpy(to_pixels(model.decode(latent)).copy()).permute(2, 0, 1).float() / 255

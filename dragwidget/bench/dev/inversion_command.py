@@ -65,6 +65,7 @@ def table(results: Sequence[InversionResult]) -> str:
     for name, values in (
         ("autoencoder", [result.autoencoder_psnr for result in results]),
         ("inverted and rendered", [result.psnr for result in results]),
+        ("inversion and render alone", [result.inversion_psnr for result in results]),
     ):
         lines.append(f"{name:<28}{np.mean(values):10.2f}{min(values):10.2f}")
     error = np.sqrt(np.mean([result.latent_error**2 for result in results]))
