@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -198,15 +199,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def preset_of(args: argparse.Namespace) -> Preset:
     """Return the preset with the changes of the command line."""
-    preset = replace(PRESETS[args.preset], seed=args.seed)
+    preset, stages = PRESETS[args.preset], dict[str, Any]()
     for name in STAGES:
         stage: Stage = getattr(preset, name)
         if (minutes := getattr(args, f"{name}_minutes")) is not None:
             stage = replace(stage, minutes=minutes)
         if (rate := getattr(args, f"{name}_rate")) is not None:
             stage = replace(stage, learning_rate=rate)
-        preset = replace(preset, **{name: stage})
-    return preset
+        stages[name] = stage
+    return replace(preset, seed=args.seed, **stages)
 
 
 def stages_of(args: argparse.Namespace) -> Sequence[str]:

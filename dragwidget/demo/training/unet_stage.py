@@ -263,5 +263,5 @@ def encode_images(autoencoder: Model, drawn: Tensor, preset: Preset) -> Tensor:
 def posterior_noise(means: Tensor, autoencoder: Model, generator: torch.Generator) -> Tensor:
     """What makes samples of posteriors of their scaled means (B, 4, h, w), on the CPU."""
     log_variance = float(autoencoder.encoder.conv_out.bias[4].detach())
-    deviation = math.exp(log_variance / 2) * autoencoder.config.scaling_factor
+    deviation: float = math.exp(log_variance / 2) * autoencoder.config.scaling_factor
     return deviation * torch.randn(means.shape, generator=generator)
