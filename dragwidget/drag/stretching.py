@@ -10,7 +10,7 @@ order. What depends on a rounding is computed in float64.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -49,8 +49,7 @@ def stretches(cells: Tensor, handles: Tensor) -> Tensor:
     beyond = radius**2 - offset.square().sum(-1)[:, None] + along.square()
     length = beyond.clamp(min=0).sqrt() - along
     share = 1 - distance / length.clamp(min=1e-12)
-    shares: Tensor = torch.where(distance == 0, 1.0, share.clamp(0, 1))
-    return shares
+    return torch.where(distance == 0, 1.0, share.clamp(0, 1))
 
 
 def displacements(
@@ -67,7 +66,7 @@ def displacements(
     return mean
 
 
-class Moved:
+class Moved(NamedTuple):
     """A latent whose cells were moved.
 
     Attributes:
@@ -76,8 +75,9 @@ class Moved:
         wins: which cells arrived, (m,) bool.
     """
 
-    def __init__(self, latent: Tensor, holes: Tensor, wins: Tensor) -> None:
-        self.latent, self.holes, self.wins = latent, holes, wins
+    latent: Tensor
+    holes: Tensor
+    wins: Tensor
 
 
 def move_cells(latent: Tensor, cells: Tensor, destinations: Tensor, order: Tensor) -> Moved:

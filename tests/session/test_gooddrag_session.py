@@ -13,8 +13,10 @@ from dragwidget.diffusion.attention import record_reference, render_latents
 from dragwidget.drag import denoise
 from dragwidget.drag.method import Ended
 from dragwidget.session.journal import Journal, restore
+from dragwidget.session.node import instructions_json, node_bytes, open_node
 from dragwidget.session.session import DragSession
 from dragwidget.session.source import image_of
+from dragwidget.storage.tensors import digest
 
 GOOD = {
     "method": "gooddrag", "template": "original", "drag_timesteps": 2, "tracks_per_timestep": 2,
@@ -88,6 +90,22 @@ def test_a_journal_goes_on_to_the_same_bits(tiny, straight, tmp_path):
     again, _ = restore(tmp_path / "journal", tiny)
     again.run()
     assert_same(nodes(again), nodes(straight))
+
+
+@pytest.mark.parametrize("bad", [{"counts": (0, -1)}, {"counts": (0,) * 17}, {"plain_steps": -1}])
+def test_a_node_with_counts_that_cannot_be_is_refused(straight, tmp_path, bad):
+    start, node = straight.history.nodes[:2]
+    drawn = {instructions_json(node.instructions)[0]: node.instructions}
+    for written, refused in ((node, False), (replace(node, **bad), True)):
+        header, data = node_bytes(written)
+        path = tmp_path / "node.safetensors"
+        path.write_bytes(header + data)
+        given = (path, len(header + data), digest(header), [start], drawn)
+        if refused:
+            with pytest.raises(ValueError, match="step 1 of its history has counts"):
+                open_node(*given)
+        else:
+            assert open_node(*given).counts == node.counts == (0, 0, 1)
 
 
 @pytest.mark.parametrize("at", [0, 2, 4, 7])
