@@ -57,9 +57,8 @@ class Tracer:
             line = frame.f_code, frame.f_lineno
             self.count[line] += 1
             if self.at == (line, self.count[line]):
-                sys.settrace(None)
                 self.raised = True
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt  # which ends the tracing, too
         return self._line
 
 

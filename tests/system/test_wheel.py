@@ -123,6 +123,8 @@ def test_the_widget_works_there(installed, tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / "tests" / name, tmp_path / name)
     shutil.copytree(ROOT / "tests/golden/tiny-sd", tmp_path / "golden/tiny-sd")
-    (tmp_path / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\npythonpath = support\n")
+    (tmp_path / "pytest.ini").write_text(
+        "[pytest]\nfilterwarnings = error\npythonpath = support\nmarkers = slow\n"
+    )
     words = ("-q", "-p", "no:cacheprovider", f"ui/test_widget.py::{WIDGET_TEST}")
     assert "1 passed" in call(installed / "python", "-m", "pytest", *words, cwd=tmp_path)
