@@ -111,6 +111,8 @@ def test_a_stage_goes_on_with_a_finished_model(folder: Path, tmp_path: Path) -> 
         before, after = load_file(folder / "model" / part / ours.name), load_file(ours)
         for name, tensor in before.items():
             assert torch.allclose(after[name].float(), tensor.float(), atol=1e-3), name
+    config = (tmp_path / "model" / "vae" / "config.json").read_text()
+    assert str(folder) not in config
     words = "tokenizer/vocab.json"
     assert (tmp_path / "model" / words).read_bytes() == (folder / "model" / words).read_bytes()
 

@@ -120,10 +120,10 @@ PRESETS = {
 }
 
 
-def build_autoencoder(networks: Networks) -> Model:
-    """f = 4, four latent channels, whose deviation is 1 after training; no attention."""
+def build_autoencoder(networks: Networks, like: Model | None = None) -> Model:
+    """f = 4, four latent channels, no attention; a copy of `like` in float32 if there is one."""
     depth = len(networks.autoencoder_channels)
-    return AutoencoderKL(  # type: ignore[no-untyped-call]
+    model: Model = AutoencoderKL(  # type: ignore[no-untyped-call]
         in_channels=3,
         out_channels=3,
         down_block_types=("DownEncoderBlock2D",) * depth,
@@ -133,11 +133,14 @@ def build_autoencoder(networks: Networks) -> Model:
         latent_channels=4,
         norm_num_groups=networks.norm_groups,
         sample_size=IMAGE_SIZE,
-        scaling_factor=1.0,
+        scaling_factor=1.0 if like is None else like.config.scaling_factor,
         mid_block_add_attention=False,
         use_quant_conv=False,
         use_post_quant_conv=False,
     )
+    if like is not None:
+        model.load_state_dict(like.state_dict())
+    return model
 
 
 def build_unet(networks: Networks) -> Model:

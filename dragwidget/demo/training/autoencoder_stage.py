@@ -22,7 +22,7 @@ def make_autoencoder(preset: Preset, start: Model | None = None) -> Model:
 
     `settle` says what it is in the end.
     """
-    model = build_autoencoder(preset.networks) if start is None else start.float().train()
+    model = build_autoencoder(preset.networks, start)
     head = model.encoder.conv_out
     with torch.no_grad():
         head.weight[4:] = 0

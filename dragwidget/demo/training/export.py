@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import shutil
 from pathlib import Path
@@ -19,6 +18,7 @@ from dragwidget.demo.training.architecture import (
     Model,
     Networks,
     Preset,
+    build_autoencoder,
     build_scheduler,
     build_text_encoder,
     build_unet,
@@ -113,7 +113,7 @@ def _assemble(
     half = {
         "unet": unet,
         "text_encoder": text_encoder,
-        "vae": copy.deepcopy(autoencoder).cpu(),
+        "vae": build_autoencoder(networks, autoencoder),
     }
     for module in half.values():
         module.to(torch.float16, memory_format=torch.contiguous_format)
