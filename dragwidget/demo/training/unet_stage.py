@@ -66,8 +66,11 @@ def train_unet(
         training.load()
     data = Data(parts, autoencoder, tokenizer, preset, device, size)
 
-    def loss() -> Tensor:
+    def grow() -> None:
         data.bank.grow(preset.first_bank + training.step * preset.new_images)
+
+    def loss() -> Tensor:
+        grow()
         return data.loss(preset.unet.batch, training.generator)
 
     def export() -> None:
@@ -82,6 +85,7 @@ def train_unet(
         training.shared.publish(list(training.parameters.values()))
     arguments = (training.shared, list(training.parameters), preset, autoencoder, folder, size)
     with run_gradient_workers(gradient_workers, compute_gradients, *arguments):
+        grow()  # before the clock of the training is started
         yield from training.run(loss, export)
     training.average()
     export()
