@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import functools
 import json
 import os
 import subprocess
@@ -45,6 +46,30 @@ def session(tmp_path_factory):
     return session
 
 
+def alone(test):
+    """Run a test in a process of its own: in one that had run thousands of others, tracing itself
+    has failed with "TypeError: 'traceback' object is not callable" (CPython 3.11.7)."""
+
+    @functools.wraps(test)
+    def in_a_process(**fixtures):
+        if os.environ.get("DRAGWIDGET_ALONE"):
+            test(**fixtures)
+            return
+        words = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"{__file__}::{test.__name__}"]
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
+        run = subprocess.run(
+            [sys.executable, "-m", "pytest", *words],
+            cwd=Path(__file__).parents[2],
+            env=kept | {"DRAGWIDGET_ALONE": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "1 passed" in run.stdout, run.stdout[-4000:] + run.stderr[-2000:]
+
+    return in_a_process
+
+
 def sweep(model, work, every=1):
     """Interrupt ``work`` at its lines; each time the network, and what work does next, must match.
 
@@ -68,6 +93,7 @@ def sweep(model, work, every=1):
 
 
 @pytest.mark.slow
+@alone
 def test_an_interrupt_at_any_line_of_a_pass_and_its_gradient_leaves_nothing(session):
     model, drag = session.model, session.settings.drag
     predictor = model.predictor(Conditioning(model.embed("a cat")), random_lora(model.unet))
@@ -85,6 +111,7 @@ def test_an_interrupt_at_any_line_of_a_pass_and_its_gradient_leaves_nothing(sess
 
 
 @pytest.mark.slow
+@alone
 def test_an_interrupt_at_any_line_of_a_step_leaves_nothing(session):
     def work():
         session.rewind(0)
@@ -94,6 +121,7 @@ def test_an_interrupt_at_any_line_of_a_step_leaves_nothing(session):
 
 
 @pytest.mark.slow
+@alone
 def test_an_interrupt_at_any_line_of_a_render_leaves_nothing(session):
     model, settings = session.model, RenderSettings(start_layer=1)
     predictor = model.predictor(Conditioning(model.embed("a cat")), random_lora(model.unet))
@@ -108,6 +136,7 @@ def test_an_interrupt_at_any_line_of_a_render_leaves_nothing(session):
 
 
 @pytest.mark.slow
+@alone
 def test_an_interrupt_at_any_line_of_training_a_lora_leaves_nothing(session):
     model, settings = session.model, LoRASettings(steps=1, rank=2, batch_size=1)
     text, pixels = Conditioning(model.embed("a cat")), waves()
