@@ -11,6 +11,7 @@ of ``Progress`` for a caller that drives it step by step (``preparing``, ``rende
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Generator
 from copy import copy
 from dataclasses import replace
@@ -86,6 +87,8 @@ class DragSession:
         self.watchers: list[Callable[[], object]] = []
         self._settings = model.numbered(model.recommended)  # until there is an image
         self._request: EditRequest | None = None
+        # Jupyter serves widgets and cells on threads of their own: no change may undo another.
+        self._changing = threading.RLock()
 
     @classmethod
     def from_pretrained(
@@ -124,7 +127,7 @@ class DragSession:
                 of the network divides evenly.
         """
         chosen = fitted(self.model, image, max_side, multiple)
-        self.request = EditRequest(chosen, prompt, settings=self.settings)
+        self._change(lambda: EditRequest(chosen, prompt, settings=self.settings))
 
     def generate(
         self,
@@ -144,7 +147,7 @@ class DragSession:
         steps = self.settings.inversion.steps
         generation = Generation(prompt, negative_prompt, guidance_scale, seed, size, steps)
         made = self._run(generating(self.model, generation))
-        self.request = EditRequest(made, prompt, settings=self.settings)
+        self._change(lambda: EditRequest(made, prompt, settings=self.settings))
         return self.image
 
     @property
@@ -159,13 +162,25 @@ class DragSession:
 
     @request.setter
     def request(self, request: EditRequest) -> None:
-        self._take(check_request(self.model, request, self._request))
+        self._change(lambda: request)
 
-    def _take(self, request: EditRequest) -> None:
-        """Ask for something that was checked, and tell whoever watches."""
-        before, self._request = self._request, request
+    def update_request(self, **changes: Any) -> None:
+        """Replace these fields of ``request``; what another thread changes meanwhile stays."""
+        self._change(lambda: self.request.replace(**changes))
+
+    def _change(self, make: Callable[[], EditRequest]) -> tuple[EditRequest | None, EditRequest]:
+        """Check and set the request that ``make`` returns; return the one before, and this."""
+        with self._changing:
+            before = self._request
+            self._request = request = check_request(self.model, make(), before)
+        if request is not before:
+            self._changed(before, request)
+        return before, request
+
+    def _changed(self, before: EditRequest | None, request: EditRequest) -> None:
+        """Call the watchers; an image that was edited before is a new start."""
         if before is None or request.image is not before.image:
-            for edit in self.edits:  # of the same image, chosen before: a new choice is a new start
+            for edit in self.stages.edits_of(request.image):
                 edit.history.go_to(0)
                 edit.ending = (0, None)
         for watcher in list(self.watchers):
@@ -183,7 +198,7 @@ class DragSession:
 
     @prompt.setter
     def prompt(self, prompt: str) -> None:
-        self.request = self.request.replace(prompt=prompt)
+        self.update_request(prompt=prompt)
 
     @property
     def settings(self) -> Settings:
@@ -195,7 +210,7 @@ class DragSession:
         if self._request is None:
             self._settings = self.model.check(settings)
         else:
-            self.request = self._request.replace(settings=settings)
+            self.update_request(settings=settings)
 
     @property
     def instructions(self) -> DragInstructions | None:
@@ -207,7 +222,7 @@ class DragSession:
 
     @instructions.setter
     def instructions(self, instructions: DragInstructions) -> None:
-        self.request = self.request.drawn(instructions)
+        self._change(lambda: self.request.drawn(instructions))
 
     @property
     def lora(self) -> LoRA | None:
@@ -219,7 +234,7 @@ class DragSession:
 
         ``alpha`` is for a file that does not say its own; see ``load_lora``.
         """
-        self.request = self.request.replace(lora=self.model.read_lora(lora, alpha))
+        self.update_request(lora=self.model.read_lora(lora, alpha))
 
     @property
     def mask_growth(self) -> int:
@@ -229,7 +244,7 @@ class DragSession:
     def fork(self) -> DragSession:
         """A session on the same stages that from now on is asked for things of its own."""
         other = copy(self)
-        other.watchers = []
+        other.watchers, other._changing = [], threading.RLock()
         return other
 
     @property
@@ -299,21 +314,23 @@ class DragSession:
         """
         if steps is not None and (not isinstance(steps, int) or steps < 1):
             raise ValueError(f"steps must be a whole number of 1 or more, got {steps!r}")
-        before = request = self.request
-        if instructions is not None:
-            request = request.drawn(instructions)
-        if settings is not None:
-            request = request.replace(settings=replace(request.settings, drag=settings))
-        request = check_request(self.model, request, self._request)
-        if request.instructions is None:
-            raise RuntimeError("nothing to drag: pass DragInstructions with at least one pair")
-        if request is not before:
-            self._take(request)
+
+        def asked() -> EditRequest:
+            request = self.request
+            if instructions is not None:
+                request = request.drawn(instructions)
+            if settings is not None:
+                request = request.replace(settings=replace(request.settings, drag=settings))
+            if request.instructions is None:
+                raise RuntimeError("nothing to drag: pass DragInstructions with at least one pair")
+            return request
+
+        before, request = self._change(asked)
         self.monitor.start()
         return self._drag(steps or request.settings.drag.steps, request, before)
 
     def _drag(
-        self, total: int, request: EditRequest, before: EditRequest
+        self, total: int, request: EditRequest, before: EditRequest | None
     ) -> Generator[DragStep, None, Ended]:
         """At most ``total`` steps; where not even one is taken, ``before`` is asked for again."""
         index = 0
@@ -337,8 +354,8 @@ class DragSession:
             self.ended = ended = edit.ended(*self._next(edit)) or Ended.STEP_LIMIT
             return ended
         except BaseException:
-            if index == 0 and self._request is request is not before:
-                self._take(before)
+            if index == 0 and before is not None:
+                self._change(lambda: before if self._request is request else self.request)
             raise
 
     def _next(self, edit: Edit) -> tuple[DragInstructions, DragSettings]:

@@ -6,6 +6,7 @@ from threading import Thread
 import numpy as np
 import pytest
 import torch
+from busy_threads import run_at_once
 from tiny_sessions import FAR, N, Passes, ask, left_half, session_on
 
 START, END = FAR
@@ -390,3 +391,26 @@ def test_a_drag_that_was_left_has_not_ended(tiny):
     session.run()
     session.rewind(1)
     assert session.ended is None
+
+
+# ---------------------------------------------------------------- several threads
+
+
+def test_what_two_threads_change_at_once_is_all_kept(tiny):
+    session = session_on(tiny)
+    lost = []
+
+    def write(number):
+        session.prompt = f"prompt {number}"
+        if session.prompt != f"prompt {number}":
+            lost.append("prompt")
+
+    def adjust(number):
+        session.settings = replace(
+            session.settings, drag=replace(session.settings.drag, steps=number)
+        )
+        if session.settings.drag.steps != number:
+            lost.append("settings")
+
+    run_at_once(write, adjust, times=1000)
+    assert not lost

@@ -13,6 +13,7 @@ import ipywidgets
 import numpy as np
 import pytest
 import torch
+from busy_threads import run_at_once
 from PIL import Image
 from tiny_sessions import FAR, ask, left_half, session_on, waves
 
@@ -448,3 +449,27 @@ def test_an_image_in_the_home_folder_is_found(tmp_path, monkeypatch):
 def test_a_model_of_the_hub_that_cannot_be_reached_is_told_by_that():
     with pytest.raises(FileNotFoundError, match=r"^the Hugging Face hub cannot be reached"):
         DragWidget(waves(), model="somebody/some-model")
+
+
+def test_what_is_drawn_while_code_changes_the_settings_is_kept_with_them(widget):
+    """JupyterLab has a thread of its own for what comes from the page, and one for cells."""
+    widget = widget()
+    lost = []
+
+    def draw(number):
+        pair = ((5.0, 5.0), (float(number % 60), 9.0))
+        widget.canvas.pairs = [pair]
+        if [(p.handle, p.target) for p in widget.session.instructions.pairs] != [pair]:
+            lost.append("pair")
+
+    def adjust(number):
+        drag = replace(widget.settings.drag, steps=number)
+        widget.settings = replace(widget.settings, drag=drag)
+        if widget.settings.drag.steps != number:
+            lost.append("settings")
+
+    run_at_once(draw, adjust, times=40)
+    assert not lost
+    assert [(p.handle, p.target) for p in widget.canvas.pairs] == [
+        (p.handle, p.target) for p in widget.session.instructions.pairs
+    ]

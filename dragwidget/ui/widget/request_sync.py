@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dragwidget.data.instructions import DragInstructions
+    from dragwidget.data.request import EditRequest
     from dragwidget.editor.editing import Editing
     from dragwidget.ui.canvas import DragCanvas
     from dragwidget.ui.widget.view import View
@@ -42,6 +43,7 @@ class RequestSync:
     def __init__(self, canvas: DragCanvas, editing: Editing, view: View) -> None:
         self._canvas, self._editing, self._view = canvas, editing, view
         self._image = editing.work.request.image  # on the canvas
+        self._shown: EditRequest | None = None
         self._showing: set[int] = set()  # threads in ``show``
         self.show()
 
@@ -54,35 +56,53 @@ class RequestSync:
         self._canvas.observe(drew, ["prompt", "pairs", "mask_version"])
 
     def show(self) -> None:
-        """Show what is asked for; meanwhile this thread asks for nothing that changes there."""
-        request, here = self._editing.session.request, threading.get_ident()
+        """Show what has changed in the request; this thread asks for nothing meanwhile.
+
+        Only that: what is being drawn or typed, and is not asked for yet, stays. Jupyter handles
+        messages of the page on a thread of their own, so the request may change again meanwhile.
+        """
+        session, here = self._editing.session, threading.get_ident()
         is_first = here not in self._showing
         self._showing.add(here)
         try:
             image = self._editing.work.request.image
             if image is not self._image:
                 self._image, self._canvas.image = image, image.unfitted
-            self._view.prompt.value = self._canvas.prompt = request.prompt
-            self._view.settings.settings = request.settings
-            if request.instructions != drawn(self._canvas):
-                self._canvas.instructions = request.instructions
+                self._shown = None
+            while (request := session.request) is not self._shown:
+                self._show(request, self._shown)
+                self._shown = request
         finally:
             if is_first:
                 self._showing.discard(here)
+
+    def _show(self, request: EditRequest, before: EditRequest | None) -> None:
+        if before is None or request.prompt != before.prompt:
+            self._view.prompt.value = self._canvas.prompt = request.prompt
+        if before is None or request.settings != before.settings:
+            self._view.settings.settings = request.settings
+        drew = before is None or request.instructions != before.instructions
+        if drew and request.instructions != drawn(self._canvas):
+            self._canvas.instructions = request.instructions
 
     def _ask(self, **changes: Any) -> None:
         if threading.get_ident() in self._showing:
             return
         session = self._editing.session
         try:
-            session.request = session.request.replace(**changes)
+            session.update_request(**changes)
         except (TypeError, ValueError):
+            self._shown = None
             self.show()
             raise
 
     def _drew(self) -> None:
         """What is drawn has changed; instructions without a prompt leave it as it is."""
         canvas = self._canvas
-        prompt = canvas.prompt or self._editing.session.prompt
-        self._ask(prompt=prompt, instructions=drawn(canvas))
+        changes: dict[str, Any] = {"instructions": drawn(canvas)}
+        if canvas.prompt and (self._shown is None or canvas.prompt != self._shown.prompt):
+            changes["prompt"] = canvas.prompt
+        self._ask(**changes)
+        if not canvas.prompt:
+            canvas.prompt = self._editing.session.prompt
         self._view.pairs_changed()
