@@ -14,7 +14,7 @@ from dragwidget.data.frames import lost_cells
 from dragwidget.data.image import SourceImage
 from dragwidget.data.instructions import DragInstructions, check_prompt
 from dragwidget.data.quoting import quoted
-from dragwidget.data.settings import Settings
+from dragwidget.data.settings import DragSettings, Settings
 
 __all__ = ["EditRequest", "LoRAWeights"]
 
@@ -84,6 +84,17 @@ class EditRequest:
         _check(instructions, DragInstructions, "instructions")
         prompt = instructions.prompt or self.prompt
         return self.replace(instructions=instructions, prompt=prompt)
+
+    def to_drag(
+        self, instructions: DragInstructions | None, settings: DragSettings | None
+    ) -> EditRequest:
+        """The same with what is given; RuntimeError where there is nothing to drag."""
+        request = self if instructions is None else self.drawn(instructions)
+        if settings is not None:
+            request = request.replace(settings=dataclasses.replace(request.settings, drag=settings))
+        if request.instructions is None:
+            raise RuntimeError("nothing to drag: pass DragInstructions with at least one pair")
+        return request
 
     def steered(self, now: EditRequest) -> EditRequest:
         """The same with all of ``now`` that a drag under way can take.

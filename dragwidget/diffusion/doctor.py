@@ -20,7 +20,7 @@ from dragwidget.data.settings import DragSettings
 from dragwidget.diffusion.backbone import Backbone
 from dragwidget.diffusion.devices import calculates_fast
 from dragwidget.diffusion.loading import choose_device, load_model
-from dragwidget.diffusion.reading import first_line
+from dragwidget.diffusion.loading.reading import first_line
 from dragwidget.drag import drag
 
 __all__ = ["Finding", "Report", "examine"]

@@ -14,7 +14,6 @@ import os
 import threading
 from collections.abc import Callable, Generator
 from copy import copy
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -169,22 +168,19 @@ class DragSession:
         self._change(lambda: self.request.replace(**changes))
 
     def _change(self, make: Callable[[], EditRequest]) -> tuple[EditRequest | None, EditRequest]:
-        """Check and set the request that ``make`` returns; return the one before, and this."""
+        """Set the request that ``make`` returns; return the one before, and this one."""
         with self._changing:
             before = self._request
             self._request = request = check_request(self.model, make(), before)
-        if request is not before:
-            self._changed(before, request)
-        return before, request
-
-    def _changed(self, before: EditRequest | None, request: EditRequest) -> None:
-        """Call the watchers; an image that was edited before is a new start."""
+        if request is before:
+            return before, request
         if before is None or request.image is not before.image:
-            for edit in self.stages.edits_of(request.image):
+            for edit in self.stages.edits_of(request.image):  # edited before: a new start
                 edit.history.go_to(0)
                 edit.ending = (0, None)
         for watcher in list(self.watchers):
             watcher()
+        return before, request
 
     @property
     def image(self) -> Image.Image:
@@ -314,18 +310,7 @@ class DragSession:
         """
         if steps is not None and (not isinstance(steps, int) or steps < 1):
             raise ValueError(f"steps must be a whole number of 1 or more, got {steps!r}")
-
-        def asked() -> EditRequest:
-            request = self.request
-            if instructions is not None:
-                request = request.drawn(instructions)
-            if settings is not None:
-                request = request.replace(settings=replace(request.settings, drag=settings))
-            if request.instructions is None:
-                raise RuntimeError("nothing to drag: pass DragInstructions with at least one pair")
-            return request
-
-        before, request = self._change(asked)
+        before, request = self._change(lambda: self.request.to_drag(instructions, settings))
         self.monitor.start()
         return self._drag(steps or request.settings.drag.steps, request, before)
 

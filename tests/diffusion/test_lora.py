@@ -13,8 +13,8 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from tiny_models import noise, random_lora
 
+from dragwidget.diffusion.loading.reading import quiet
 from dragwidget.diffusion.lora import LoRA, enabled, load_lora, projections, save_lora
-from dragwidget.diffusion.reading import quiet
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 FILE = "pytorch_lora_weights.safetensors"

@@ -14,8 +14,8 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from tiny_models import make_text_encoder, noise, random_lora
 
+from dragwidget.diffusion.loading.reading import quiet
 from dragwidget.diffusion.lora import TEXT_ENCODER, LoRA, enabled, load_lora, save_lora
-from dragwidget.diffusion.reading import quiet
 
 FILE = "pytorch_lora_weights.safetensors"
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import pickled_trap
 
-from dragwidget.diffusion.folder import MAX_JSON, choose_weights
 from dragwidget.diffusion.loading import load_model
+from dragwidget.diffusion.loading.folder import MAX_JSON, choose_weights
 from dragwidget.diffusion.weights import read_weights as load_weights
 
 STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model",

@@ -8,9 +8,9 @@ import pytest
 from huggingface_hub.constants import HF_HUB_OFFLINE
 from huggingface_hub.utils import filter_repo_objects
 
-from dragwidget.diffusion.folder import STEMS
-from dragwidget.diffusion.hub import CONFIGS, VAE_CONFIGS, is_hub_id, needed
 from dragwidget.diffusion.loading import load_model
+from dragwidget.diffusion.loading.folder import STEMS
+from dragwidget.diffusion.loading.hub import CONFIGS, VAE_CONFIGS, is_hub_id, needed
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

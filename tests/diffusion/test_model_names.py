@@ -7,9 +7,8 @@ import shutil
 
 import pytest
 
-from dragwidget.diffusion import checkpoint, loading
-from dragwidget.diffusion.loading import load_model
-from dragwidget.diffusion.sources import MAX_NAME, is_hub_id, locate
+from dragwidget.diffusion.loading import checkpoint, load, load_model
+from dragwidget.diffusion.loading.sources import MAX_NAME, is_hub_id, locate
 
 
 @pytest.fixture
@@ -21,7 +20,7 @@ def asked(monkeypatch):
         names.append(name)
         raise FileNotFoundError("asked")
 
-    monkeypatch.setattr(loading, "fetch", fetch)
+    monkeypatch.setattr(load, "fetch", fetch)
     monkeypatch.setattr(checkpoint, "fetch", fetch)
     return names
 

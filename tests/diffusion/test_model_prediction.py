@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import edit_json, write_model
 
 from dragwidget.diffusion.loading import load_model
-from dragwidget.diffusion.noise_levels import SchedulerMarks, noise_scheduler
+from dragwidget.diffusion.loading.noise_levels import SchedulerMarks, noise_scheduler
 
 EMPTY = torch.tensor([])
 SCHEDULER = "scheduler/scheduler_config.json"
@@ -178,7 +178,7 @@ def test_where_the_caller_or_the_configuration_says_it_there_is_no_guess(second,
     [(1024, 96, "v_prediction"), (1024, 64, "epsilon"), (768, 64, None), (768, 96, None)],
 )
 def test_the_guess_is_by_the_side_that_version_2_was_trained_on(width, side, guess):
-    from dragwidget.diffusion.kinds import prediction_guess
+    from dragwidget.diffusion.loading.kinds import prediction_guess
 
     assert prediction_guess({"cross_attention_dim": width, "sample_size": side}) == guess
 

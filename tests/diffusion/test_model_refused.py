@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import edit_json, make_text_encoder, make_unet, pickled_trap, write_model
 
 from dragwidget.diffusion.loading import load_model
-from dragwidget.diffusion.reading import quiet
+from dragwidget.diffusion.loading.reading import quiet
 
 WEIGHTS = {
     "unet": "diffusion_pytorch_model.safetensors",

@@ -11,7 +11,7 @@ import torch
 from tiny_models import edit_json, make_text_encoder, noise
 
 from dragwidget.diffusion.loading import load_model
-from dragwidget.diffusion.reading import quiet
+from dragwidget.diffusion.loading.reading import quiet
 from dragwidget.diffusion.text import MAX_PROMPT
 
 # ---------------------------------------------------------------- prompts

@@ -13,8 +13,8 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from dragwidget.diffusion.loading.reading import quiet
 from dragwidget.diffusion.lora import LoRA
-from dragwidget.diffusion.reading import quiet
 
 TOKENIZER = Path(__file__).parents[1] / "golden" / "tiny-sd" / "tokenizer"
 

@@ -10,12 +10,11 @@ from original_layout import write_checkpoint
 from safetensors.torch import save_file
 from tiny_models import TOKENIZER, edit_json, write_model
 
-from dragwidget.diffusion import checkpoint
-from dragwidget.diffusion.checkpoint import PACKAGED
-from dragwidget.diffusion.folder import ModelFolder
-from dragwidget.diffusion.kinds import prediction_guess
-from dragwidget.diffusion.loading import load_model
-from dragwidget.diffusion.reading import read_configs
+from dragwidget.diffusion.loading import checkpoint, load_model
+from dragwidget.diffusion.loading.checkpoint import PACKAGED
+from dragwidget.diffusion.loading.folder import ModelFolder
+from dragwidget.diffusion.loading.kinds import prediction_guess
+from dragwidget.diffusion.loading.reading import read_configs
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 # Of the published checkpoints v1-5 and v2-1 (EMA): what their networks hold.

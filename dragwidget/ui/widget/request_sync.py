@@ -59,7 +59,7 @@ class RequestSync:
         """Show what has changed in the request; this thread asks for nothing meanwhile.
 
         Only that: what is being drawn or typed, and is not asked for yet, stays. Jupyter handles
-        messages of the page on a thread of their own, so the request may change again meanwhile.
+        messages of the page on a thread of their own, so another change may come meanwhile.
         """
         session, here = self._editing.session, threading.get_ident()
         is_first = here not in self._showing

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dragwidget.diffusion.folder import STEMS, choose_weights, shards, weight_variants
-from dragwidget.diffusion.sources import is_hub_id
+from dragwidget.diffusion.loading.folder import STEMS, choose_weights, shards, weight_variants
+from dragwidget.diffusion.loading.sources import is_hub_id
 from dragwidget.diffusion.weights import first_line
 
 __all__ = ["CONFIGS", "VAE_CONFIGS", "fetch", "fetch_weights", "is_hub_id", "needed"]

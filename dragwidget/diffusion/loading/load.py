@@ -15,28 +15,28 @@ from dragwidget.data.quoting import quoted
 from dragwidget.data.settings import DragSettings, RenderSettings, Settings
 from dragwidget.data.user_warning import warn_user
 from dragwidget.diffusion.autoencoder import Encoding
-from dragwidget.diffusion.checkpoint import (
+from dragwidget.diffusion.devices import calculates_fast
+from dragwidget.diffusion.domain import Domain
+from dragwidget.diffusion.loading.checkpoint import (
     check_suffix,
     config_folder,
     is_checkpoint,
     read_checkpoint,
     read_vae_file,
 )
-from dragwidget.diffusion.devices import calculates_fast
-from dragwidget.diffusion.domain import Domain
-from dragwidget.diffusion.folder import STEMS, ModelFolder
-from dragwidget.diffusion.hub import CONFIGS, VAE_CONFIGS, fetch, fetch_weights
+from dragwidget.diffusion.loading.folder import STEMS, ModelFolder
+from dragwidget.diffusion.loading.hub import CONFIGS, VAE_CONFIGS, fetch, fetch_weights
+from dragwidget.diffusion.loading.noise_levels import check_prediction_type
+from dragwidget.diffusion.loading.reading import read_configs, read_parts, read_vae, read_vae_config
+from dragwidget.diffusion.loading.sources import locate
 from dragwidget.diffusion.low_memory import Memory, check_memory
-from dragwidget.diffusion.noise_levels import check_prediction_type
-from dragwidget.diffusion.reading import read_configs, read_parts, read_vae, read_vae_config
 from dragwidget.diffusion.sd import StableDiffusion
-from dragwidget.diffusion.sources import locate
 from dragwidget.diffusion.unet import paper_block, paper_layer
 from dragwidget.drag.torch_state import in_plain_torch
 
 __all__ = ["CRITTERS", "EMBEDDED", "LoadOptions", "choose_device", "choose_dtype", "load_model"]
 
-CRITTERS = Path(__file__).parent.parent / "demo" / "critters"
+CRITTERS = Path(__file__).parents[2] / "demo" / "critters"
 EMBEDDED: dict[str, str | None] = {"critters": None}
 """The embedded models: which variant of CRITTERS each is. They share what has no variant."""
 

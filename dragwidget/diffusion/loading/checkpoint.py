@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dragwidget.diffusion.folder import ModelFolder
-from dragwidget.diffusion.hub import CONFIGS, fetch
-from dragwidget.diffusion.kinds import SUPPORTED, channels_refused, prediction_guess
-from dragwidget.diffusion.noise_levels import marks_of
-from dragwidget.diffusion.reading import (
+from dragwidget.diffusion.loading.folder import ModelFolder
+from dragwidget.diffusion.loading.hub import CONFIGS, fetch
+from dragwidget.diffusion.loading.kinds import SUPPORTED, channels_refused, prediction_guess
+from dragwidget.diffusion.loading.noise_levels import marks_of
+from dragwidget.diffusion.loading.reading import (
     blaming,
     build,
     check_tokens,
@@ -29,8 +29,8 @@ from dragwidget.diffusion.reading import (
     read_configs,
     read_scheduler,
 )
-from dragwidget.diffusion.sources import locate
-from dragwidget.diffusion.tokenizer import CLIP_VOCABULARIES, read_tokenizer
+from dragwidget.diffusion.loading.sources import locate
+from dragwidget.diffusion.loading.tokenizer import CLIP_VOCABULARIES, read_tokenizer
 from dragwidget.diffusion.weights import Header, read_header, read_weights
 from dragwidget.drag.noise_path import PredictionType
 

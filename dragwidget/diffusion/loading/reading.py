@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from dragwidget.data.quoting import quoted
-from dragwidget.diffusion.folder import STEMS, ModelFolder, weight_variants
-from dragwidget.diffusion.kinds import (
+from dragwidget.diffusion.loading.folder import STEMS, ModelFolder, weight_variants
+from dragwidget.diffusion.loading.kinds import (
     PARTS,
     SUPPORTED,
     check_configs,
@@ -30,8 +30,13 @@ from dragwidget.diffusion.kinds import (
     unet_config,
     vae_config,
 )
-from dragwidget.diffusion.noise_levels import MARKS, SchedulerMarks, marks_of, noise_scheduler
-from dragwidget.diffusion.tokenizer import read_tokenizer
+from dragwidget.diffusion.loading.noise_levels import (
+    MARKS,
+    SchedulerMarks,
+    marks_of,
+    noise_scheduler,
+)
+from dragwidget.diffusion.loading.tokenizer import read_tokenizer
 from dragwidget.diffusion.weights import first_line, read_header
 from dragwidget.drag.noise_path import PredictionType
 

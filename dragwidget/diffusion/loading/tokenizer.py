@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dragwidget.data.quoting import quoted
-from dragwidget.diffusion.folder import ModelFolder
+from dragwidget.diffusion.loading.folder import ModelFolder
 
 __all__ = ["CLIP_VOCABULARIES", "read_tokenizer"]
 
