@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,8 @@ from dragwidget.diffusion.lora.training import noised_batches, train_lora
 from dragwidget.diffusion.sd import Conditioning
 from dragwidget.drag.evaluation import Passes
 from dragwidget.drag.torch_state import in_plain_torch
+from dragwidget.session.journal import Journal, restore
+from dragwidget.storage.cache import Store
 
 # The suite interrupts at one of so many lines, spread evenly; DRAGWIDGET_EVERY_LINE=1 takes them
 # all, which is a quarter of an hour on one core.
@@ -146,6 +149,53 @@ def test_an_interrupt_at_any_line_of_training_a_lora_leaves_nothing(session):
         return step.loss
 
     sweep(model, work, EVERY)
+
+
+@pytest.mark.slow
+@alone
+def test_an_interrupt_at_any_line_of_an_edit_leaves_session_store_and_journal_whole(
+    session, tmp_path
+):
+    """The same session goes on where it was, and no step that was taken is lost."""
+    model, folders = session.model, map(str, count())
+
+    def begin(folder):
+        edit = session_on(model, lora_steps=1)
+        edit.stages.store = Store(folder / "store")
+        edit.instructions = ask(FAR, mask=left_half())
+        return edit, Journal(folder / "journal")
+
+    def go_on(edit, journal, taken):
+        edit.prepare()
+        while len(edit.history) < 2:
+            taken.append(edit.step(1).index)
+            journal.took_step(edit)
+
+    go_on(*begin(tmp_path / next(folders)), [])  # what runs once in a process
+    (wanted, journal), before = begin(tmp_path / next(folders)), inventory(model)
+    found = lines_of(lambda: go_on(wanted, journal, []))
+    ours = ("/dragwidget/session/", "/dragwidget/storage/")
+    found = [at for at in found if any(part in at[0][0].co_filename for part in ours)]
+    places, reached = found[::EVERY], 0
+    for at in places:
+        folder, taken = tmp_path / next(folders), []
+        edit, journal = begin(folder)
+        reached += interrupted(lambda e=edit, j=journal, t=taken: go_on(e, j, t), at)
+        assert inventory(model) == before, name_of(at)
+        if edit.edit is not None:
+            assert len(edit.history) >= len(taken), name_of(at)
+        go_on(edit, journal, taken)
+        journal.took_step(edit)  # the last step may be taken and not written down yet
+        for one in (edit, restore(folder / "journal", model)[0]):
+            assert losses_of(one) == losses_of(wanted), name_of(at)
+            assert torch.equal(one.history.current.latent, wanted.history.current.latent)
+            assert [n.number for n in one.history.nodes] == [*range(len(one.history.nodes))]
+        assert Store(folder / "store").verify() == [], name_of(at)
+    assert reached > 0.95 * len(places) > 30
+
+
+def losses_of(session):
+    return [step.loss for step in session.history]
 
 
 @pytest.mark.slow
