@@ -249,6 +249,7 @@ def test_the_command_writes_goes_on_and_refuses_what_is_of_other_weights(
     assert "holds results of other weights" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["--only", "warp"], ["--jobs", "0"], ["--n", "0"]])
 def test_bad_input_is_told_in_one_line(words, capsys):
     assert main(["bench", "ablations", *words]) == 2

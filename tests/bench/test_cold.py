@@ -17,6 +17,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 def test_a_process_is_timed_from_its_start_with_its_peak():
     words = "import time; kept = bytearray(200_000_000); time.sleep(0.3)"
     lap = timed("sleep", [sys.executable, "-c", words], os.environ)

@@ -34,6 +34,7 @@ def test_smooth_noise_is_told_from_white(schedule):
     assert implied_noise(schedule, level * smooth, clean, 681).neighbours > 0.6
 
 
+@pytest.mark.slow
 def test_an_image_is_inverted_and_rendered():
     model = load_model("critters", device="cpu")
     ((image, prompt),) = critters([898_976], 128)
@@ -45,6 +46,7 @@ def test_an_image_is_inverted_and_rendered():
     assert result.latent_error > 0
 
 
+@pytest.mark.slow
 def test_the_command_writes_what_it_shows(tmp_path, capsys):
     out = tmp_path / "inversion.json"
     words = ["bench", "inversion", "--n", "1", "--steps", "5", "--count", "2"]

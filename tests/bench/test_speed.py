@@ -131,6 +131,7 @@ def test_our_inversion_is_the_plain_one(task):
     assert not torch.equal(ours, clean)
 
 
+@pytest.mark.slow
 def test_our_render_is_the_plain_one_first_and_cached(task):
     inversion, edited, settings = task.inversion(task.ours), task.latent(1), task.settings.render
     inverted, run = inversion.latents[-1], Monitor().run

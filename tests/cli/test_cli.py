@@ -99,6 +99,7 @@ def test_instructions_come_from_words_json_or_a_dragbench_folder_alike(edit, fol
         assert (pixels(folder / f"{name}.png") == pixels(folder / "words.png")).all()
 
 
+@pytest.mark.slow
 def test_a_method_brings_its_authors_settings_and_others_change_them(edit, folder, capsys):
     quick = {
         "inversion": {"steps": 8}, "lora": {"steps": 1, "rank": 1, "batch_size": 1},

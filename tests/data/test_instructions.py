@@ -277,6 +277,7 @@ def test_the_same_pair_twice_needs_no_warning():
 # ---------------------------------------------------------------- JSON
 
 
+@pytest.mark.slow
 @given(any_instructions())
 def test_json_gives_back_the_same_instructions(made):
     assert DragInstructions.from_json(made.to_json()) == made

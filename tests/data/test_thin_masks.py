@@ -76,6 +76,7 @@ def test_a_stroke_between_the_sampled_columns_is_not_lost():
     assert cells.sum() == 38
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("angle", [0, 10, 30, 45, 60, 90, 135, 170])
 @pytest.mark.parametrize("width", [1.5, 3, 5, 7])
 @pytest.mark.parametrize("shift", [0, 3, 5])
@@ -106,6 +107,7 @@ def test_the_thin_end_of_a_broad_stroke_is_not_lost():
     assert cells[18, 28:50].all()
 
 
+@pytest.mark.slow
 @given(st.floats(9, 200), st.floats(0, 1), st.floats(0, 1))
 def test_what_a_broad_brush_painted_is_as_sampled_bit_for_bit(radius, down, across):
     # Whole within the image: what the border cuts to less than a cell is no broad stroke.
@@ -169,6 +171,7 @@ def protected_in(session):
         return edit.protected(session.instructions, session.settings.drag)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("generated", [False, True])
 def test_a_drag_with_a_one_pixel_mask_protects_all_other_cells_and_says_so(tiny, generated):
     session = session_on(tiny, region_weight=1.0)

@@ -145,6 +145,7 @@ def test_stages_that_hang_in_the_air_are_refused(
     assert "in a row" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_latents_of_a_trained_autoencoder_have_the_deviations_asked_for(folder: Path) -> None:
     vae = StableDiffusionPipeline.from_pretrained(folder / "model").vae
     drawn, _ = images(range(256), 32, scribble_every=10**9, device=CPU)

@@ -49,6 +49,7 @@ def test_every_point_moves_4_pixels_or_more_and_is_visible_before_and_after(task
             assert keypoints(scene).visible[0, columns].all()
 
 
+@pytest.mark.slow
 def test_outside_the_mask_nothing_changes(tasks):
     for task in tasks:
         mask = torch.tensor(np.array(task.instructions.mask))

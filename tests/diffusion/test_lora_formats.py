@@ -326,6 +326,7 @@ def test_a_folder_of_peft_that_was_converted_is_what_peft_makes_of_it(unet, text
     assert_same(got, seen(made.eval(), text), seen(unet, text))
 
 
+@pytest.mark.slow
 def test_a_file_of_peft_without_its_configuration_is_refused_until_its_alpha_is_told(
     unet, text, tmp_path
 ):

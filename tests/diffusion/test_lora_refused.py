@@ -164,6 +164,7 @@ def test_a_field_of_a_configuration_that_is_not_known_is_named(unet, folder_of_p
 # ---------------------------------------------------------------- of another model
 
 
+@pytest.mark.slow
 def test_a_lora_of_another_model_is_refused(unet, tmp_path):
     wider = make_unet((16, 16, 32, 32))
     save_lora(random_lora(wider), tmp_path / "wide")

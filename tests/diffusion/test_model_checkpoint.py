@@ -36,10 +36,12 @@ def assert_same_model(got, wanted):
     assert got.fingerprint == wanted.fingerprint
 
 
+@pytest.mark.slow
 def test_a_file_gives_the_model_of_its_folder(checkpoint, tiny_folder, tiny):
     assert_same_model(load_model(checkpoint, config=tiny_folder, device="cpu"), tiny)
 
 
+@pytest.mark.slow
 def test_a_file_of_version_2_gives_the_model_of_its_folder(tmp_path):
     folder = write_model(
         tmp_path / "two",
@@ -53,6 +55,7 @@ def test_a_file_of_version_2_gives_the_model_of_its_folder(tmp_path):
     assert_same_model(got, load_model(folder, device="cpu"))
 
 
+@pytest.mark.slow
 def test_the_configuration_folder_needs_no_weights(checkpoint, broken, tiny):
     for weights in broken.rglob("*.safetensors"):
         weights.unlink()

@@ -67,6 +67,7 @@ def test_parts_may_have_different_variants(broken, tiny):
     assert load_model(broken, device="cpu").fingerprint == tiny.fingerprint
 
 
+@pytest.mark.slow
 def test_the_variant_that_is_named_wins_and_parts_without_it_give_their_plain_weights(broken, tiny):
     shifted(broken, "unet", "non_ema", 1)
     assert bias(load_model(broken, device="cpu", variant="non_ema")) == bias(tiny) + 1

@@ -42,6 +42,7 @@ def test_a_revision_is_the_one_asked_for(tiny_folder, tmp_path):
         load_model("someone/tiny", revision="main", cache_dir=tmp_path, device="cpu")
 
 
+@pytest.mark.slow
 def test_a_vae_in_the_cache_is_loaded(tiny_folder, tmp_path):
     cached(tmp_path, tiny_folder / "vae", name="someone/vae")
     model = load_model(tiny_folder, vae="someone/vae", cache_dir=tmp_path, device="cpu")

@@ -179,6 +179,7 @@ def test_a_missing_vocabulary_is_refused_and_not_made_up(broken, gone):
     refused(broken, "the tokenizer of .* (cannot be loaded|knows 2 tokens)")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", WEIGHTS)
 def test_pickled_weights_are_refused_and_never_opened(broken, tmp_path, part):
     canary = tmp_path / "canary"

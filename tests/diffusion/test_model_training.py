@@ -111,6 +111,7 @@ def test_no_steps_train_nothing(tiny, text):
     assert list(train_lora(tiny, text, batches(), LoRASettings(steps=0))) == []
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits(tiny, text):
     def last(seed):
         settings = LoRASettings(rank=2, steps=2, seed=seed, batch_size=1)

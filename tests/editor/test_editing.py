@@ -72,6 +72,7 @@ def test_a_run_equals_the_session_alone_bit_for_bit(tiny, desk):
     assert desk.phases == ["lora", "inversion", "drag", "reference", "render"]
 
 
+@pytest.mark.slow
 def test_previews_change_nothing_of_the_drag(desk):
     seen, blind = desk(steps=4), desk(steps=4)
     seen.editing.limiter.interval, seen.editing.limiter.share = 0.0, inf
@@ -101,6 +102,7 @@ def test_a_target_moved_during_a_run_is_used_by_the_next_step(desk):
     assert pairs == [FAR[1], FAR[1], (20, 40), (20, 40)]
 
 
+@pytest.mark.slow
 def test_a_prompt_typed_during_a_run_waits_for_the_next(desk):
     desk = desk("thread", steps=3)
 
@@ -120,6 +122,7 @@ def test_a_prompt_typed_during_a_run_waits_for_the_next(desk):
     assert len(desk.session.edits) == 2
 
 
+@pytest.mark.slow
 def test_pause_step_and_go_on_lose_nothing(tiny, desk):
     desk = desk("thread", steps=5)
     desk.at_step = lambda report: report.index == 2 and desk.editing.pause()
@@ -139,6 +142,7 @@ def test_pause_step_and_go_on_lose_nothing(tiny, desk):
     assert torch.equal(alone.history.current.latent, desk.session.history.current.latent)
 
 
+@pytest.mark.slow
 def test_a_paused_drag_may_be_rendered_and_rewound(desk):
     desk = desk("thread", steps=5)
     desk.at_step = lambda report: report.index == 3 and desk.editing.pause()

@@ -104,6 +104,7 @@ def test_a_mask_drawn_after_the_last_step_counts_for_the_render(tiny, repeated):
     assert_repeated(session, repeated(session))
 
 
+@pytest.mark.slow
 def test_an_edit_that_was_not_dragged_yet_has_code_too(tiny, repeated):
     session = session_on(tiny)
     session.instructions = ask()
@@ -162,6 +163,7 @@ def test_every_option_of_the_model_is_given_again(broken, tmp_path, repeated):
     assert len(model.loaded_with) == 5
 
 
+@pytest.mark.slow
 def test_a_model_that_was_not_loaded_by_name_is_asked_for(tiny, repeated):
     model = tiny.with_parts(name="stabilityai/some-model")
     session = edited(model)

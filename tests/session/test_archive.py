@@ -96,6 +96,7 @@ def test_a_loaded_session_reports_its_progress(path, tiny):
     assert [report.phase for report in reports] == ["drag"]
 
 
+@pytest.mark.slow
 def test_a_generated_image_survives(tiny, tmp_path):
     session = session_on(tiny)
     session.generate("a cat", "a dog", guidance_scale=3.0, seed=4, size=(64, 32))
@@ -111,6 +112,7 @@ def test_a_generated_image_survives(tiny, tmp_path):
     assert_same(session, loaded)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prepared", [False, True])
 def test_a_lora_that_was_given_survives(session, tiny, tmp_path, prepared):
     given = session_on(tiny, lora_steps=2)
@@ -123,6 +125,7 @@ def test_a_lora_that_was_given_survives(session, tiny, tmp_path, prepared):
     assert same(given.invert().latents, loaded.invert().latents)
 
 
+@pytest.mark.slow
 def test_a_lora_that_was_only_trained_survives(tiny, tmp_path):
     session = session_on(tiny, lora_steps=2)
     lora = session.train_lora()
@@ -134,6 +137,7 @@ def test_a_lora_that_was_only_trained_survives(tiny, tmp_path):
     assert passes.count == N
 
 
+@pytest.mark.slow
 def test_two_inversions_with_one_lora_keep_it_once(tiny, tmp_path):
     session = session_on(tiny, lora_steps=2)
     session.prepare()
@@ -361,6 +365,7 @@ def test_a_file_never_loads_the_model_that_it_names(path, name, monkeypatch):
         assert len(str(told.value)) < 1000
 
 
+@pytest.mark.slow
 def test_a_file_opens_on_a_model_of_its_weights_that_is_here(path, tiny):
     opened = DragSession.load(renamed(path, "attacker/beacon", tiny.fingerprint))
     assert opened.model.fingerprint == tiny.fingerprint

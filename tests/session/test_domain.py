@@ -196,6 +196,7 @@ def test_sizes_named_in_the_warning_are_those_of_the_network():
 # ---------------------------------------------------------------- where it is shown
 
 
+@pytest.mark.slow
 def test_the_widget_names_its_model_and_warns_before_the_run(tmp_path):
     page_of_text().save(tmp_path / "page.png")
     widget = DragWidget(tmp_path / "page.png", clock="sync", journal=False, store=None)
@@ -209,6 +210,7 @@ def test_the_widget_names_its_model_and_warns_before_the_run(tmp_path):
     widget.close()
 
 
+@pytest.mark.slow
 def test_the_widget_does_not_warn_of_an_image_of_the_domain():
     widget = DragWidget(scenes(128, 1)[0], clock="sync", journal=False, store=None)
     assert widget._view.warning.layout.display == "none"

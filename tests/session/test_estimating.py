@@ -116,6 +116,7 @@ def test_on_an_accelerator_low_memory_leaves_only_the_unet_there(tiny, monkeypat
     assert {p.name: p for p in made.phases}["decode"].memory > made.weights + bytes_of(tiny.vae)
 
 
+@pytest.mark.slow
 def test_the_time_is_that_of_the_passes(tiny):
     session = session_on(tiny)
     made = session.estimate()
@@ -124,6 +125,7 @@ def test_the_time_is_that_of_the_passes(tiny):
     assert session.estimate(timed=False).seconds is None
 
 
+@pytest.mark.slow
 def test_an_estimate_changes_nothing_and_makes_nothing(tiny):
     session = session_on(tiny, lora_steps=2)
     session.estimate()
@@ -148,6 +150,7 @@ def unet_passes(work):
     return len(calls)
 
 
+@pytest.mark.slow
 def test_an_estimate_takes_few_passes_however_long_the_edit_and_its_advice(tiny, monkeypatch):
     short, long = session_on(tiny, lora_steps=2), session_on(tiny, lora_steps=500, steps=1000)
     long.settings = replace(long.settings, inversion=InversionSettings(steps=900, strength=1.0))

@@ -61,6 +61,7 @@ def test_a_drag_walks_down_the_timesteps_to_its_end(straight):
     assert straight.ended == Ended.DENOISED
 
 
+@pytest.mark.slow
 def test_single_steps_give_the_same_bits(tiny, straight):
     session = good(tiny)
     session.instructions = ask(mask=left_half())
@@ -70,6 +71,7 @@ def test_single_steps_give_the_same_bits(tiny, straight):
     assert_same(nodes(session), nodes(straight))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [1, 3, 4, 6])
 def test_a_saved_drag_goes_on_to_the_same_bits(tiny, straight, tmp_path, at):
     session = good(tiny)
@@ -81,6 +83,7 @@ def test_a_saved_drag_goes_on_to_the_same_bits(tiny, straight, tmp_path, at):
     assert_same(nodes(again), nodes(straight))
 
 
+@pytest.mark.slow
 def test_a_journal_goes_on_to_the_same_bits(tiny, straight, tmp_path):
     session, journal = good(tiny), Journal(tmp_path / "journal")
     for step in session.drag(ask(mask=left_half())):
@@ -108,6 +111,7 @@ def test_a_node_with_counts_that_cannot_be_is_refused(straight, tmp_path, bad):
             assert open_node(*given).counts == node.counts == (0, 0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [0, 2, 4, 7])
 def test_going_back_and_on_again_gives_the_same_bits(tiny, straight, at):
     session = good(tiny)
@@ -118,6 +122,7 @@ def test_going_back_and_on_again_gives_the_same_bits(tiny, straight, at):
     assert len(session.history.tips) == 2
 
 
+@pytest.mark.slow
 def test_a_moved_target_steers_and_branches(tiny):
     """Moved during the drag, or later after going back: the same bits."""
     steered = good(tiny)
@@ -134,6 +139,7 @@ def test_a_moved_target_steers_and_branches(tiny):
     assert not torch.equal(first, other)
 
 
+@pytest.mark.slow
 def test_a_handle_drawn_at_a_later_timestep_is_what_lies_there_then(tiny):
     session = good(tiny)
     session.instructions = ask(mask=left_half())
@@ -151,6 +157,7 @@ def test_a_handle_drawn_at_a_later_timestep_is_what_lies_there_then(tiny):
     assert_same(nodes(again), nodes(session))
 
 
+@pytest.mark.slow
 def test_of_the_undragged_latent_no_feature_map_stays(tiny):
     session = good(tiny)
     list(session.drag(ask(mask=left_half())))
@@ -191,6 +198,7 @@ def test_a_render_starts_where_the_latent_is(tiny, straight, at):
     assert np.array_equal(image, wanted)
 
 
+@pytest.mark.slow
 def test_where_nothing_was_changed_render_and_preview_show_the_source(tiny):
     session = good(tiny, learning_rate=1e-30)
     session.prepare()
@@ -206,6 +214,7 @@ def test_where_nothing_was_changed_render_and_preview_show_the_source(tiny):
 # ---------------------------------------------------------------- beside the paper's method
 
 
+@pytest.mark.slow
 def test_another_method_goes_on_from_where_gooddrag_stands(tiny):
     session = good(tiny)
     session.instructions = ask(mask=left_half())
@@ -222,6 +231,7 @@ def test_another_method_goes_on_from_where_gooddrag_stands(tiny):
     assert session.render().size == session.image.size
 
 
+@pytest.mark.slow
 def test_a_generated_image_is_dragged_under_guidance(tiny):
     session = good(tiny)
     session.generate("a cat", "a dog", 3.0, seed=1, size=(64, 48))

@@ -34,6 +34,7 @@ def dragged(session):
     return session
 
 
+@pytest.mark.slow
 def test_the_first_render_after_look_ahead_takes_half_the_passes(tiny):
     counts = {}
     for method in ("plain", "lookahead"):
@@ -71,6 +72,7 @@ def test_where_no_render_attends_to_the_source_look_ahead_records_nothing(tiny):
         assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_other_layers_are_recorded_by_the_same_inversion(tiny):
     session = dragged(session_with(tiny, "lookahead"))
     first = session.render()
@@ -93,6 +95,7 @@ def test_a_saved_session_renders_the_same_bits(tiny, tmp_path):
     assert np.array_equal(again.render(), first)
 
 
+@pytest.mark.slow
 def test_a_stored_inversion_renders_the_same_bits_with_its_branch_and_without(tiny, tmp_path):
     images = []
     for folder, forget in (("a", False), ("a", False), ("a", True)):
@@ -110,6 +113,7 @@ def test_a_stored_inversion_renders_the_same_bits_with_its_branch_and_without(ti
     assert np.array_equal(images[0], images[2])
 
 
+@pytest.mark.slow
 def test_a_generated_image_needs_no_inversion_by_any_method(tiny):
     images = []
     for method in ("plain", "lookahead"):
@@ -122,6 +126,7 @@ def test_a_generated_image_needs_no_inversion_by_any_method(tiny):
     assert np.array_equal(*images)
 
 
+@pytest.mark.slow
 def test_an_estimate_counts_the_passes_of_the_method(tiny):
     def passes(method, **more):
         session = session_with(tiny, method)
@@ -150,6 +155,7 @@ def critters():
     return DragSession.from_pretrained("critters", device="cpu").model
 
 
+@pytest.mark.slow
 def test_the_recorded_branch_renders_what_a_separate_one_does(critters):
     """At least 45 dB on average over the scenes."""
     ratios = []

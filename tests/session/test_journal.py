@@ -64,6 +64,7 @@ def test_a_drag_goes_on_as_if_nothing_had_happened(tiny, tmp_path):
     assert torch.equal(session.history.current.latent, again.history.current.latent)
 
 
+@pytest.mark.slow
 def test_branches_and_where_it_stands_are_there_again(tiny, tmp_path):
     session, journal = dragged(tiny, tmp_path)
     session.rewind(1)
@@ -77,6 +78,7 @@ def test_branches_and_where_it_stands_are_there_again(tiny, tmp_path):
     assert len(again.history.tips) == 2
 
 
+@pytest.mark.slow
 def test_another_inversion_is_written_down_too(tiny, tmp_path):
     session, journal = dragged(tiny, tmp_path)
     fewer = replace(session.settings.inversion, steps=session.settings.inversion.steps - 1)
@@ -88,6 +90,7 @@ def test_another_inversion_is_written_down_too(tiny, tmp_path):
     assert_same_history(session.history, again.history)
 
 
+@pytest.mark.slow
 def test_a_step_costs_a_small_file_and_the_whole_is_written_once(tiny, tmp_path):
     dragged(tiny, tmp_path, steps=1)
     written = (tmp_path / WHOLE).stat().st_mtime_ns
@@ -100,6 +103,7 @@ def test_a_step_costs_a_small_file_and_the_whole_is_written_once(tiny, tmp_path)
     assert (tmp_path / WHOLE).stat().st_mtime_ns == written
 
 
+@pytest.mark.slow
 def test_a_step_that_the_journal_never_heard_of_is_written_with_the_next(tiny, tmp_path):
     session, journal = dragged(tiny, tmp_path)
     session.step()  # and an interrupt
@@ -114,6 +118,7 @@ def test_a_step_that_the_journal_never_heard_of_is_written_with_the_next(tiny, t
     assert_same_history(session.history, again.history)
 
 
+@pytest.mark.slow
 def test_a_step_that_came_with_what_is_drawn_is_not_written_twice(tiny, tmp_path):
     session, journal = dragged(tiny, tmp_path)
     (tmp_path / WHOLE).unlink()
@@ -127,6 +132,7 @@ def test_a_step_that_came_with_what_is_drawn_is_not_written_twice(tiny, tmp_path
     assert_same_history(session.history, again.history)
 
 
+@pytest.mark.slow
 def test_a_damaged_step_ends_what_is_restored(tiny, tmp_path, caplog):
     session, _ = dragged(tiny, tmp_path, steps=5)
     (third,) = tmp_path.glob("step-*-0-3.*")
@@ -181,6 +187,7 @@ def test_a_step_of_something_else_ends_what_is_restored(tiny, tmp_path, caplog, 
     assert torch.equal(again.history.current.latent, session.history.nodes[2].latent)
 
 
+@pytest.mark.slow
 def test_a_step_that_is_written_again_as_it_was_is_restored(tiny, tmp_path):
     session, _ = dragged(tiny, tmp_path, steps=4)
     (third,) = tmp_path.glob("step-*-0-3.*")
@@ -212,6 +219,7 @@ def test_what_cannot_be_written_stops_nothing(tiny, tmp_path, caplog):
     assert "not written down" in caplog.text
 
 
+@pytest.mark.slow
 def test_after_an_interrupt_at_any_line_no_thread_waits_for_the_journal(tiny, tmp_path):
     session, journal = dragged(tiny, tmp_path)
     source, first = inspect.getsourcelines(Journal._safely)
@@ -247,6 +255,7 @@ def test_a_second_journal_in_a_folder_is_refused_and_does_not_wait(tiny, tmp_pat
     assert restored.history.current.number == 1
 
 
+@pytest.mark.slow
 def test_the_folder_may_be_deleted_meanwhile(tiny, tmp_path, caplog):
     import shutil
 
@@ -258,6 +267,7 @@ def test_the_folder_may_be_deleted_meanwhile(tiny, tmp_path, caplog):
     assert len(session.history.nodes) == 5
 
 
+@pytest.mark.slow
 def test_only_the_newest_are_kept(tiny):
     session = session_on(tiny)
     made = []
@@ -292,6 +302,7 @@ def test_a_widget_comes_back_with_everything(tiny):
     again.close()
 
 
+@pytest.mark.slow
 def test_a_journal_of_a_closed_widget_may_be_gone_on_with_though_the_widget_is_held(tiny, tmp_path):
     widget = DragWidget(session_on(tiny), instructions=ask(), clock="sync", journal=tmp_path)
     widget.step(1)
@@ -303,6 +314,7 @@ def test_a_journal_of_a_closed_widget_may_be_gone_on_with_though_the_widget_is_h
     assert len(restore(tmp_path, tiny)[0].history) == 2
 
 
+@pytest.mark.slow
 def test_a_journal_never_loads_the_model_that_it_names(tiny, tmp_path, monkeypatch):
     dragged(tiny, tmp_path)
     model = {"name": "attacker/beacon", "fingerprint": "another"}
@@ -317,6 +329,7 @@ def test_a_journal_never_loads_the_model_that_it_names(tiny, tmp_path, monkeypat
             take_up(tmp_path, device="cpu")
 
 
+@pytest.mark.slow
 def test_a_mask_without_a_pair_comes_back(tiny):
     widget = DragWidget(session_on(tiny), clock="sync")
     widget.canvas.set_mask(left_half())
@@ -326,6 +339,7 @@ def test_a_mask_without_a_pair_comes_back(tiny):
     again.close()
 
 
+@pytest.mark.slow
 def test_a_widget_without_a_journal_writes_nothing(tiny):
     widget = DragWidget(session_on(tiny), instructions=ask(), clock="sync", journal=False)
     widget.run(2)
@@ -333,6 +347,7 @@ def test_a_widget_without_a_journal_writes_nothing(tiny):
     assert journals() == []
 
 
+@pytest.mark.slow
 def test_another_image_of_the_same_size_is_what_is_restored(tiny, tmp_path):
     session = session_on(tiny, steps=2)
     journal = Journal(tmp_path)
@@ -365,6 +380,7 @@ def test_an_image_that_is_chosen_and_not_dragged_is_what_is_restored(tiny, tmp_p
     assert restored.prompt == "a dog"
 
 
+@pytest.mark.slow
 def test_a_journal_that_lives_and_files_that_are_not_ours_are_not_tidied_away(tiny, monkeypatch):
     monkeypatch.setattr("dragwidget.session.journal.KEPT", 1)
     session = session_on(tiny)

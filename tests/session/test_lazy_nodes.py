@@ -103,6 +103,7 @@ def test_opening_reads_of_the_nodes_their_headers_and_the_tip(
     assert set(visited) == {NODES}
 
 
+@pytest.mark.slow
 def test_masks_of_many_steps_take_what_the_file_explains(tiny, tmp_path):
     """100 masks of 1500 x 1000, each in a few bytes of the file, are 150 MB as arrays."""
     session, (width, height), count = session_on(tiny), (1500, 1000), 100
@@ -140,6 +141,7 @@ def test_a_node_is_read_when_the_edit_goes_to_it_and_once(path, tiny, session, v
     assert visited == [17]
 
 
+@pytest.mark.slow
 def test_every_node_comes_back_bit_for_bit(path, tiny, session):
     assert_same(session, DragSession.load(path, tiny))
 

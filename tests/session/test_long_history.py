@@ -93,6 +93,7 @@ def test_a_step_that_somebody_holds_keeps_its_latent(tiny):
     assert torch.equal(step.latent, latent)
 
 
+@pytest.mark.slow
 def test_a_step_of_a_history_that_is_gone_still_reads_its_latent():
     history = start(memory=NODE)
     grow(history, 4)
@@ -155,6 +156,7 @@ def test_a_disk_that_is_full_leaves_all_in_memory(tmp_path, monkeypatch, caplog)
     assert 1 <= caplog.text.count("stays in memory") <= 4
 
 
+@pytest.mark.slow
 def test_its_files_go_with_it():
     history = start(memory=2 * NODE)
     grow(history, 5)

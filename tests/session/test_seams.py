@@ -50,6 +50,7 @@ def shift(monkeypatch):
     monkeypatch.setitem(METHODS, "shift", Shift())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shift")
 def test_a_method_of_ones_own_is_driven_by_an_unchanged_session(tiny):
     session = session_on(tiny, steps=9, method="shift")
@@ -213,6 +214,7 @@ def test_what_a_backbone_cannot_do_is_refused_by_name():
         session.estimate()
 
 
+@pytest.mark.slow
 def test_a_backbone_of_ones_own_is_driven_by_an_unchanged_widget(tmp_path):
     session = DragSession(Flat())
     session.set_image(waves(), "a cat")

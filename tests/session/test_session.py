@@ -39,6 +39,7 @@ def test_the_first_drag_costs_the_inversion_a_reference_pass_and_one_pass_a_step
     assert passes.count == lora_steps + N + 1 + steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", [None, left_half()])
 def test_after_moving_a_target_the_next_step_costs_one_pass(tiny, mask):
     session = session_on(tiny)
@@ -187,6 +188,7 @@ def test_going_on_from_an_earlier_step_is_a_straight_drag(tiny, between):
     assert back.history[-1].handles_xy.tolist() == straight.history[-1].handles_xy.tolist()
 
 
+@pytest.mark.slow
 def test_a_drag_after_going_back_starts_a_branch_and_keeps_the_other(tiny):
     session = session_on(tiny)
     session.instructions = ask()
@@ -215,6 +217,7 @@ def test_one_can_go_forth_again_after_going_back(tiny):
         session.rewind(4)
 
 
+@pytest.mark.slow
 def test_a_step_of_the_branch_can_be_seen_from_any_other(tiny):
     session = session_on(tiny)
     session.instructions = ask()
@@ -250,6 +253,7 @@ def test_instructions_set_by_another_thread_during_a_pass_are_used_by_the_next_s
     assert [step.targets_xy.tolist() for step in steps] == [[[50, 36]], [[20, 39]]]
 
 
+@pytest.mark.slow
 def test_handles_keep_their_identity_when_targets_move(tiny):
     session = session_on(tiny, learning_rate=0.1)
     session.instructions = ask()
@@ -264,6 +268,7 @@ def test_handles_keep_their_identity_when_targets_move(tiny):
     assert session.history.current.anchor_nodes == (4, 0)
 
 
+@pytest.mark.slow
 def test_a_handle_that_is_there_again_goes_on_from_where_it_was(tiny):
     """As when deleting its pair is undone; it is no new handle on what lies there by now."""
     session = session_on(tiny, learning_rate=0.1)
@@ -289,6 +294,7 @@ def test_a_handle_that_is_there_again_goes_on_from_where_it_was(tiny):
     assert session.history.current.anchor_nodes == (0, session.history.path()[1].number)
 
 
+@pytest.mark.slow
 def test_a_new_handle_means_the_image_as_it_is_now(tiny):
     later, fresh = session_on(tiny, learning_rate=0.1), session_on(tiny, learning_rate=0.1)
     later.instructions = ask()
@@ -314,6 +320,7 @@ def test_a_drag_on_another_prompt_waits_until_one_comes_back_to_it(tiny):
     assert same(latents(session), kept)
 
 
+@pytest.mark.slow
 def test_an_edit_that_is_put_aside_lets_go_of_its_graph(tiny):
     session = session_on(tiny)
     session.instructions = ask()
@@ -362,6 +369,7 @@ def test_a_drag_ends_at_the_step_limit_of_its_settings_or_of_the_call(tiny):
     assert session.ended == "step limit"
 
 
+@pytest.mark.slow
 def test_a_drag_ends_where_no_handle_moves_and_a_change_is_a_new_attempt(tiny):
     session = session_on(tiny, patience=2, tracking_radius=0)  # it never finds a handle elsewhere
     steps = list(session.drag(ask(), steps=9))
@@ -381,6 +389,7 @@ def test_the_generator_says_why_it_ended_too(tiny):
     assert stop.value.value == "step limit"
 
 
+@pytest.mark.slow
 def test_a_drag_that_was_left_has_not_ended(tiny):
     session = session_on(tiny)
     session.instructions = ask()
@@ -396,6 +405,7 @@ def test_a_drag_that_was_left_has_not_ended(tiny):
 # ---------------------------------------------------------------- several threads
 
 
+@pytest.mark.slow
 def test_what_two_threads_change_at_once_is_all_kept(tiny):
     session = session_on(tiny)
     lost = []

@@ -66,6 +66,7 @@ def test_a_preview_without_a_drag_is_the_image(tiny):
         assert np.abs(shift(source[..., channel], preview[..., channel])).max() < 0.25
 
 
+@pytest.mark.slow
 def test_what_is_dragged_is_seen_where_it_was_dragged_in_an_image_of_any_aspect(tiny):
     """Instructions are in pixels of the image as it was given, and so is the render."""
     session = DragSession(blocks_of(tiny))

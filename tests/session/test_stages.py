@@ -163,6 +163,7 @@ def test_a_lora_that_was_given_takes_the_place_of_training(session, tiny, tmp_pa
     assert other.status["inversion"].state == "ready"
 
 
+@pytest.mark.slow
 def test_a_lora_of_another_model_is_refused_when_it_is_given(session):
     lora = session.train_lora()
     other = LoRA(dict(lora.down), {path: matrix[:-1] for path, matrix in lora.up.items()})
@@ -206,6 +207,7 @@ def test_a_render_without_mutual_attention_looks_at_the_source_only_to_keep_it(
     assert passes.count == (N + N if keep_protected else N)
 
 
+@pytest.mark.slow
 def test_what_is_kept_outside_the_mask_is_the_source_itself(tiny):
     model = blocks_of(tiny)
     session = session_on(model, learning_rate=0.5)
@@ -274,6 +276,7 @@ def test_a_generated_image_keeps_the_steps_it_was_made_with(tiny):
 # ---------------------------------------------------------------- changes during the making
 
 
+@pytest.mark.slow
 def test_what_is_made_is_kept_under_what_it_was_made_of(tiny):
     session, fresh = (session_on(tiny, lora_steps=2) for _ in range(2))
     work = session.preparing()

@@ -23,6 +23,7 @@ FIELDS = [
 TWO = (FAR, ((40, 10), (10, 30)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("mask", [None, left_half()])
 def test_one_step_of_one_pass_carries_every_handle_to_its_target(tiny, field, mask):
@@ -53,6 +54,7 @@ def test_it_is_the_same_field_as_the_warped_start(tiny):
     assert torch.equal(*latents)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["dragdiffusion", "gooddrag"])
 def test_any_field_may_be_the_start_of_another_method(tiny, method):
     latents = []
@@ -68,6 +70,7 @@ def test_any_field_may_be_the_start_of_another_method(tiny, method):
         assert not any(torch.equal(one, other) for other in latents[:k])
 
 
+@pytest.mark.slow
 def test_the_reach_changes_the_near_field_and_not_the_stretch(tiny):
     latents = []
     for field in ("near", "stretch"):

@@ -163,6 +163,7 @@ def test_a_full_disk_stops_nothing_and_leaves_nothing(store, caplog, monkeypatch
     assert [path.name for path in store.folder.rglob("*") if path.is_file()] == [MARK]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's own numbers")
 def test_what_does_not_fit_into_memory_is_as_good_as_not_there(store, caplog):
     size = 2**24  # of 64 MB, which no allocator has ready
@@ -347,6 +348,7 @@ def session_with(store, model, **lora):
     return session
 
 
+@pytest.mark.slow
 def test_a_second_session_trains_and_inverts_nothing(store, tiny):
     first = session_with(store, tiny).invert()
     counted, handle = passes(tiny)
@@ -382,6 +384,7 @@ def test_another_edit_finds_nothing_of_it(store, tiny, change):
     assert counted
 
 
+@pytest.mark.slow
 def test_a_given_lora_is_part_of_what_made_an_inversion(store, tiny):
     trained = session_with(store, tiny).train_lora()
     session = session_with(store, tiny)
@@ -417,6 +420,7 @@ def test_a_damaged_entry_costs_time_and_nothing_else(store, tiny, caplog):
 # ---------------------------------------------------------------- the command line
 
 
+@pytest.mark.slow
 def test_the_command_lists_verifies_and_clears(store, tiny, capsys, caplog):
     caplog.set_level(logging.CRITICAL)
     session_with(store, tiny).prepare()

@@ -155,6 +155,7 @@ def test_of_many_previews_few_are_sent_and_the_last_one_is(canvas):
     assert np.asarray(canvas.scene.image)[0, 0, 0] == 99
 
 
+@pytest.mark.slow
 def test_a_preview_that_stays_is_sent_again_without_loss(canvas):
     Page(canvas)
     canvas.show_image(image(7))
@@ -206,6 +207,7 @@ def test_tracks_that_do_not_belong_together_are_refused(canvas, trails, starts):
         canvas.show_tracks([(9, 9), (8, 8)], trails, starts)
 
 
+@pytest.mark.slow
 def test_threads_may_lay_over_while_a_hand_draws(canvas):
     page = Page(canvas)
     canvas.tool = "brush"

@@ -44,6 +44,7 @@ def click(widget, name):
     widget._view.buttons.by_name[name].click()
 
 
+@pytest.mark.slow
 def test_an_image_set_while_a_drag_runs_is_shown_when_it_ends(widget):
     widget = widget()
     session, other = widget.session, Image.fromarray(waves(seed=5))
@@ -65,6 +66,7 @@ def all_below(part):
         yield from all_below(child)
 
 
+@pytest.mark.slow
 def test_gooddrag_runs_to_the_end_of_its_timesteps(widget):
     widget = widget(
         method="gooddrag", drag_timesteps=2, tracks_per_timestep=1, updates_per_track=2, steps=50
@@ -131,6 +133,7 @@ def test_every_button_has_a_text_a_tooltip_and_its_class(widget):
     assert "dragwidget-error" in html
 
 
+@pytest.mark.slow
 def test_the_class_names_of_a_widget_are_those_that_are_listed(widget):
     listed = set(re.findall(r"``(dragwidget[a-z-]*)``", styles.__doc__))
     listed |= {f"dragwidget-tool-{name}" for name in TOOLS}
@@ -185,6 +188,7 @@ def test_rewinding_and_going_on_starts_a_branch_that_can_be_chosen(widget):
     assert widget.index == 3
 
 
+@pytest.mark.slow
 def test_handles_move_on_the_canvas_with_their_trails(widget):
     widget = widget(steps=3)
     widget.run()
@@ -195,6 +199,7 @@ def test_handles_move_on_the_canvas_with_their_trails(widget):
     assert widget.canvas.marks.tracked == ()
 
 
+@pytest.mark.slow
 def test_a_trail_stays_with_its_pair_when_the_one_before_it_is_deleted(widget):
     widget = widget(steps=2)
     widget.canvas.pairs = [((4, 4), (8, 4)), ((20, 20), (24, 20))]
@@ -273,6 +278,7 @@ def test_features_are_shown_for_every_block(widget):
         assert Image.open(io.BytesIO(box.children[1].value)).format == "JPEG"
 
 
+@pytest.mark.slow
 def test_comparing_shows_the_source_and_comes_back(widget):
     widget = widget(steps=2)
     widget.run()
@@ -303,6 +309,7 @@ def test_files_can_be_taken_away(widget, tmp_path):
     assert widget.snapshot().size[0] > 0
 
 
+@pytest.mark.slow
 def test_settings_reach_the_next_step_and_bad_ones_are_refused(widget):
     widget = widget(steps=1)
     widget.run()
@@ -451,6 +458,7 @@ def test_a_model_of_the_hub_that_cannot_be_reached_is_told_by_that():
         DragWidget(waves(), model="somebody/some-model")
 
 
+@pytest.mark.slow
 def test_what_is_drawn_while_code_changes_the_settings_is_kept_with_them(widget):
     """JupyterLab has a thread of its own for what comes from the page, and one for cells."""
     widget = widget()

@@ -78,6 +78,7 @@ def test_a_widget_closed_while_it_works_leaves_no_model_and_no_thread_behind(tin
     assert set(threading.enumerate()) <= threads
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="Linux lists open files there")
 @pytest.mark.parametrize("ran", [True, False])
 def test_a_closed_widget_leaves_no_file_open_nor_unfinished(tiny, tmp_path, ran):
@@ -119,6 +120,7 @@ def test_nothing_of_the_model_is_left_hooked(tiny):
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in tiny.unet.modules())
 
 
+@pytest.mark.slow
 def test_closing_twice_is_harmless_and_use_afterwards_is_told(tiny):
     widget = DragWidget(session_on(tiny), instructions=ask(), clock="sync", journal=False)
     widget.run(1)
@@ -206,6 +208,7 @@ def test_a_closed_panel_leaves_no_model_behind():
     assert alive() <= before
 
 
+@pytest.mark.slow
 def test_a_kernel_that_ends_with_an_open_canvas_says_nothing():
     code = (
         "import numpy as np\nfrom dragwidget.ui.canvas import DragCanvas\n"

@@ -85,6 +85,7 @@ def here(widget):
 # ---------------------------------------------------------------- while it works, and paused
 
 
+@pytest.mark.slow
 def test_a_pause_says_where_and_the_slider_and_the_filmstrip_are_there_too(widget, gate):
     widget = widget("thread", steps=50)
     widget.step(2)
@@ -102,6 +103,7 @@ def test_a_pause_says_where_and_the_slider_and_the_filmstrip_are_there_too(widge
     assert here(widget) == ["▸ 3"]
 
 
+@pytest.mark.slow
 def test_a_step_out_of_a_pause_has_a_message_of_its_own(widget, gate):
     widget = widget("thread", steps=50)
     widget.prepare()
@@ -129,6 +131,7 @@ def test_a_single_step_is_not_a_step_limit(widget):
     assert said(widget) == "Step limit reached. Press Run to continue."
 
 
+@pytest.mark.slow
 def test_work_paused_before_the_drag_says_which(widget):
     widget = widget("thread", steps=3)
     lora = replace(widget.settings.lora, steps=4)
@@ -179,12 +182,14 @@ def test_reached_names_the_stop_distance_and_is_true(widget):
     assert not far.session.history.current.step.reached.any()
 
 
+@pytest.mark.slow
 def test_handles_that_stand_still_are_told_with_the_patience(widget):
     widget = widget(steps=50, patience=2, learning_rate=1e-9)
     widget.run()
     assert said(widget) == "No handle moved for 2 steps. Move a target, or change the settings."
 
 
+@pytest.mark.slow
 def test_values_that_are_not_finite_are_told_by_name(widget):
     widget = widget(steps=5)
     widget.step()
@@ -317,6 +322,7 @@ def test_whatever_is_asked_for_during_a_long_step_happens_after_it(widget, gate,
     assert len(widget.session.history.nodes) == 4
 
 
+@pytest.mark.slow
 def test_a_stop_cancels_the_step_that_a_rewind_waits_for(widget, gate):
     widget = widget("thread", steps=50)
     paused_in_a_step(widget, gate)
@@ -465,6 +471,7 @@ def test_a_restored_widget_shows_what_was_there(tiny, tmp_path):
     after.close()
 
 
+@pytest.mark.slow
 def test_a_widget_on_a_session_that_was_dragged_stands_where_it_stands(tiny):
     session = session_on(tiny, steps=3, stop_distance=0.01)
     session.instructions = ask()
