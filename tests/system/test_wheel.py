@@ -22,6 +22,7 @@ WIDGET_TEST = "test_a_whole_edit_from_python_equals_the_session_alone"
 NEEDED_BY_THE_TEST = (
     "conftest.py",
     "ui/test_widget.py",
+    "support/busy_threads.py",
     "support/front_end.py",
     "support/tiny_models.py",
     "support/tiny_sessions.py",

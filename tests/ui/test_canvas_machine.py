@@ -47,10 +47,11 @@ class Driver:
     def fire(self, name, *args):
         """Do ``name`` to both."""
         self.fired += 1
+        ends_a_gesture = name == "key" and self.plain.gesture is not None  # two events in one
         with messages() as sent:
             getattr(self, name)(*args)
         assert self.canvas.last_error == ""
-        most = MOST_MESSAGES if name in BY_HAND else 4 * MOST_MESSAGES
+        most = MOST_MESSAGES * (2 if ends_a_gesture else 1 if name in BY_HAND else 4)
         assert len(sent) <= most * max(1, "drag" in name and len(args) + 1), (name, len(sent))
         self.compare()
 
@@ -336,6 +337,15 @@ def test_thousands_of_events_in_any_order_leave_what_a_plain_model_says(number):
     driver = Driver()
     for _ in range(EVENTS):
         driver.fire(*random_event(rng, driver))
+    driver.close()
+
+
+@pytest.mark.parametrize("key", ["x", "Delete", "Escape", "Enter", "1", "ArrowLeft"])
+def test_a_key_that_ends_a_gesture_sends_what_two_events_may(key):
+    driver = Driver()
+    driver.fire("drag", (0.0, 0.0))
+    driver.fire("mouse_down", (0.0, 0.0))
+    driver.fire("key", key)
     driver.close()
 
 
