@@ -13,19 +13,19 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
-import dragwidget.demo
 from dragwidget.__main__ import main
+from dragwidget.bench.dev.inversion import critters, measure, summarise
 from dragwidget.demo.scenes import captions, sample_scenes
 from dragwidget.demo.train import train
-from dragwidget.demo.training.architecture import Networks, Preset, Stage
+from dragwidget.demo.training.architecture import IMAGE_SIZE, Networks, Preset, Stage
 from dragwidget.demo.training.export import SIZE_LIMIT
-from dragwidget.demo.training.feed import Bank, images, shortened
+from dragwidget.demo.training.feed import VALIDATION_SEEDS, Bank, images, shortened
 from dragwidget.demo.training.gradient_workers import SharedGradients
 from dragwidget.demo.training.muon import orthogonalize
 from dragwidget.demo.training.tokenizer import MAX_TOKENS, write_tokenizer
 from dragwidget.demo.training.unet_stage import posterior_noise
+from dragwidget.diffusion.loading import CRITTERS, EMBEDDED, load_model
 
-CRITTERS = Path(dragwidget.demo.__file__).parent / "critters"
 CPU = torch.device("cpu")
 STAGE = Stage(steps=12, minutes=None, batch=2, learning_rate=1e-3, warmup=2)
 TINY = Preset(
@@ -78,13 +78,32 @@ def test_model_folder_loads_and_is_small(folder: Path) -> None:
 
 def test_shipped_model_is_whole_small_and_signed() -> None:
     files = [f for f in CRITTERS.rglob("*") if f.is_file()]
-    assert sum(f.stat().st_size for f in files) < SIZE_LIMIT
+    assert sum(f.stat().st_size for f in files) < len(EMBEDDED) * SIZE_LIMIT
     assert not [f.name for f in files if f.suffix in {".bin", ".pt", ".pkl"}]
     for name in ("unet", "vae", "text_encoder"):
-        (weights,) = (CRITTERS / name).glob("*.safetensors")
-        tensors = load_file(weights).values()
-        assert all(t.dtype == torch.float16 and t.isfinite().all() for t in tensors)
+        for weights in (CRITTERS / name).glob("*.safetensors"):
+            tensors = load_file(weights).values()
+            assert all(t.dtype == torch.float16 and t.isfinite().all() for t in tensors)
     assert "dragwidget demo train" in (CRITTERS / "README.md").read_text("utf-8")
+
+
+def test_each_embedded_model_is_loaded_by_its_name() -> None:
+    models = {name: load_model(name, device="cpu") for name in EMBEDDED}
+    assert {name: model.name for name, model in models.items()} == {name: name for name in EMBEDDED}
+    assert len({model.fingerprint for model in models.values()}) == len(models)
+    assert models["critters-base"].encoding == "sample"
+    assert models["critters-base"].recommended.lora.steps == 80
+
+
+@pytest.mark.slow
+def test_inversion_with_the_base_model_reaches_noise() -> None:
+    model = load_model("critters-base", device="cpu")
+    results = [measure(model, *pair) for pair in critters(VALIDATION_SEEDS[:2], IMAGE_SIZE)]
+    last = summarise(results)[-1]
+    assert last.timestep == 681
+    assert last.deviation > 0.85
+    assert abs(last.neighbours) < 0.05
+    assert all(result.psnr > 30 for result in results)
 
 
 @pytest.mark.slow

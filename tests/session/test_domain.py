@@ -18,16 +18,16 @@ from dragwidget.data.settings import Settings
 from dragwidget.demo.scenes import TUNING_SEEDS, render, sample_scenes
 from dragwidget.demo.training.export import DOMAIN
 from dragwidget.diffusion.domain import Domain, RoundTrip, round_trip
-from dragwidget.diffusion.loading import load_model
+from dragwidget.diffusion.loading import EMBEDDED, load_model
 from dragwidget.session.domain_check import PHOTOGRAPHS
 from dragwidget.session.estimate import _Costs
 from dragwidget.session.session import DragSession
 from dragwidget.ui.widget import DragWidget
 
 
-@pytest.fixture(scope="module")
-def session():
-    return DragSession.from_pretrained("critters", device="cpu")
+@pytest.fixture(scope="module", params=EMBEDDED)
+def session(request):
+    return DragSession.from_pretrained(request.param, device="cpu")
 
 
 def warning(session, image):
@@ -103,7 +103,8 @@ STRANGERS = {
 @pytest.mark.parametrize("name", STRANGERS)
 def test_images_of_other_kinds_raise_one(session, name):
     said = warning(session, STRANGERS[name]())
-    assert said.startswith("The model critters does not know images like this one")
+    name = session.model.name
+    assert said.startswith(f"The model {name} does not know images like this one")
     assert session.model.domain.images in said
     assert f'model="{PHOTOGRAPHS}"' in said
     assert "2.1 GB to download and about 9 GB of GPU memory" in said

@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from dragwidget.diffusion.loading.folder import STEMS
+
 ROOT = Path(__file__).parents[2]
-LARGEST = 25e6  # bytes of a wheel
+LARGEST = 45e6  # bytes of a wheel
 # Three of the 25 DDIM steps that are recommended: an image is made, whatever it shows.
 SETTINGS = '{"inversion": {"steps": 6}, "drag": {"steps": 1}}'
 WIDGET_TEST = "test_a_whole_edit_from_python_equals_the_session_alone"
@@ -63,10 +65,14 @@ def test_the_wheel_holds_the_package_and_nothing_else(files):
     assert "dragwidget/py.typed" in held
 
 
-def test_the_embedded_model_is_in_it_whole(files):
+def test_the_embedded_models_are_in_it_whole(files):
     folder = "dragwidget/demo/critters"
     weights = [name for name in files if name.endswith(".safetensors")]
-    assert sorted(name.split("/")[-2] for name in weights) == ["text_encoder", "unet", "vae"]
+    assert sorted(weights) == sorted(
+        f"{folder}/{part}/{stem}{variant}.safetensors"
+        for part, stem in STEMS.items()
+        for variant in ("", ".base")
+    )
     for name in weights:
         assert files[name] == (ROOT / name).stat().st_size > 100_000
     assert {f"{folder}/model_index.json", f"{folder}/README.md"} <= set(files)

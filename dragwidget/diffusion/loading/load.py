@@ -37,7 +37,7 @@ from dragwidget.drag.torch_state import in_plain_torch
 __all__ = ["CRITTERS", "EMBEDDED", "LoadOptions", "choose_device", "choose_dtype", "load_model"]
 
 CRITTERS = Path(__file__).parents[2] / "demo" / "critters"
-EMBEDDED: dict[str, str | None] = {"critters": None}
+EMBEDDED: dict[str, str | None] = {"critters": None, "critters-base": "base"}
 """The embedded models: which variant of CRITTERS each is. They share what has no variant."""
 
 
