@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         Settings,
     )
     from dragwidget.diffusion.loading import load_model
+    from dragwidget.session.many import run_many
     from dragwidget.session.session import DragSession
     from dragwidget.ui.canvas import DragCanvas
     from dragwidget.ui.widget import DragWidget
@@ -41,6 +42,7 @@ __all__ = [
     "Settings",
     "__version__",
     "load_model",
+    "run_many",
     "with_method",
 ]
 
@@ -57,6 +59,7 @@ _MODULE_OF = {
     "RenderSettings": "dragwidget.data.settings",
     "Settings": "dragwidget.data.settings",
     "load_model": "dragwidget.diffusion.loading",
+    "run_many": "dragwidget.session.many",
     "with_method": "dragwidget.data.presets",
 }
 

@@ -51,6 +51,14 @@ COMMANDS = {  # by the words that call it; the first of two is a group
         "measure the effect of each setting, one at a time, against the ground truth",
         "dragwidget.bench.ablations_command",
     ),
+    "bench methods": Command(
+        "compare drag methods, with and without a LoRA, against the ground truth",
+        "dragwidget.bench.methods_command",
+    ),
+    "bench dragbench": Command(
+        "run drag methods on DragBench, or on pairs with ground truth",
+        "dragwidget.bench.dragbench_command",
+    ),
     "bench speed": Command(
         "time every part of an edit beside a baseline", "dragwidget.bench.dev.speed_command"
     ),

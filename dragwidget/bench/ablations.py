@@ -9,19 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 from multiprocessing import parent_process
 from typing import Any
 
 import numpy as np
 import torch
 
-from dragwidget.bench.scenes import bootstrap, do_nothing, edit, score
+from dragwidget.bench.scenes import do_nothing, edit, score, to_tensor
+from dragwidget.bench.statistics import bootstrap
 from dragwidget.data.settings import DragSettings, LoRASettings, RenderSettings, Settings
 from dragwidget.demo.tasks import TASK_KINDS, drag_task
 from dragwidget.diffusion.backbone import Backbone
-from dragwidget.diffusion.loading import load_model
+from dragwidget.session.executors import check_executor
 from dragwidget.session.session import DragSession
+from dragwidget.session.workers import shared_model
 
 __all__ = [
     "BASES",
@@ -224,14 +225,14 @@ def run_job(job: Job) -> list[Result]:
     if parent_process() is not None:
         torch.set_num_threads(1)  # a worker among others, who would wait for one another's threads
     task = drag_task(job.kind, job.seed, job.size)
-    model = _model(job.model)
+    model = shared_model(job.model)
     session = DragSession(model)
     before = do_nothing(task)
     results = []
     for point in sorted(job.points, key=_what_is_shared):
         session.settings = point.settings
         made = edit(task, session)
-        got, _ = score(task, made.image)
+        got, _ = score(task, to_tensor(made.image))
         results.append(
             Result(
                 point=point.name,
@@ -265,11 +266,7 @@ def sweep(jobs: Sequence[Job], executor: Any = None) -> Iterator[list[Result]]:
     if executor is None:
         yield from map(run_job, jobs)
         return
-    if not callable(getattr(executor, "submit", None)):
-        raise TypeError(
-            "an executor has submit(function, job), as those of concurrent.futures, a Dask Client "
-            f"and view.executor of ipyparallel have; got {type(executor).__name__}"
-        )
+    check_executor(executor)
     futures = [executor.submit(run_job, job) for job in jobs]
     try:
         for future in futures:
@@ -343,8 +340,3 @@ def to_plain(result: Result) -> dict[str, Any]:
         name: round(value, 4) if isinstance(value, float) else value
         for name, value in asdict(result).items()
     }
-
-
-@lru_cache(maxsize=1)
-def _model(name: str) -> Backbone:
-    return load_model(name)

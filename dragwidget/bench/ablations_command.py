@@ -24,11 +24,12 @@ from dragwidget.bench.ablations import (
     sweep,
     to_plain,
 )
-from dragwidget.bench.processes import add_jobs, processes
+from dragwidget.bench.options import add_executor
 from dragwidget.bench.versions import versions
 from dragwidget.data.bad_input import bad_input, positive, user_file
 from dragwidget.data.settings import Settings
 from dragwidget.diffusion.loading import load_model
+from dragwidget.session.executors import opened
 from dragwidget.storage.atomic import check_writable, write_whole
 
 
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--n", type=positive, default=24, help="the same tasks at every point")
     parser.add_argument("--seed", type=int, default=950_000, help="of the first task")
     parser.add_argument("--model", default="critters", help="as for `edit`")
-    add_jobs(parser)
+    add_executor(parser)
     parser.add_argument(
         "--json", type=user_file, metavar="OUT", help="results; a rerun goes on from it"
     )
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     left = sum(len(job.points) for job in jobs)
     total = args.n * len(points)
     progress = tqdm(total=total, initial=total - left, disable=None)
-    with processes(args.jobs) as executor, progress as bar:
+    with opened(args.executor) as executor, progress as bar:
         for found in sweep(jobs, executor):
             results += found
             bar.update(len(found))

@@ -65,3 +65,38 @@ def worst_window(image: Tensor, reference: Tensor) -> float:
     squares = (difference**2).mean(1, keepdim=True)
     side = max(1, round(squares.shape[-1] * WINDOW))
     return float(avg_pool2d(squares, side, stride=1).amax().sqrt())
+
+
+def dragging_accuracy(
+    source: Tensor,
+    edited: Tensor,
+    handles_xy: npt.ArrayLike,
+    targets_xy: npt.ArrayLike,
+    radius: int,
+    *,
+    twice: bool = False,
+) -> float:
+    """Return the dragging accuracy index (GoodDrag, arXiv 2404.07206, section 5): lower is better.
+
+    It is the squared difference between the source around each handle and the edited image around
+    its target, summed over channels, averaged over the pixels of the patch and over the pairs.
+    What of a patch lies outside an image is left out.
+
+    Args:
+        radius: of the patches, pixels; their side is 2 radius + 1.
+        twice: divide by the number of pairs a second time, as the authors' code does.
+    """
+    handles, targets = (
+        np.rint(np.asarray(p, dtype=np.float64).reshape(-1, 2)).astype(int)
+        for p in (handles_xy, targets_xy)
+    )
+    inside = np.array([source.shape[2] - 1, source.shape[1] - 1])
+    total = 0.0
+    for handle, target in zip(handles, targets, strict=True):
+        left, top = np.minimum(radius, np.minimum(handle, target))
+        right, bottom = np.minimum(radius, np.minimum(inside - handle, inside - target))
+        (x, y), (u, v) = handle, target
+        old = source[:, y - top : y + bottom + 1, x - left : x + right + 1]
+        new = edited[:, v - top : v + bottom + 1, u - left : u + right + 1]
+        total += float((old.double() - new.double()).square().sum(0).mean())
+    return total / len(handles) / (len(handles) if twice else 1)

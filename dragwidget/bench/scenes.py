@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,19 +20,19 @@ from PIL import Image
 from torch import Tensor
 
 from dragwidget.bench.metrics import PERFECT, completion, psnr
+from dragwidget.bench.statistics import bootstrap
 from dragwidget.bench.synthesis import fit_scene
 from dragwidget.bench.warp import warp
 from dragwidget.data.settings import Settings
 from dragwidget.demo.domain.keypoints import POINTS
 from dragwidget.demo.tasks import DragTask, drag_task
 from dragwidget.diffusion.backbone import Backbone
-from dragwidget.diffusion.loading import load_model
+from dragwidget.session.many import EditResult, run_edit
 from dragwidget.session.session import DragSession
 from dragwidget.session.source import to_pixels
+from dragwidget.session.workers import shared_model
 
 __all__ = ["Job", "Row", "drag_scenes", "edit", "score", "summarise"]
-
-RESAMPLES = 4000  # of the bootstrap
 
 
 @dataclass(frozen=True)
@@ -101,38 +100,11 @@ class Row:
     seconds: dict[str, float]
 
 
-@dataclass(frozen=True, eq=False)
-class Edit:
-    """An edit of a task: the image (3, H, W) in [0, 1], and how it went."""
-
-    image: Tensor
-    handles_xy: npt.NDArray[np.float64]
-    steps: int
-    ended: str
-    seconds: dict[str, float]
-
-
-def edit(task: DragTask, session: DragSession) -> Edit:
+def edit(task: DragTask, session: DragSession) -> EditResult:
     """Drag a task's source image as a user would."""
-    seconds = {}
-    started = time.perf_counter()
-
-    def lap(phase: str) -> None:
-        nonlocal started
-        now = time.perf_counter()
-        seconds[phase], started = now - started, now
-
     session.set_image(to_image(task.source), task.instructions.prompt)
-    session.prepare()
-    lap("prepare")
-    last = None
-    for last in session.drag(task.instructions):
-        pass
-    lap("drag")
-    image = session.render()
-    lap("render")
-    handles = task.instructions.handles_xy if last is None else last.handles_xy
-    return Edit(to_tensor(image), handles, len(session.history), str(session.ended), seconds)
+    session.instructions = task.instructions
+    return run_edit(session)
 
 
 def score(task: DragTask, image: Tensor) -> tuple[Score, npt.NDArray[np.float64]]:
@@ -178,7 +150,8 @@ def run_job(job: Job) -> tuple[Row, Tensor]:
         session.settings = job.settings
     made = edit(task, session)
     started = time.perf_counter()
-    edited, points = score(task, made.image)
+    image = to_tensor(made.image)
+    edited, points = score(task, image)
     truth = round_trip(session.model, task.target)
     nothing = do_nothing(task)
     row = Row(
@@ -196,7 +169,7 @@ def run_job(job: Job) -> tuple[Row, Tensor]:
         seconds={**made.seconds, "score": time.perf_counter() - started},
     )
     source = round_trip(session.model, task.source)
-    return row, torch.stack([task.source, source, made.image, task.target])
+    return row, torch.stack([task.source, source, image, task.target])
 
 
 def drag_scenes(
@@ -237,14 +210,6 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def bootstrap(values: Sequence[float]) -> dict[str, float]:
-    """Return the mean and its 95 % interval by resampling the values."""
-    array = np.asarray(values, dtype=np.float64)
-    draws = np.random.default_rng(0).integers(len(array), size=(RESAMPLES, len(array)))
-    low, high = np.percentile(array[draws].mean(axis=1), [2.5, 97.5])
-    return {"mean": float(array.mean()), "low": float(low), "high": float(high)}
-
-
 def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values))
 
@@ -264,9 +229,3 @@ def round_trip(model: Backbone, image: Tensor) -> Tensor:
     """Return an image (3, H, W) after a round trip through the autoencoder."""
     decoded = model.decode(model.encode(np.asarray(to_image(image))))
     return to_tensor(Image.fromarray(to_pixels(decoded)))
-
-
-@lru_cache(maxsize=1)
-def shared_model(name: str) -> Backbone:
-    """Return the model, loaded once for all jobs of this process."""
-    return load_model(name)

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from tqdm import tqdm
 
-from dragwidget.bench.processes import add_jobs, processes
+from dragwidget.bench.options import add_executor
 from dragwidget.bench.scenes import Job, Row, Score, drag_scenes, summarise, to_image
 from dragwidget.bench.versions import versions
 from dragwidget.data.bad_input import bad_input, positive, user_file
@@ -24,6 +24,7 @@ from dragwidget.data.paths import user_path
 from dragwidget.data.settings import Settings
 from dragwidget.demo.tasks import TASK_KINDS, drag_task
 from dragwidget.diffusion.loading import load_model
+from dragwidget.session.executors import opened
 from dragwidget.storage.atomic import check_writable, write_whole
 from dragwidget.storage.image_files import write_image
 
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--paper", action="store_true", help="start from the paper's settings")
     parser.add_argument("--lora-steps", type=int, help="0 for no LoRA")
-    add_jobs(parser)
+    add_executor(parser)
     parser.add_argument(
         "--json", type=user_file, metavar="OUT", help="results; a rerun goes on from it"
     )
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     open_jobs = [job for job in jobs if (job.kind, job.seed) not in rows]
     images: dict[int, Tensor] = {}
     progress = tqdm(total=len(jobs), initial=len(rows), disable=None)
-    with processes(args.jobs) as executor, progress as bar:
+    with opened(args.executor) as executor, progress as bar:
         for row, image in drag_scenes(open_jobs, executor):
             rows[row.kind, row.seed] = row
             if len(images) < GRID_ROWS:

@@ -9,8 +9,8 @@ import torch
 from tiny_sessions import ask, session_on
 
 from dragwidget.__main__ import main
-from dragwidget.bench.dev.memory import held_memory
 from dragwidget.bench.dev.soak import drawn, round_of_session, soak
+from dragwidget.bench.memory import held_memory
 
 CPU = torch.device("cpu")
 needs_proc = pytest.mark.skipif(

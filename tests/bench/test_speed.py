@@ -12,9 +12,9 @@ from tiny_sessions import Passes
 
 from dragwidget.bench.dev import baseline, growth, memory
 from dragwidget.bench.dev.baseline import BaselineDrag, BaselineTraining, learning
-from dragwidget.bench.dev.memory import Meter
 from dragwidget.bench.dev.rounds import BASELINE
 from dragwidget.bench.dev.speed import PARTS, PROMPT, Task, our_session, our_step
+from dragwidget.bench.memory import Meter
 from dragwidget.data.settings import InversionSettings, LoRASettings, Settings
 from dragwidget.diffusion.lora.training import noised_batches, train_lora
 from dragwidget.diffusion.sd import Conditioning

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from dragwidget.__main__ import main
-from dragwidget.bench.dev import memory, networks
-from dragwidget.bench.dev.memory import Lap, Meter
+from dragwidget.bench import memory
+from dragwidget.bench.dev import networks
 from dragwidget.bench.dev.networks import SIZES, Size, in_type, make_network
 from dragwidget.bench.dev.rounds import BASELINE, Compare, Part, measure, run_part
 from dragwidget.bench.dev.speed import PARTS
+from dragwidget.bench.memory import Lap, Meter
 from dragwidget.data.settings import Settings
 from dragwidget.diffusion import devices
 

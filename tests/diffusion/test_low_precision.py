@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dragwidget.bench.scenes import edit, score
+from dragwidget.bench.scenes import edit, score, to_tensor
 from dragwidget.demo.tasks import drag_task
 from dragwidget.diffusion.loading import load_model
 from dragwidget.session.session import DragSession
@@ -25,7 +25,7 @@ def test_points_end_within_a_pixel_of_where_float32_puts_them(kind, seed, start)
         drag = replace(session.settings.drag, start=start, steps=30)
         session.settings = replace(session.settings, drag=drag)
         made = edit(task, session)
-        scored, points = score(task, made.image)
+        scored, points = score(task, to_tensor(made.image))
         assert not scored.fit_failed
         assert scored.completion > 0.1  # something was done that could go another way
         ends.append((points, made.handles_xy))

@@ -8,9 +8,9 @@ from functools import partial
 
 import torch
 
-from dragwidget.bench.dev.memory import Meter
 from dragwidget.bench.dev.rounds import Case, measure
 from dragwidget.bench.dev.speed import Task, our_step
+from dragwidget.bench.memory import Meter
 from dragwidget.session.edit import Edit
 
 __all__ = ["Growth", "growth", "growth_cases"]

@@ -8,7 +8,7 @@ from statistics import median
 
 import torch
 
-from dragwidget.bench.dev.memory import Lap, Meter
+from dragwidget.bench.memory import Lap, Meter
 
 __all__ = ["BASELINE", "Case", "Compare", "Part", "Row", "measure", "run_part"]
 

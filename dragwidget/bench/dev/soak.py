@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dragwidget.bench.dev.memory import held_memory
+from dragwidget.bench.memory import held_memory
 from dragwidget.data.frames import XY
 from dragwidget.data.instructions import DragInstructions
 from dragwidget.session.session import DragSession

@@ -13,8 +13,8 @@ from functools import partial
 
 from tqdm import tqdm
 
-from dragwidget.bench.dev.memory import give_back_at_once
 from dragwidget.bench.dev.soak import Reading, drawn, round_of_session, soak
+from dragwidget.bench.memory import give_back_at_once
 from dragwidget.data.bad_input import bad_input, positive, user_file
 from dragwidget.data.instructions import DragInstructions
 from dragwidget.demo.tasks import drag_task

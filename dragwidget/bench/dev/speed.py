@@ -23,9 +23,9 @@ from torch import Tensor
 
 from dragwidget.bench.dev import baseline
 from dragwidget.bench.dev.baseline import Baseline, BaselineDrag, BaselineTraining, learning
-from dragwidget.bench.dev.memory import Meter
 from dragwidget.bench.dev.networks import in_type
 from dragwidget.bench.dev.rounds import BASELINE, Case, Compare, Part
+from dragwidget.bench.memory import Meter
 from dragwidget.data.image import SourceImage
 from dragwidget.data.instructions import DragInstructions, on_grid
 from dragwidget.data.request import EditRequest

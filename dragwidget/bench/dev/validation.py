@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from dragwidget.bench.metrics import completion
-from dragwidget.bench.scenes import round_trip, shared_model
+from dragwidget.bench.scenes import round_trip
 from dragwidget.bench.synthesis import fit_scene
 from dragwidget.demo.domain.keypoints import POINTS, keypoints
 from dragwidget.demo.domain.parameters import Scenes
 from dragwidget.demo.scenes import render
 from dragwidget.demo.tasks import TASK_KINDS, DragTask, drag_task
+from dragwidget.session.workers import shared_model
 
 __all__ = [
     "IMAGES",

@@ -19,9 +19,10 @@ from dragwidget.bench.dev.validation import (
     make_jobs,
     validate,
 )
-from dragwidget.bench.processes import add_jobs, processes
+from dragwidget.bench.options import add_executor
 from dragwidget.bench.versions import versions
 from dragwidget.data.bad_input import bad_input, positive, user_file
+from dragwidget.session.executors import opened
 from dragwidget.storage.atomic import check_writable, write_whole
 
 __all__ = ["add_arguments", "run"]
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=950_000, help="seed of the first task")
     parser.add_argument("--n", type=positive, default=18, help="number of tasks")
     parser.add_argument("--model", default="critters", help="whose autoencoder corrupts the images")
-    add_jobs(parser)
+    add_executor(parser)
     parser.add_argument(
         "--json", type=user_file, metavar="OUT", help="write the results of every image here"
     )
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     models = {"drawn": None, "round trip": args.model}
     results: dict[str, list[ValidationResult]] = {name: [] for name in models}
     progress = tqdm(total=len(models) * len(IMAGES) * args.n, disable=None)
-    with processes(args.jobs) as executor, progress as bar:
+    with opened(args.executor) as executor, progress as bar:
         for name, model in models.items():
             for result in validate(make_jobs(args.seed, args.n, model), executor):
                 results[name].append(result)
