@@ -28,15 +28,22 @@ BoolArray = npt.NDArray[np.bool_]
 MAX_PIXELS = 80_000_000  # of an image or mask that a file may make us allocate
 
 
-def to_grid(points_xy: npt.ArrayLike, size: Size, grid: Grid) -> npt.NDArray[np.float32]:
+PARTS = 1024  # of a feature cell: where a handle can be that a method moves by fractions
+
+
+def to_grid(
+    points_xy: npt.ArrayLike, size: Size, grid: Grid, parts: int = 1
+) -> npt.NDArray[np.float32]:
     """Points (N, 2) ``(x, y)`` in image pixels -> (N, 2) float32 ``(row, col)``, whole cells.
+
+    With ``parts`` a power of 2 up to ``PARTS``, the nearest of so many places in a cell instead.
 
     >>> to_grid([(0, 0), (100, 50), (511.9, 511.9)], size=(512, 512), grid=(256, 256)).tolist()
     [[0.0, 0.0], [25.0, 50.0], [255.0, 255.0]]
     """
     points_yx = np.asarray(points_xy, dtype=np.float64).reshape(-1, 2)[:, ::-1]
     # Divided first, and float32 before rounding: so the authors' arithmetic is met bit for bit.
-    cells = np.rint((points_yx / size[::-1] * grid).astype(np.float32))
+    cells = np.rint((points_yx / size[::-1] * grid).astype(np.float32) * parts) / np.float32(parts)
     last = np.array(grid, dtype=np.float32) - 1
     clamped: npt.NDArray[np.float32] = np.clip(cells, 0, last)
     return clamped

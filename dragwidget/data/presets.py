@@ -12,7 +12,12 @@ from dragwidget.data.settings import DragSettings, Settings
 
 __all__ = ["METHOD_SETTINGS", "presets", "with_method"]
 
-TITLES = {"dragdiffusion": "DragDiffusion", "gooddrag": "GoodDrag", "warp": "Warp"}
+TITLES = {
+    "dragdiffusion": "DragDiffusion",
+    "gooddrag": "GoodDrag",
+    "warp": "Warp",
+    "progressive": "Progressive warp",
+}
 
 METHOD_SETTINGS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "dragdiffusion": {"inversion": {"strength": 0.7}, "lora": {"steps": 80}, "drag": {}},
@@ -34,6 +39,12 @@ METHOD_SETTINGS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "inversion": {"strength": 0.7, "method": "lookahead"},
         "lora": {"steps": 0},
         "drag": {"warp_field": "stretch", "warp_combine": "winner", "warp_holes": "noise"},
+        "render": {"keep_protected": True},
+    },
+    "progressive": {  # ours; of the inversion and the LoRA it asks nothing
+        "inversion": {},
+        "lora": {},
+        "drag": {"step_length": 0.5, "stop_distance": 0.5},
         "render": {"keep_protected": True},
     },
 }

@@ -136,25 +136,38 @@ class DragSettings:
 
     Attributes:
         method: name of the drag method: ``"dragdiffusion"`` is the paper's, ``"gooddrag"`` is
-            GoodDrag (Zhang et al., arXiv 2404.07206), which drags and denoises in turn, and
-            ``"warp"`` moves the content in one step without a gradient (after FastDrag).
+            GoodDrag (Zhang et al., arXiv 2404.07206), which drags and denoises in turn,
+            ``"warp"`` moves the content in one step without a gradient (after FastDrag), and
+            ``"progressive"`` warps a little further in each step and repairs it by updates.
         steps: at most this many updates of the latent in one drag, 1 to 100 000.
         learning_rate: of Adam on the latent, > 0.
         motion_radius: r_m, feature cells; the supervised patch has side 2 r_m + 1.
         tracking_radius: r_p, feature cells; the searched window has side 2 r_p + 1.
-        step_length: how far one step asks a patch to move, feature cells, never past its target.
+        step_length: how far one step asks a patch to move, feature cells, never past its target;
+            how far it moves every handle, with method ``"progressive"``.
+        tracking: which cells of the window a handle may move to: all of the ``"window"`` (the
+            paper), those ``"nearer"`` to the target (CLIPDrag), or those in a ``"cone"`` of 30
+            degrees around the direction to it (DragLoRA).
+        trace_back: a handle stays, 3 steps at most, where the best match of its features is worse
+            than this mean absolute difference (DragLoRA, 1.3), >= 0; 0 means never.
         region_weight: lambda, weight of the region loss, which keeps the protected region, >= 0.
         prior_weight: weight of the divergence of the latent's statistics from those of the
             forward process, >= 0. Not in the paper.
         stop_distance: a handle nearer than this to its target has reached it, feature cells.
         patience: end after this many steps in which no handle moved; 0 means never. GoodDrag
             counts trackings, and ends after 10.
+        extra_weight: weight, next to a pair's 1, of the motion loss on average over up to 16 more
+            points, which the near field moves between and around the pairs (after FlowDrag,
+            arXiv 2507.08285, without its mesh), >= 0.
         template: what the patch should look like after its step: the patch where the handle is
             ``"current"``-ly (the paper, equation 3), or where it was ``"original"``-ly
             (GoodDrag, section 4.2).
         start: where the latent starts: ``"inverted"``, as it is (the paper), or ``"warped"`` in
             the first step so that handles lie on their targets (after FastDrag, arXiv
             2405.15769), and again whenever a target is new.
+        reference_attention: of a session: in every pass of the drag the decoder's self-attention
+            takes its keys and values from the undragged latent at the same timestep (after
+            EasyDrag, Hou et al., CVPR 2024). Not in the paper.
         feature_blocks: which decoder features are compared: 0 is the mid block, i the
             decoder's i-th, -1 its last. The paper's choice is the last but one (figure 8), which
             is 3 in Stable Diffusion.
@@ -162,10 +175,12 @@ class DragSettings:
         drag_timesteps: GoodDrag only: the first so many denoising timesteps are dragged at, 1 to
             999 and fewer than the inversion has.
         tracks_per_timestep: GoodDrag only: trackings of the handles at each of them (its B).
-        updates_per_track: GoodDrag only: updates of the latent between two trackings (its J).
+        updates_per_track: updates of the latent between two trackings of GoodDrag (its J), or in
+            each step of a progressive warp.
         loss_threshold: GoodDrag only: track at once when the motion loss is at most this times
             (2 r_m)^2; 0 means never.
-        warp_field: how the cells of the latent move, with method ``"warp"`` and ``start="warped"``:
+        warp_field: how the cells of the latent move, with methods ``"warp"`` and ``"progressive"``
+            and ``start="warped"``:
             ``"near"``: the clean part by fractions of a cell, near the targets, its noise staying
             in place; ``"stretch"``: whole cells, the less the farther from the handle, and not at
             all on a circle around the mask (FastDrag).
@@ -183,13 +198,17 @@ class DragSettings:
     learning_rate: float = 0.01
     motion_radius: int = 1
     tracking_radius: int = 3
+    tracking: Literal["window", "nearer", "cone"] = "window"
+    trace_back: float = 0.0
     step_length: float = 1.0
     region_weight: float = 0.1
     prior_weight: float = 0.0
     stop_distance: float = 2.0
     patience: int = 0
+    extra_weight: float = 0.0
     template: Literal["current", "original"] = "current"
     start: Literal["inverted", "warped"] = "inverted"
+    reference_attention: bool = False
     feature_blocks: tuple[int, ...] = (-2,)
     feature_scale: float = 0.5
     drag_timesteps: int = 7
@@ -210,13 +229,17 @@ class DragSettings:
         check_number(self, "learning_rate", 0, 10, low_included=False)
         check_number(self, "motion_radius", 0, 64)
         check_number(self, "tracking_radius", 0, 64)
+        _choice(self, "tracking", ("window", "nearer", "cone"))
+        check_number(self, "trace_back", 0, 1e6)
         check_number(self, "step_length", 0, 64, low_included=False)
         check_number(self, "region_weight", 0, 1e6)
         check_number(self, "prior_weight", 0, 1e6)
         check_number(self, "stop_distance", 0, 1000, low_included=False)
         check_number(self, "patience", 0, 100_000)
+        check_number(self, "extra_weight", 0, 1e6)
         _choice(self, "template", ("current", "original"))
         _choice(self, "start", ("inverted", "warped"))
+        _flag(self, "reference_attention")
         check_number(self, "feature_scale", 0, 1, low_included=False)
         check_number(self, "drag_timesteps", 1, 999)
         check_number(self, "tracks_per_timestep", 1, 1000)

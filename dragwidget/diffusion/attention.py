@@ -8,18 +8,25 @@ used for every render of the same inversion.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from dragwidget.data.settings import InversionSettings, RenderSettings
 from dragwidget.diffusion.backbone import Predictor, SelfAttention
+from dragwidget.drag.evaluation import ModelOutput
 from dragwidget.drag.noise_path import NoisePath, Predict, Time, denoise, inverted_latents
 from dragwidget.drag.torch_state import in_plain_torch
 
-__all__ = ["ReferenceBranch", "record_inversion", "record_reference", "render_latents"]
+__all__ = [
+    "AttendingToSource",
+    "ReferenceBranch",
+    "record_inversion",
+    "record_reference",
+    "render_latents",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +42,47 @@ class ReferenceBranch:
     layers: tuple[int, ...]
     states: list[tuple[Tensor, ...]] = field(default_factory=list)
     latents: list[Tensor] = field(default_factory=list)
+
+
+class AttendingToSource:
+    """A ``DragModel`` whose decoder attends to the source: reference attention in the drag.
+
+    EasyDrag (Hou et al., CVPR 2024) runs the source beside the dragged latent in every pass. Its
+    keys and values do not depend on the drag, so here one pass a timestep records what they are
+    made of: the pass at the source itself, where the drag takes that first.
+
+    Args:
+        predictor: the network with its text and LoRA.
+        source: returns the source's latent at a timestep, (1, c, h, w).
+    """
+
+    def __init__(self, predictor: Predictor, source: Callable[[Time], Tensor]) -> None:
+        self._predictor, self._source = predictor, source
+        self._layers = predictor.model.decoder_attention
+        self._recorded: tuple[Time, tuple[Tensor, ...]] | None = None
+
+    def __call__(
+        self, latent: Tensor, timestep: Time, *, blocks: Sequence[int] = (), predict: bool = True
+    ) -> ModelOutput:
+        """Run the network once; see ``DragModel``. The first pass of a timestep may take two."""
+        if self._recorded is None or self._recorded[0] != timestep:
+            source = self._source(timestep)
+            if torch.equal(latent, source):  # its keys and values are the source's own
+                # To the end: layers behind the last feature block are recorded, too.
+                output = self._predictor(
+                    latent, timestep, blocks=blocks, attention=SelfAttention(self._layers)
+                )
+                self._recorded = timestep, output.states
+                return replace(output, prediction=output.prediction if predict else None)
+            with torch.no_grad():
+                states = self._predictor(
+                    source, timestep, attention=SelfAttention(self._layers)
+                ).states
+            self._recorded = timestep, states
+        attention = SelfAttention(self._layers, self._recorded[1])
+        return self._predictor(
+            latent, timestep, blocks=blocks, predict=predict, attention=attention
+        )
 
 
 @in_plain_torch

@@ -212,6 +212,11 @@ class Backbone(Protocol):
         return 0
 
     @property
+    def decoder_attention(self) -> tuple[int, ...]:
+        """Those of them that are the decoder's, by number."""
+        return ()
+
+    @property
     def trainable(self) -> Trainable | None:
         """This backbone, where a LoRA can be trained on it."""
         return None
@@ -244,6 +249,11 @@ class Backbone(Protocol):
                 f"{blocks}: set DragSettings.feature_blocks"
             )
         self.check_layers(settings.render)
+        if settings.drag.reference_attention and not self.decoder_attention:
+            raise ValueError(
+                f"{self.name} shares no self-attention: set DragSettings.reference_attention to "
+                "False"
+            )
         if settings.lora.steps and self.trainable is None:
             raise ValueError(
                 f"{self.name} trains no LoRA, and LoRASettings.steps is {settings.lora.steps}: "

@@ -14,8 +14,8 @@ from dragwidget.diffusion.backbone import SelfAttention
 from dragwidget.diffusion.switches import Around, Behind, Switch
 
 __all__ = [
-    "PassDone", "attending", "attention_switches", "feature_blocks", "feature_taps", "layers_of",
-    "paper_block", "paper_layer", "recorded", "self_attention_layers",
+    "PassDone", "attending", "attention_switches", "decoder_layers", "feature_blocks",
+    "feature_taps", "layers_of", "paper_block", "paper_layer", "recorded", "self_attention_layers",
 ]  # fmt: skip
 
 # Any, below: diffusers does not say what its modules hold.
@@ -66,6 +66,12 @@ def self_attention_layers(unet: Any) -> list[Any]:
     """Return all self-attention layers of a UNet in execution order: down, mid, up."""
     blocks = [*unet.down_blocks, *feature_blocks(unet)]
     return [layer for block in blocks if block is not None for layer in layers_of(block)]
+
+
+def decoder_layers(unet: Any) -> tuple[int, ...]:
+    """Return which self-attention layers are the decoder's: those of the up blocks."""
+    total = len(self_attention_layers(unet))
+    return tuple(range(total - sum(len(layers_of(up)) for up in unet.up_blocks), total))
 
 
 def layers_of(block: nn.Module) -> list[Any]:

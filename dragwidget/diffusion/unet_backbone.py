@@ -36,6 +36,7 @@ from dragwidget.diffusion.switches import Switch, Turn, lock_of, run
 from dragwidget.diffusion.unet import (
     PassDone,
     attention_switches,
+    decoder_layers,
     feature_blocks,
     feature_taps,
     self_attention_layers,
@@ -215,6 +216,11 @@ class UNetBackbone(Trainable):
         return len(self_attention_layers(self.unet))
 
     @property
+    def decoder_attention(self) -> tuple[int, ...]:
+        """Self-attention layers of the decoder."""
+        return decoder_layers(self.unet)
+
+    @property
     def attention_kernels(self) -> list[str]:
         """What computes attention: the user may have set other processors."""
         with self.lock:  # during a pass there may be ours
@@ -294,7 +300,7 @@ class UNetBackbone(Trainable):
         watching, states = attention_switches(self.unet, attention)
         on = switches_of(self.unet, lora)
         if self.memory == "low":
-            on += checkpoints(self.unet, on, self._again)
+            on += checkpoints(self.unet, [*on, *watching], self._again)
         plain, turn = PlainTorch(), Turn(self.unet, [*on, *taps, *watching])
         prediction: Tensor | None = None
         try:

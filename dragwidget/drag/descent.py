@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from dragwidget.data.settings import DragSettings
 from dragwidget.drag.evaluation import Evaluation, Passes
+from dragwidget.drag.features import FeatureMap
 from dragwidget.drag.method import DragState, Problem, StepReport
 from dragwidget.drag.optimizer import Moments, adam_step, loss_scale
 from dragwidget.drag.stretching import stretch_latent
-from dragwidget.drag.supervision import motion_supervision, region_loss
-from dragwidget.drag.tracking import distances
-from dragwidget.drag.warping import in_latent, warp_latent
+from dragwidget.drag.supervision import Anchor, motion_supervision, placement, region_loss
+from dragwidget.drag.tracking import distances, track_points
+from dragwidget.drag.warping import in_features, in_latent, sample_field, warp_latent
 
-__all__ = ["descend", "look_ahead", "losses", "reached", "warped"]
+__all__ = ["Placed", "descend", "look_ahead", "losses", "reached", "tracked", "warped"]
+
+PATIENCE = 3  # steps that a handle may stay because it lost its content
+
+
+class Placed(NamedTuple):
+    """What a warped latent was warped from.
+
+    Attributes:
+        features: of that latent, without gradient; only used with ``extra_weight > 0``.
+        handles: where the handles are on it, (N, 2).
+    """
+
+    features: FeatureMap
+    handles: Tensor
 
 
 def reached(handles: Tensor, targets: Tensor, settings: DragSettings) -> Tensor:
@@ -23,26 +40,36 @@ def reached(handles: Tensor, targets: Tensor, settings: DragSettings) -> Tensor:
 
 
 def losses(
-    state: DragState, task: Problem, evaluation: Evaluation, weight: float | None = None
+    state: DragState,
+    task: Problem,
+    evaluation: Evaluation,
+    *,
+    weight: float | None = None,
+    placed: Placed | None = None,
 ) -> dict[str, Tensor]:
     """Return the weighted terms of the loss at this state, by name; each a scalar.
 
     Args:
         weight: of the motion loss; see ``motion_supervision``.
+        placed: the content of the handles should be where they are, in place of a step farther.
     """
-    settings = task.settings
-    terms = {
-        "motion": motion_supervision(
-            evaluation.features,
+    settings, features, radius = task.settings, evaluation.features, task.settings.motion_radius
+    if placed is not None:
+        motion = placement(features, state.anchors, state.handles, radius=radius)
+    else:
+        motion = motion_supervision(
+            features,
             state.handles,
             task.targets,
             ~reached(state.handles, task.targets, settings),
-            radius=settings.motion_radius,
+            radius=radius,
             step_length=settings.step_length,
             templates=state.anchors if settings.template == "original" else None,
             weight=weight,
         )
-    }
+    terms = {"motion": motion}
+    if settings.extra_weight > 0:
+        terms["extra"] = settings.extra_weight * _extra(state, task, evaluation, placed)
     if task.has_region_loss:
         reference = task.source(state.timestep).previous
         assert evaluation.previous is not None
@@ -55,20 +82,56 @@ def losses(
     return terms
 
 
+def _extra(
+    state: DragState, task: Problem, evaluation: Evaluation, placed: Placed | None
+) -> Tensor:
+    """Return the motion loss of points between the pairs, on average; see ``extra_weight``."""
+    settings, grid = task.settings, evaluation.features.grid
+    latent = evaluation.latent
+    size = (latent.shape[2], latent.shape[3])
+    begin, end = (
+        (state.handles, task.targets) if placed is None else (placed.handles, state.handles)
+    )
+    points, places = (
+        in_features(found, grid, size)
+        for found in sample_field(
+            size, in_latent(begin, grid, latent), in_latent(end, grid, latent), task.protected,
+            combine=settings.warp_combine, reach=settings.warp_reach,
+        )
+    )  # fmt: skip
+    if not len(points):
+        return torch.zeros(())
+    if placed is None:
+        every = torch.ones(len(points), dtype=torch.bool)
+        loss = motion_supervision(
+            evaluation.features, points, places, every,
+            radius=settings.motion_radius, step_length=settings.step_length,
+        )  # fmt: skip
+    else:
+        anchors = [Anchor(placed.features, point) for point in points]
+        loss = placement(evaluation.features, anchors, places, radius=settings.motion_radius)
+    return loss / len(points)
+
+
 def descend(
-    state: DragState, task: Problem, evaluation: Evaluation, weight: float | None = None
+    state: DragState,
+    task: Problem,
+    evaluation: Evaluation,
+    *,
+    weight: float | None = None,
+    placed: Placed | None = None,
 ) -> tuple[Tensor, Moments, StepReport]:
     """Return the latent one step of Adam down the loss, Adam's moments, and the loss's terms.
 
     Args:
         evaluation: the pass at the state's latent; its graph is used up.
-        weight: of the motion loss; see ``motion_supervision``.
+        weight, placed: as for ``losses``.
 
     Raises:
         ArithmeticError: a value is not finite.
     """
     with torch.enable_grad():
-        terms = losses(state, task, evaluation, weight)
+        terms = losses(state, task, evaluation, weight=weight, placed=placed)
         total = torch.stack([term.to(state.latent.device) for term in terms.values()]).sum()
         scale = loss_scale(evaluation.features.blocks[0].dtype)
         (gradient,) = torch.autograd.grad(total * scale, evaluation.latent)
@@ -104,6 +167,19 @@ def warped(passes: Passes, state: DragState, task: Problem) -> Tensor:
     return warp_latent(
         state.latent, clean, levels[0], handles, targets, task.protected,
         combine=settings.warp_combine, reach=settings.warp_reach,
+    )  # fmt: skip
+
+
+def tracked(features: FeatureMap, state: DragState, task: Problem) -> Tensor:
+    """Return where the handles are in these features, as the settings search them, (N, 2).
+
+    A handle that lost its content stays, but not for more than 3 steps (DragLoRA).
+    """
+    settings = task.settings
+    return track_points(
+        features, state.handles, state.anchors,
+        radius=settings.tracking_radius, targets=task.targets, candidates=settings.tracking,
+        trace_back=settings.trace_back if state.still < PATIENCE else 0.0,
     )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from dragwidget.drag.noise_path import NoisePath, Time
 from dragwidget.drag.optimizer import Moments
 from dragwidget.drag.supervision import Anchor, GaussianPrior
 
-__all__ = ["DragMethod", "DragState", "Ended", "Problem", "StepReport"]
+__all__ = ["DragMethod", "DragState", "Ended", "Problem", "Start", "StepReport"]
 
 
 class Ended(str, Enum):
@@ -49,6 +49,21 @@ class Ended(str, Enum):
 
 
 @dataclass(frozen=True, eq=False)
+class Start:
+    """Where a drag of the same method and the same handles began.
+
+    Attributes:
+        latent: (1, c, h, w), at the timestep of the state.
+        handles: where the handles are on it, (N, 2) as (row, column) feature cells, float32.
+        index: steps before it.
+    """
+
+    latent: Tensor
+    handles: Tensor
+    index: int = 0
+
+
+@dataclass(frozen=True, eq=False)
 class DragState:
     """The state of a drag: everything that its next step depends on.
 
@@ -64,6 +79,7 @@ class DragState:
         counts: what else the method counts.
         plain_steps: number of denoising steps from here that are still part of the drag: a render
             takes them without mutual self-attention.
+        start: what a method warps that never resamples its own result; ``None``: this state.
     """
 
     latent: Tensor
@@ -76,6 +92,7 @@ class DragState:
     retarget: bool = True
     counts: tuple[int, ...] = ()
     plain_steps: int = 0
+    start: Start | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,14 @@ from dragwidget.drag.features import FeatureMap, FeaturePatch
 from dragwidget.drag.noise_path import NoisePath, Time
 from dragwidget.drag.torch_state import ordinary
 
-__all__ = ["Anchor", "GaussianPrior", "cells_around", "motion_supervision", "region_loss"]
+__all__ = [
+    "Anchor",
+    "GaussianPrior",
+    "cells_around",
+    "motion_supervision",
+    "placement",
+    "region_loss",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +91,34 @@ def motion_supervision(
         # The weight stays the same at the border, where the patch is smaller.
         losses.append(weight * (wanted - moved).abs().mean())
     return torch.stack(losses).sum() if losses else torch.zeros(())
+
+
+def placement(
+    features: FeatureMap, anchors: Sequence[Anchor], places: Tensor, *, radius: int
+) -> Tensor:
+    """Return how far the patches at ``places`` differ from the handles' original ones, summed.
+
+    As in ``motion_supervision``, (2 r_m + 1)^2 x mean |A - B| for each pair, but without a step:
+    the content should be there already.
+
+    Args:
+        features: of the current latent, with gradient.
+        anchors: what each handle is, (N).
+        places: where it should be, (N, 2); fractions are meant.
+        radius: r_m, cells.
+    """
+    losses = []
+    for anchor, shift in zip(anchors, places - positions(anchors), strict=True):
+        rows, columns = cells_around(anchor.position, radius, features.grid)
+        wanted = anchor.features.patch(rows, columns)
+        placed = features.patch(rows + shift[0], columns + shift[1])
+        losses.append((2 * radius + 1) ** 2 * (wanted - placed).abs().mean())
+    return torch.stack(losses).sum()
+
+
+def positions(anchors: Sequence[Anchor]) -> Tensor:
+    """Return where the handles were drawn, (N, 2)."""
+    return torch.stack([anchor.position for anchor in anchors])
 
 
 def region_loss(previous: Tensor, reference: Tensor, protected: Tensor) -> Tensor:

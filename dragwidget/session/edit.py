@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from dragwidget.data.frames import XY, Size
+from dragwidget.data.frames import PARTS, XY, Grid, Size
 from dragwidget.data.instructions import DragInstructions, on_grid, to_grid
 from dragwidget.data.settings import DragSettings
-from dragwidget.drag.evaluation import Evaluation, Passes
+from dragwidget.diffusion.attention import AttendingToSource
+from dragwidget.drag.evaluation import DragModel, Evaluation, Passes
 from dragwidget.drag.features import FeatureMap
 from dragwidget.drag.loop import DragStep, describe, protected_cells
-from dragwidget.drag.method import DragState, Ended, Problem
+from dragwidget.drag.method import DragState, Ended, Problem, Start
 from dragwidget.drag.methods import method_named
 from dragwidget.drag.noise_path import Time
 from dragwidget.drag.supervision import Anchor, GaussianPrior
@@ -84,7 +85,7 @@ class Edit:
     def ended(self, instructions: DragInstructions, settings: DragSettings) -> Ended | None:
         """Whether, and why, there is nothing left to do. It takes no forward pass."""
         node, grid = self.history.current, self._grid(settings)
-        handles, _ = self._handles(node, instructions)
+        handles, _ = self._handles(node, instructions, grid)
         state = self._state(node, instructions, settings, handles, ())
         targets = torch.from_numpy(to_grid(instructions.targets_xy, self._size, grid))
         task = self._task(settings, targets, None, lambda _: ())
@@ -97,7 +98,7 @@ class Edit:
         cells = on_grid(instructions, grid, (node.latent.shape[2], node.latent.shape[3]))
         targets = torch.from_numpy(cells.targets_rc)
         protected = None if cells.mask is None else protected_cells(cells.mask, node.latent)
-        handles, anchor_nodes = self._handles(node, instructions)
+        handles, anchor_nodes = self._handles(node, instructions, grid)
         positions = torch.from_numpy(cells.handles_rc)
 
         def anchors(timestep: Time) -> tuple[Anchor, ...]:
@@ -258,7 +259,7 @@ class Edit:
         node: Node,
         instructions: DragInstructions,
         settings: DragSettings,
-        handles: list[XY],
+        handles: Tensor,
         anchors: tuple[Anchor, ...],
     ) -> DragState:
         """The current node in the method's terms."""
@@ -266,7 +267,7 @@ class Edit:
         return DragState(
             latent=node.latent,
             timestep=node.timestep,
-            handles=torch.from_numpy(to_grid(handles, self._size, self._grid(settings))),
+            handles=handles,
             anchors=anchors,
             moments=node.moments,
             counts=node.counts,
@@ -274,24 +275,47 @@ class Edit:
             index=node.index,
             still=node.still if same else 0,  # counted since the task was last changed
             retarget=any(pair not in node.pairs for pair in instructions.pairs),
+            start=self._start(node, instructions, settings),
         )
 
-    def _handles(
-        self, node: Node, instructions: DragInstructions
-    ) -> tuple[list[XY], tuple[int, ...]]:
-        """Where each handle is now, and the node on whose image it was drawn.
+    def _start(self, node: Node, instructions: DragInstructions, settings: DragSettings) -> Start:
+        """Where the steps of this method with these handles began; the history tells.
 
-        A handle that was deleted and is there again goes on from where it last was.
+        With another handle, or one less, they begin at the current node: there the handles were
+        drawn, and there the content stays that was dragged by one that is gone.
         """
-        known: dict[XY, tuple[XY, int]] = {}
+        wanted = {pair.handle for pair in instructions.pairs}
+        while (
+            node.settings is not None
+            and node.settings.method == settings.method
+            and {pair.handle for pair in node.pairs} == wanted
+            and self.history.nodes[node.parent].timestep == node.timestep
+        ):
+            node = self.history.nodes[node.parent]
+        handles, _ = self._handles(node, instructions, self._grid(settings))
+        return Start(node.latent, handles, node.index)
+
+    def _handles(
+        self, node: Node, instructions: DragInstructions, grid: Grid
+    ) -> tuple[Tensor, tuple[int, ...]]:
+        """Where each handle is on a node's image, (N, 2) cells, and the node that it was drawn on.
+
+        A handle that was deleted and is there again goes on from where it last was. It is at a
+        whole cell, unless a method moved it by fractions of cells of this grid.
+        """
+        known: dict[XY, tuple[XY, int, int]] = {}
         wanted = {pair.handle for pair in instructions.pairs}
         for earlier in reversed(self.history.path(node)):
+            parts = PARTS if earlier.settings and self._grid(earlier.settings) == grid else 1
             there = zip(earlier.pairs, earlier.handles, earlier.anchor_nodes, strict=True)
-            known = {pair.handle: (xy, number) for pair, xy, number in there} | known
+            known = {pair.handle: (xy, number, parts) for pair, xy, number in there} | known
             if wanted <= known.keys():
                 break
-        found = [known.get(pair.handle, (pair.handle, node.number)) for pair in instructions.pairs]
-        return [xy for xy, _ in found], tuple(number for _, number in found)
+        found = [
+            known.get(pair.handle, (pair.handle, node.number, 1)) for pair in instructions.pairs
+        ]
+        cells = [to_grid([xy], self._size, grid, parts)[0] for xy, _, parts in found]
+        return torch.from_numpy(np.stack(cells)), tuple(number for _, number, _ in found)
 
     def _grid(self, settings: DragSettings) -> tuple[int, int]:
         width, height = self.inversion.request.image.fitted_size
@@ -305,7 +329,7 @@ class Edit:
         passes, previous = self._match_features(task.settings), task.has_region_loss
         if passes.live(node.latent, node.timestep, previous=previous) is not None:
             return
-        cached = any_pass and node.number == 0
+        cached = any_pass and node.number == 0 and not task.settings.reference_attention
         if cached:
             found = find_features(self.store, self.inversion, task.settings, passes.grid, previous)
             if found is not None:
@@ -340,17 +364,17 @@ class Edit:
 
     def _new_passes(self, settings: DragSettings) -> Passes:
         inversion, grid = self.inversion, self._grid(settings)
-        return Passes(
-            inversion.predictor, inversion.schedule, grid, settings, lambda: self.before_pass()
-        )
+        model: DragModel = inversion.predictor
+        if settings.reference_attention:
+            model = AttendingToSource(inversion.predictor, inversion.latent_at)
+        return Passes(model, inversion.schedule, grid, settings, lambda: self.before_pass())
 
     def _match_features(self, settings: DragSettings) -> Passes:
         """The passes; those of other feature settings are forgotten."""
         passes, grid = self._passes, self._grid(settings)
-        if passes is None or (passes.settings.feature_blocks, passes.grid) != (
-            settings.feature_blocks,
-            grid,
-        ):
+        if passes is None or (
+            passes.settings.feature_blocks, passes.settings.reference_attention, passes.grid
+        ) != (settings.feature_blocks, settings.reference_attention, grid):  # fmt: skip
             self.release()
             passes = self._passes = self._new_passes(settings)
         return passes

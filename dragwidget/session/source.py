@@ -215,6 +215,10 @@ class Inversion:
         """Where the drag starts."""
         return self.schedule.last(self.count)[0]
 
+    def latent_at(self, timestep: Time) -> Tensor:
+        """Return the latent of the trajectory at one of its timesteps, (1, c, h, w)."""
+        return self.latents[self.count - list(self.schedule.last(self.count)).index(timestep)]
+
     @cached_property
     def linear_decoder(self) -> LinearDecoder:
         """Draws latents that are like this image's."""

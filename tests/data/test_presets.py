@@ -55,6 +55,16 @@ def test_a_warp_trains_and_optimises_nothing():
     )
 
 
+def test_a_progressive_warp_leaves_inversion_and_lora_as_they_suit_the_model():
+    settings = with_method(MODELS_OWN, "progressive")
+    assert (settings.inversion, settings.lora) == (MODELS_OWN.inversion, MODELS_OWN.lora)
+    assert settings.render == RenderSettings(start_layer=3, keep_protected=True)
+    assert settings.drag == DragSettings(
+        method="progressive", feature_blocks=(2,), feature_scale=0.25, step_length=0.5,
+        stop_distance=0.5,
+    )  # fmt: skip
+
+
 def test_the_papers_settings_are_the_defaults():
     assert with_method(with_method(Settings(), "gooddrag"), "dragdiffusion") == Settings()
 

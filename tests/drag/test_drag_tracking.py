@@ -5,9 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from analytic_models import RolledImage
+from drag_tasks import problem_of
 from tiny_models import noise
 
+from dragwidget.data.settings import DragSettings
 from dragwidget.drag import FeatureMap, track_points
+from dragwidget.drag.descent import tracked as where_tracked
+from dragwidget.drag.method import DragState
+from dragwidget.drag.optimizer import Moments
 from dragwidget.drag.supervision import Anchor
 from dragwidget.drag.tracking import distances
 
@@ -88,3 +93,61 @@ def test_a_handle_without_an_anchor_is_no_handle_less():
 def test_distances_are_euclidean():
     gaps = distances(torch.tensor([[0.0, 0.0], [1.0, 1.0]]), torch.tensor([[3.0, 4.0], [1.0, 1.0]]))
     assert gaps.tolist() == [5, 0]
+
+
+# ---------------------------------------------------------------- which cells are searched
+
+
+def tracked(content, target, **choice):
+    """Where a handle at (16, 16) is found when its content has moved by ``content``."""
+    handles, targets = torch.tensor([[16.0, 16.0]]), torch.tensor([target])
+    found = track_points(
+        features(*content), handles, [anchor([16.0, 16.0])], radius=3, targets=targets, **choice
+    )
+    return (found - handles)[0].tolist()
+
+
+AHEAD = (16.0, 26.0)
+
+
+@pytest.mark.parametrize("candidates", ["window", "nearer", "cone"])
+@pytest.mark.parametrize("move", [(0, 3), (0, 1), (1, 3), (0, 0)])
+def test_content_that_moved_towards_the_target_is_found_by_all(candidates, move):
+    assert tracked(move, AHEAD, candidates=candidates) == list(move)
+
+
+@pytest.mark.parametrize("move", [(0, -2), (3, -1), (3, 0)])
+def test_a_handle_moves_no_farther_from_its_target_with_nearer(move):
+    assert tracked(move, AHEAD, candidates="window") == list(move)
+    row, column = tracked(move, AHEAD, candidates="nearer")
+    assert (row**2 + (10 - column) ** 2) ** 0.5 <= 10
+
+
+@pytest.mark.parametrize("move", [(3, 3), (-2, 1), (3, 0), (0, -3)])
+def test_a_handle_stays_within_30_degrees_of_the_way_to_its_target_with_a_cone(move):
+    row, column = tracked(move, AHEAD, candidates="cone")
+    assert (row, column) == (0, 0) or abs(row) <= column * 3**-0.5 + 1e-6
+
+
+def test_a_handle_on_its_target_stays_with_nearer_alone():
+    assert tracked((0, 2), (16.0, 16.0), candidates="nearer") == [0, 0]
+    assert tracked((0, 2), (16.0, 16.0), candidates="cone") == [0, 2]
+
+
+def test_a_handle_whose_content_is_lost_is_traced_back():
+    there = tracked((0, 2), AHEAD)
+    assert tracked((0, 2), AHEAD, trace_back=0.5) == there == [0, 2]
+    assert tracked((0, 9), AHEAD, trace_back=0.2) == [0, 0]
+    assert tracked((0, 9), AHEAD) != [0, 0]
+
+
+@pytest.mark.parametrize("still", [0, 3])
+def test_it_waits_for_three_steps_at_most(still):
+    settings = DragSettings(trace_back=0.2)
+    start = torch.tensor([[16.0, 16.0]])
+    state = DragState(
+        noise(1, 1, 1, 1), 1, start, (anchor([16.0, 16.0]),), Moments.zeros(noise(1, 1, 1, 1)),
+        still=still,
+    )  # fmt: skip
+    task = problem_of(torch.tensor([AHEAD]), settings, None)
+    assert torch.equal(where_tracked(features(0, 9), state, task), start) == (still < 3)

@@ -83,7 +83,9 @@ def test_a_method_of_ones_own_is_driven_by_an_unchanged_widget(tiny):
 def test_an_unknown_method_is_refused_by_name(tiny):
     session = session_on(tiny, method="magic")
     with pytest.raises(
-        ValueError, match="method must be one of 'dragdiffusion', 'gooddrag', 'warp', got 'magic'"
+        ValueError,
+        match="method must be one of 'dragdiffusion', 'gooddrag', 'progressive', 'warp', "
+        "got 'magic'",
     ):
         list(session.drag(ask()))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dragwidget.drag.method import DragMethod
 from dragwidget.drag.methods.dragdiffusion import DragDiffusion
 from dragwidget.drag.methods.gooddrag import GoodDrag
+from dragwidget.drag.methods.progressive import Progressive
 from dragwidget.drag.methods.warp import Warp
 
 __all__ = ["METHODS", "method_named"]
@@ -13,6 +14,7 @@ METHODS: dict[str, DragMethod] = {
     "dragdiffusion": DragDiffusion(),
     "gooddrag": GoodDrag(),
     "warp": Warp(),
+    "progressive": Progressive(),
 }
 
 

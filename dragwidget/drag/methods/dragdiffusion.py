@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from dragwidget.drag.descent import descend, look_ahead, reached, warped
+from dragwidget.drag.descent import descend, look_ahead, reached, tracked, warped
 from dragwidget.drag.evaluation import Passes
 from dragwidget.drag.method import DragState, Ended, Problem, StepReport
 from dragwidget.drag.noise_path import Time
@@ -48,17 +48,19 @@ class DragDiffusion:
         settings = task.settings
         if settings.start == "warped" and state.retarget:
             latent, moments = warped(passes, state, task), state.moments
-            report, expected = StepReport(), task.targets
+            report = StepReport()
         else:
             masked = task.has_region_loss
             latent, moments, report = descend(
                 state, task, passes.take(state.latent, state.timestep, previous=masked)
             )
-            expected = state.handles
         ahead = look_ahead(passes, replace(state, latent=latent), previous=task.has_region_loss)
-        handles = track_points(
-            ahead.features, expected, state.anchors, radius=settings.tracking_radius
-        )
+        if report.loss_terms:
+            handles = tracked(ahead.features, state, task)
+        else:  # the warp carried them to their targets
+            handles = track_points(
+                ahead.features, task.targets, state.anchors, radius=settings.tracking_radius
+            )
         moved = not torch.equal(handles, state.handles)
         after = replace(
             state,

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dragwidget.drag.descent import descend, look_ahead, reached, warped
+from dragwidget.drag.descent import descend, look_ahead, reached, tracked, warped
 from dragwidget.drag.evaluation import Passes
 from dragwidget.drag.method import DragState, Ended, Problem, StepReport
 from dragwidget.drag.noise_path import Time
@@ -92,9 +92,7 @@ def _update(passes: Passes, state: DragState, task: Problem) -> tuple[DragState,
     counts = counts._replace(updates=counts.updates + 1)
     handles, still = state.handles, state.still
     if _is_time_to_track(counts, report, task):
-        handles = track_points(
-            evaluation.features, state.handles, state.anchors, radius=settings.tracking_radius
-        )
+        handles = tracked(evaluation.features, state, task)
         still = still + 1 if torch.equal(handles, state.handles) else 0
         counts = counts._replace(tracks=counts.tracks + 1, updates=0)
     after = replace(

@@ -208,12 +208,13 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
             label="Method",
             meaning="The drag method: how a step moves the latent and finds the handles again.",
             source="DragDiffusion is the paper's; GoodDrag (arXiv 2404.07206) drags and denoises "
-            "in turn; Warp is one step without a gradient, after FastDrag (arXiv 2405.15769). Each "
-            "has a preset",
+            "in turn; Warp is one step without a gradient, after FastDrag (arXiv 2405.15769); "
+            "Progressive warp, which repairs many small warps, is ours. Each has a preset",
             options=(
                 ("DragDiffusion", "dragdiffusion"),
                 ("GoodDrag", "gooddrag"),
                 ("Warp", "warp"),
+                ("Progressive warp", "progressive"),
             ),
         ),
         "steps": Number(
@@ -255,11 +256,28 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
             high=64,
             whole=True,
         ),
+        "tracking": Choice(
+            label="Tracking",
+            meaning="Cells of the window that a handle may move to: all of them, those nearer to "
+            "its target, or those in a cone of 30 degrees around the direction to it.",
+            source="All in the paper; nearer is CLIPDrag's, the cone DragLoRA's",
+            options=(("window", "window"), ("nearer", "nearer"), ("cone", "cone")),
+        ),
+        "trace_back": Number(
+            label="Trace back",
+            meaning="A handle stays, for 3 steps at most, where the best match of its features "
+            "differs by more than this on average. 0: never.",
+            source="DragLoRA, 1.3; not in the paper, so 0",
+            low=0,
+            high=1e6,
+            step=0.1,
+        ),
         "step_length": Number(
             label="Step length",
-            meaning="Distance that motion supervision moves a patch in one step, never past its "
-            "target.",
-            source="The unit vector d in equation 3, so 1; up to 4 in GoodDrag",
+            meaning="Distance that motion supervision, or a progressive warp, moves a patch in one "
+            "step, never past its target.",
+            source="The unit vector d in equation 3, so 1; up to 4 in GoodDrag; 0.5 in progressive "
+            "warp",
             unit="cells",
             low=0,
             high=64,
@@ -304,6 +322,15 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
             high=100_000,
             whole=True,
         ),
+        "extra_weight": Number(
+            label="Extra points",
+            meaning="Weight of more supervised points, which the near warp field moves between and "
+            "around the pairs. 0: none.",
+            source="After FlowDrag (arXiv 2507.08285), without its mesh; not in the paper, so 0",
+            low=0,
+            high=1e6,
+            step=0.1,
+        ),
         "template": Choice(
             label="Patch template",
             meaning="Features that a moved patch is compared with: those at the current handle, "
@@ -317,6 +344,12 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
             "that every handle begins at its target.",
             source="Inverted in the paper; warped initialization as in FastDrag",
             options=(("inverted latent", "inverted"), ("warped latent", "warped")),
+        ),
+        "reference_attention": Flag(
+            label="Ref. attention",
+            meaning="Reference attention: in every pass of the drag the decoder attends to keys "
+            "and values of the undragged latent, which preserves identity.",
+            source="EasyDrag (CVPR 2024), without its second pass; not in the paper, so off",
         ),
         "feature_blocks": Blocks(
             label="Feature blocks",
@@ -354,7 +387,8 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         ),
         "updates_per_track": Number(
             label="Updates/track",
-            meaning="GoodDrag only: updates of the latent between two trackings.",
+            meaning="GoodDrag and progressive warp only: updates of the latent between two "
+            "trackings, or in each step.",
             source="J in GoodDrag, 3",
             low=1,
             high=1000,
