@@ -36,9 +36,10 @@ if TYPE_CHECKING:
 PREVIEWS = 16  # images between the first and the last of an animation
 ANIMATION_SIDE = 512  # its longest side, pixels
 FIRST, BETWEEN, LAST = 900, 120, 1800  # how long its images are shown, ms
+NOTHING_WRITTEN = "before the first drag step: no image was written"
 WRITING = "dragwidget: interrupted, rendering the last step; Ctrl-C again writes a preview"
 ENDINGS = {
-    "reached": "every handle reached its target",
+    "reached": "every handle is within {stop:g} feature cells of its target",
     "step limit": "stopped at the step limit",
     "not moving": "stopped, as no handle moved any more",
     "denoised": "stopped, as the dragging timesteps are used up",
@@ -68,8 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--instructions",
         type=user_file,
-        metavar="JSON",
-        help="pairs, mask and prompt from a file, or from the folder of a DragBench sample; "
+        metavar="FILE",
+        help="JSON file of pairs, mask and prompt, or the folder of a DragBench sample; "
         "--pair, --mask and --prompt override it",
     )
     how = parser.add_argument_group("how")
@@ -101,8 +102,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--settings",
         type=user_file,
-        metavar="JSON",
-        help='settings, such as {"drag": {"learning_rate": 0.02}}, or the log of an earlier edit',
+        metavar="FILE",
+        help='JSON file of settings, such as {"drag": {"learning_rate": 0.02}}, or the log of an '
+        "earlier edit",
     )
     how.add_argument(
         "--max-side",
@@ -115,8 +117,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="do not use the disk cache of LoRAs and inversions",
     )
-    how.add_argument("--device", default="auto", help="cuda, mps or cpu; default: the fastest")
-    how.add_argument("--dtype", default="auto", help="float32, float16 or bfloat16")
+    how.add_argument(
+        "--device", default="auto", help="cuda, mps, cpu or auto; default: the fastest"
+    )
+    how.add_argument(
+        "--dtype",
+        default="auto",
+        help="float16, bfloat16, float32, float64 or auto; default: float16 on CUDA, else float32",
+    )
     how.add_argument(
         "--memory", choices=["normal", "low"], default="normal", help="low: less memory, more time"
     )
@@ -143,8 +151,11 @@ def run(args: argparse.Namespace) -> int:
     """Do what the command line asks; return the exit status."""
     with Bars(disable=None) as bars:
         recorder = Recorder(bars)
-        with bad_input():
-            session, files = begin(args)
+        try:
+            with bad_input():
+                session, files = begin(args)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(NOTHING_WRITTEN) from None
         if warning := session.domain_warning():
             print(f"dragwidget: {warning}", file=sys.stderr)
         recorder.lap("model")
@@ -176,6 +187,12 @@ def begin(args: argparse.Namespace) -> tuple[DragSession, Files]:
     files = files_of(args, source)
     for done in source.metadata.conversions:
         print(f"dragwidget: {args.image}: {done}", file=sys.stderr)
+    for x, y in instructions.protected_handles:
+        print(
+            f"dragwidget: the handle {x:g},{y:g} is in the protected region of the mask: "
+            "its content stays",
+            file=sys.stderr,
+        )
 
     from dragwidget.session.session import DragSession
     from dragwidget.storage.cache import Store
@@ -209,7 +226,7 @@ def _edit(session: DragSession, recorder: Recorder, files: Files) -> int:
         ended = _drag(session)
         if ended == "interrupted":
             if not dragged(session):
-                raise KeyboardInterrupt("before the first drag step: no image was written")
+                raise KeyboardInterrupt(NOTHING_WRITTEN)
             recorder.bars.close()
             print(WRITING, file=sys.stderr)
         try:
@@ -270,7 +287,8 @@ def _write_animation(
 def _summary(session: DragSession, ended: str, path: Path) -> str:
     steps = dragged(session)
     count = f"{len(steps)} drag step{'' if len(steps) == 1 else 's'}"
-    text = f"{path}: {count}, {ENDINGS[ended]}"
+    why = ENDINGS[ended].format(stop=session.settings.drag.stop_distance)
+    text = f"{path}: {count}, {why}"
     if not steps:
         return text
     return f"{text}; the farthest handle is {steps[-1].distances.max():.1f} px from its target"

@@ -6,7 +6,8 @@ import json
 import platform
 import signal
 import threading
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
 from types import FrameType
@@ -98,7 +99,7 @@ def write_log(
         "versions": {
             "dragwidget": __version__,
             "python": platform.python_version(),
-            **{name: version(name) for name in LIBRARIES},
+            **_versions(),
         },
         "system": platform.platform(),
         "image": str(files.source),
@@ -121,6 +122,15 @@ def write_log(
         "ended": ended,
     }
     write_whole(path, (_json(content) + "\n").encode())
+
+
+def _versions() -> dict[str, str]:
+    """The versions of the LIBRARIES that are here: an edit does not need peft."""
+    found = {}
+    for name in LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _json(content: dict[str, Any]) -> str:

@@ -14,7 +14,12 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``dragwidget store``."""
-    parser.add_argument("what", choices=["list", "verify", "clear", "path"])
+    parser.add_argument(
+        "what",
+        metavar="COMMAND",
+        choices=["list", "verify", "clear", "path"],
+        help="list, verify, clear or path",
+    )
     parser.add_argument(
         "--folder",
         type=user_file,

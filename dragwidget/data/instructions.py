@@ -140,6 +140,15 @@ class DragInstructions:
         """Target points (N, 2), ``(x, y)``, image pixels."""
         return np.array([pair.target for pair in self.pairs], dtype=np.float64)
 
+    @property
+    def protected_handles(self) -> list[XY]:
+        """The handles in the protected region, whose content stays; none without a mask."""
+        mask = self.mask
+        if mask is None:
+            return []
+        handles = (pair.handle for pair in self.pairs)
+        return [(x, y) for x, y in handles if not mask[int(y), int(x)]]
+
     def _content(self) -> tuple[Any, ...]:
         return self.pairs, self.size, vars(self)["_mask"], self.prompt
 

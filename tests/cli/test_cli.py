@@ -19,6 +19,7 @@ from PIL import Image
 import dragwidget
 from dragwidget import DragInstructions, InversionSettings, Settings
 from dragwidget.__main__ import COMMANDS, main
+from dragwidget.cli import recording
 from dragwidget.cli.bars import Bars
 from dragwidget.cli.recording import Interruption
 from dragwidget.demo.tasks import TASK_KINDS
@@ -163,6 +164,25 @@ def test_the_log_holds_what_was_done(edit, folder, tiny):
 
 
 @pytest.mark.slow
+def test_the_log_is_written_without_a_library_that_no_edit_needs(edit, folder, monkeypatch):
+    monkeypatch.setattr(recording, "LIBRARIES", (*recording.LIBRARIES, "no-such-library"))
+    assert edit("--pair", "20,20:20,20", "--log", folder / "log.json") == 0
+    versions = json.loads((folder / "log.json").read_text())["versions"]
+    assert "torch" in versions
+    assert "no-such-library" not in versions
+
+
+@pytest.mark.slow
+def test_a_handle_in_the_protected_region_is_told(edit, folder, capsys):
+    Image.fromarray(np.tile(np.arange(64) >= 32, (48, 1))).save(folder / "right.png")
+    assert edit("--pair", "20,20:20,20", "--mask", folder / "right.png") == 0
+    told = capsys.readouterr().err
+    assert "the handle 20,20 is in the protected region of the mask: its content stays" in told
+    assert edit("--pair", "40,20:40,20", "--mask", folder / "right.png") == 0
+    assert "protected" not in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_the_log_serves_as_settings_of_the_same_edit_again(edit, folder):
     log = folder / "log.json"
     assert edit(*PAIR, "--steps", 2, "--log", log) == 0
@@ -194,7 +214,10 @@ def test_the_animation_shows_the_source_the_way_and_the_result(edit, folder):
 @pytest.mark.slow
 def test_where_everything_has_arrived_no_step_is_done(edit, folder, capsys):
     assert edit("--pair", "20,20:20,20", "--animation", folder / "way.gif") == 0
-    assert "0 drag steps, every handle reached its target" in capsys.readouterr().out
+    assert (
+        "0 drag steps, every handle is within 2 feature cells of its target"
+        in capsys.readouterr().out
+    )
 
 
 @pytest.mark.slow

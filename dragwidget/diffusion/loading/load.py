@@ -71,7 +71,9 @@ def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
         return torch.float16 if device.type == "cuda" else torch.float32
     named = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if named not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-        raise ValueError(f"dtype must be 'auto', 'float32', 'float16' or 'bfloat16', got {dtype!r}")
+        raise ValueError(
+            f"dtype must be 'auto', 'float16', 'bfloat16', 'float32' or 'float64', got {dtype!r}"
+        )
     if not calculates_fast(device, named):
         word = str(named).removeprefix("torch.")
         warn_user(
