@@ -291,4 +291,12 @@ def _summary(session: DragSession, ended: str, path: Path) -> str:
     text = f"{path}: {count}, {why}"
     if not steps:
         return text
-    return f"{text}; the farthest handle is {steps[-1].distances.max():.1f} px from its target"
+    text += f"; the farthest handle is {steps[-1].distances.max():.1f} px from its target"
+    if ended != "reached":
+        return text
+    from dragwidget.drag.tracking import low_confidence
+
+    found = session.confidence()
+    text += f"; confidence {', '.join(f'{value:.2f}' for value in found)}"
+    low = low_confidence(tuple(found))
+    return f"{text}; low at {low}: content may be lost there" if low else text

@@ -44,7 +44,7 @@ METHOD_SETTINGS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "progressive": {  # ours; of the inversion and the LoRA it asks nothing
         "inversion": {},
         "lora": {},
-        "drag": {"step_length": 0.5, "stop_distance": 0.5},
+        "drag": {"step_length": 0.4, "updates_per_track": 2, "stop_distance": 0.5},
         "render": {"keep_protected": True},
     },
 }

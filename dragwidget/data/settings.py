@@ -148,7 +148,7 @@ class DragSettings:
         tracking: which cells of the window a handle may move to: all of the ``"window"`` (the
             paper), those ``"nearer"`` to the target (CLIPDrag), or those in a ``"cone"`` of 30
             degrees around the direction to it (DragLoRA).
-        trace_back: a handle stays, 3 steps at most, where the best match of its features is worse
+        trace_back: a handle stays, for up to 3 steps, where the best match of its features is worse
             than this mean absolute difference (DragLoRA, 1.3), >= 0; 0 means never.
         region_weight: lambda, weight of the region loss, which keeps the protected region, >= 0.
         prior_weight: weight of the divergence of the latent's statistics from those of the

@@ -12,11 +12,19 @@ from torch import Tensor
 from dragwidget.drag.features import FeatureMap
 from dragwidget.drag.supervision import Anchor, cells_around
 
-__all__ = ["Candidates", "distances", "track_points"]
+__all__ = [
+    "LOW_CONFIDENCE",
+    "Candidates",
+    "confidence",
+    "distances",
+    "low_confidence",
+    "track_points",
+]
 
 Candidates = Literal["window", "nearer", "cone"]
 """Which cells of the window a handle may move to; see ``track_points``."""
 
+LOW_CONFIDENCE = 0.3  # below this the content of a handle is told to be doubtful
 CONE = math.cos(math.radians(30))
 
 
@@ -49,7 +57,7 @@ def track_points(
         The new handle points, (N, 2), whole cells. Of equal matches the first in row-major order
         is taken.
     """
-    found = []
+    found: list[Tensor] = []
     with torch.no_grad():
         for handle, anchor in zip(handles, anchors, strict=True):
             here = anchor.position.floor()
@@ -72,10 +80,61 @@ def _allowed(cells: Tensor, handle: Tensor, target: Tensor, candidates: Candidat
     """Return which cells (p, q, 2) a handle may move to, (p, q) bool; its own always."""
     here, way = handle.floor(), target - handle.floor()
     moves = cells - here
+    allowed: Tensor
     if candidates == "nearer":
-        return (target - cells).norm(dim=-1) <= way.norm()
-    # A little slack, so that a cell on the cone's edge is in it however its angle is rounded.
-    return (moves * way).sum(-1) >= (CONE - 1e-6) * moves.norm(dim=-1) * way.norm()
+        allowed = (target - cells).norm(dim=-1) <= way.norm()
+    else:  # with a little slack: a cell on the cone's edge is in it however its angle is rounded
+        allowed = (moves * way).sum(-1) >= (CONE - 1e-6) * moves.norm(dim=-1) * way.norm()
+    return allowed
+
+
+def confidence(
+    features: FeatureMap, handle: Tensor, original: FeatureMap, drawn: Tensor, *, radius: int
+) -> float:
+    """Return how surely what is under a handle is what it was drawn on, 0 to 1.
+
+    The product of two numbers. Likeness: 1 - d / d_mean, where d is the difference of the features
+    under the handle from those that it was drawn on, and d_mean is that of all cells of the
+    original. Drag-back (after DragLoRA, Xia et al., 2025): what is under the handle is sought in
+    the whole original; found e cells from where it was drawn, exp(-(e / 2 r_p)^2).
+
+    It tells of the content, not of the distance to the target.
+
+    Args:
+        features: of the current latent.
+        handle: where it is there, (2,) as (row, column).
+        original: features of the latent that it was drawn on.
+        drawn: where it was drawn, (2,).
+        radius: r_p, cells.
+    """
+    # The maps of the network are enough: the feature grid is finer than what they hold.
+    size = (
+        max(block.shape[2] for block in original.blocks),
+        max(block.shape[3] for block in original.blocks),
+    )
+    scale = torch.tensor(original.grid) / torch.tensor(size)
+    with torch.no_grad():
+        whole = FeatureMap(original.blocks, size).full()
+        here, there = (
+            found.patch(place[:1], place[1:])
+            for found, place in ((features, handle), (original, drawn))
+        )
+        from_there, from_here = ((whole - one).abs().mean(0) for one in (there, here))
+        gap = float((here - there).abs().mean() / from_there.mean().clamp(min=1e-12))
+        row, column = divmod(int(from_here.argmin()), size[1])
+        back = (torch.tensor([row, column]) + 0.5) * scale - 0.5
+        # A cell of the network's map has no place within it: half of one is no error.
+        error = ((back - drawn).abs() - scale / 2).clamp(min=0).norm()
+    return max(0.0, 1 - gap) * math.exp(-(float(error / max(1, 2 * radius)) ** 2))
+
+
+def low_confidence(confidences: Sequence[float]) -> str:
+    """Return the pairs whose confidence is low, with it; empty where none is."""
+    return ", ".join(
+        f"pair {k} ({value:.2f})"
+        for k, value in enumerate(confidences, start=1)
+        if value < LOW_CONFIDENCE
+    )
 
 
 def distances(handles: Tensor, targets: Tensor) -> Tensor:

@@ -42,6 +42,10 @@ class PlainTrajectory:
             self._visit(timestep)
         return self._steps[timestep]
 
+    def features(self, timestep: Time) -> FeatureMap:
+        """Return the features at a timestep; they are computed each time."""
+        return self._visit(timestep)
+
     def anchors(
         self, timestep: Time, positions: Sequence[Tensor], radius: int
     ) -> tuple[Anchor, ...]:

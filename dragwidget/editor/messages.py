@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dragwidget.drag.method import Ended
+from dragwidget.drag.tracking import low_confidence
 
 if TYPE_CHECKING:
     from dragwidget.editor.work import Report
@@ -27,6 +29,7 @@ MESSAGES = {
     "stepped": "Step {index} done. Press Step or Run to continue.",
     "rendered": "Final render of step {index}.",
     "ended": "{Reason}.",
+    "doubtful": "{Reason}, but confidence is low at {handles}: content may be lost there.",
     "step limit": "{Reason}. Press Run to continue.",
     "not moving": "{Reason}. Move a target, or change the settings.",
     "denoised": "{Reason}. Go back to drag on, or render.",
@@ -50,10 +53,17 @@ def message(key: str, **values: object) -> str:
     return MESSAGES[key].format(**values)
 
 
-def ended(why: Ended, reason: str) -> str:
-    """Return why a drag is over; ``reason`` as ``Ended.describe`` has it."""
+def ended(why: Ended, reason: str, confidences: Sequence[float] = ()) -> str:
+    """Return why a drag is over; ``reason`` as ``Ended.describe`` has it.
+
+    Args:
+        confidences: of the handles, where they were checked.
+    """
     key = "ended" if why is Ended.REACHED else why.value
-    return message(key, Reason=reason[0].upper() + reason[1:])
+    low = low_confidence(confidences)
+    if why is Ended.REACHED and low:
+        key = "doubtful"
+    return message(key, Reason=reason[0].upper() + reason[1:], handles=low)
 
 
 def progress(report: Report) -> str:

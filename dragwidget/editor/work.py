@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
 
+from dragwidget.drag.method import Ended
+
 if TYPE_CHECKING:
     from PIL import Image
 
     from dragwidget.drag.loop import DragStep
-    from dragwidget.drag.method import Ended
     from dragwidget.progress import Progress
     from dragwidget.session.node import Node
     from dragwidget.session.session import DragSession
@@ -130,6 +131,8 @@ def dragging(
             step = next(drag)
         except StopIteration as over:
             ended: Ended = over.value
+            if ended is Ended.REACHED and index:
+                session.confidence()  # here, where a pass may take its time; the view shows it
             break
         index += 1
         node = session.history.current

@@ -28,6 +28,7 @@ from dragwidget.drag.methods import method_named
 from dragwidget.drag.noise_path import Time
 from dragwidget.drag.supervision import Anchor, GaussianPrior
 from dragwidget.drag.torch_state import in_plain_torch
+from dragwidget.drag.tracking import confidence
 from dragwidget.drag.trajectory import PlainTrajectory
 from dragwidget.session.cached_stages import find_features, keep_features
 from dragwidget.session.history import History
@@ -49,6 +50,7 @@ class Edit:
         history: every step that was taken.
         before_pass: called before every forward pass; it may raise to stop the work.
         store: where the pass at the start is looked for, and cached for other sessions.
+        checked: the last confidences, and what they are of: node, instructions and settings.
         ending: why a drag was over, and the number of the node where it was.
     """
 
@@ -58,6 +60,8 @@ class Edit:
         self.before_pass: Callable[[], None] = lambda: None
         self.store: Store | None = None
         self.ending: tuple[int, Ended | None] = (0, None)
+        self.checked: tuple[int, DragInstructions, DragSettings, npt.NDArray[np.float64]] | None
+        self.checked = None
         self.history = History(Node.start(inversion))
         # The last pass with its graph, for the next step; and, without graphs, the passes at nodes
         # on whose images handles were drawn. Both belong to one set of feature settings.
@@ -179,6 +183,31 @@ class Edit:
         assert here.x0 is not None
         assert start.x0 is not None
         return here.x0.detach() - start.x0
+
+    @in_plain_torch
+    def confidence(
+        self, instructions: DragInstructions, settings: DragSettings
+    ) -> npt.NDArray[np.float64]:
+        """Return how surely each handle is still on its content, (N,), 0 to 1; computed once."""
+        node, passes = self.history.current, self._match_features(settings)
+        if self.checked is not None and self.checked[:3] == (node.number, instructions, settings):
+            return self.checked[3]
+        cells = on_grid(instructions, passes.grid, (node.latent.shape[2], node.latent.shape[3]))
+        handles, anchor_nodes = self._handles(node, instructions, passes.grid)
+        here = passes.at(node.latent, node.timestep, graph=False).features.detach()
+        found = []
+        for handle, drawn, number in zip(
+            handles, torch.from_numpy(cells.handles_rc), anchor_nodes, strict=True
+        ):
+            origin = self.history.nodes[number]
+            if origin.timestep == node.timestep:
+                original = self._look(origin).features
+            else:
+                original = self._plain_from(number).features(node.timestep)
+            found.append(confidence(here, handle, original, drawn, radius=settings.tracking_radius))
+        values = np.array(found)
+        self.checked = node.number, instructions, settings, values
+        return values
 
     @in_plain_torch
     def similarity(self, xy: XY, settings: DragSettings) -> list[npt.NDArray[np.float32]]:

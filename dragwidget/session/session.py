@@ -437,6 +437,10 @@ class DragSession:
         """
         return self.stages.similarity(self.request, xy)
 
+    def confidence(self) -> npt.NDArray[np.float64]:
+        """Return how surely each handle is still on its content, (N,), 0 to 1; see ``Stages``."""
+        return self.stages.confidence(self.request)
+
     # Snapshots and files
 
     def snapshot(self) -> Snapshot:

@@ -278,6 +278,22 @@ class Stages:
         settings = replace(request.settings.drag, feature_blocks=blocks)
         return dict(zip(blocks, edit.similarity(xy, settings), strict=True))
 
+    def confidence(self, request: EditRequest) -> npt.NDArray[np.float64]:
+        """Return how surely each handle is still on what it was drawn on, (N,), 0 to 1.
+
+        The features under every handle of the current node are compared with those where it was
+        drawn, and tracked back: see ``drag.tracking.confidence``. That takes a forward pass, once
+        for a node. Below ``LOW_CONFIDENCE`` the content is probably lost. It does not tell how far
+        the handle is from its target.
+
+        Raises:
+            RuntimeError: nothing is inverted as asked, or there are no instructions.
+        """
+        edit, instructions = self.edit(request), request.instructions
+        if edit is None or instructions is None:
+            raise RuntimeError("there are no handles to check yet: drag() first")
+        return edit.confidence(instructions, request.settings.drag)
+
     def _at(
         self, request: EditRequest, step: int | None
     ) -> Generator[Progress, None, tuple[Edit, Node]]:

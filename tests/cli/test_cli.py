@@ -212,6 +212,15 @@ def test_the_animation_shows_the_source_the_way_and_the_result(edit, folder):
 
 
 @pytest.mark.slow
+def test_reached_targets_are_told_with_the_confidence_of_each_handle(edit, capsys):
+    assert edit("--pair", "20,20:30,30", "--pair", "40,10:40,20", "--method", "warp") == 0
+    said = capsys.readouterr().out
+    assert "every handle reached its target" in said
+    assert re.search(r"; confidence [01]\.\d\d, [01]\.\d\d", said)
+    assert ("content may be lost" in said) == ("low at pair" in said)
+
+
+@pytest.mark.slow
 def test_where_everything_has_arrived_no_step_is_done(edit, folder, capsys):
     assert edit("--pair", "20,20:20,20", "--animation", folder / "way.gif") == 0
     assert (

@@ -60,8 +60,8 @@ def test_a_progressive_warp_leaves_inversion_and_lora_as_they_suit_the_model():
     assert (settings.inversion, settings.lora) == (MODELS_OWN.inversion, MODELS_OWN.lora)
     assert settings.render == RenderSettings(start_layer=3, keep_protected=True)
     assert settings.drag == DragSettings(
-        method="progressive", feature_blocks=(2,), feature_scale=0.25, step_length=0.5,
-        stop_distance=0.5,
+        method="progressive", feature_blocks=(2,), feature_scale=0.25, step_length=0.4,
+        updates_per_track=2, stop_distance=0.5,
     )  # fmt: skip
 
 

@@ -265,7 +265,7 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         ),
         "trace_back": Number(
             label="Trace back",
-            meaning="A handle stays, for 3 steps at most, where the best match of its features "
+            meaning="A handle stays, for up to 3 steps, where the best match of its features "
             "differs by more than this on average. 0: never.",
             source="DragLoRA, 1.3; not in the paper, so 0",
             low=0,
@@ -276,7 +276,7 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
             label="Step length",
             meaning="Distance that motion supervision, or a progressive warp, moves a patch in one "
             "step, never past its target.",
-            source="The unit vector d in equation 3, so 1; up to 4 in GoodDrag; 0.5 in progressive "
+            source="The unit vector d in equation 3, so 1; up to 4 in GoodDrag; 0.4 in progressive "
             "warp",
             unit="cells",
             low=0,

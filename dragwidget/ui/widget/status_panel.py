@@ -85,12 +85,20 @@ class StatusPanel(ipywidgets.VBox):
         """Leave the pause that just ended out of the rate."""
         self._since = self._now()
 
-    def show_path(self, path: list[Node], starts: Sequence[XY], *, hurry: bool = True) -> None:
+    def show_path(
+        self,
+        path: list[Node],
+        starts: Sequence[XY],
+        *,
+        hurry: bool = True,
+        confidences: Mapping[XY, float] | None = None,
+    ) -> None:
         """Show distances and curves along a path of the history.
 
         Args:
             starts: initial handle of each pair, image pixels, in the order of the pairs on the
                 canvas: a pair keeps its curve when another is deleted.
+            confidences: of the handles of the last node, by their initial places.
             hurry: ``False``: limit the rate of redrawing.
         """
         last = path[-1] if path else None
@@ -104,6 +112,8 @@ class StatusPanel(ipywidgets.VBox):
             place = known[start]
             distance, reached = last.step.distances[place], last.step.reached[place]
             text = "reached &#10003;" if reached else f"{distance:.1f} px to go"
+            if confidences and start in confidences:
+                text += f", confidence {confidences[start]:.2f}"
             cells.append(f"<span style='margin-right:14px'><b>{k}</b>: {text}</span>")
         self._distances.value = f"<div style='line-height:18px'>{''.join(cells)}</div>"
         now = self._now()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets
 from ipywidgets import Layout
 
+from dragwidget.data.frames import XY
 from dragwidget.data.presets import presets
 from dragwidget.data.settings import Settings
 from dragwidget.drag.method import Ended
@@ -178,7 +179,17 @@ class View:
         elif ended is None or (ended is Ended.STEP_LIMIT and name == "Step"):
             self.say("stepped")
         else:
-            self.status.say(ended_message(ended, ended.describe(editing.work.settings.drag)))
+            reason = ended.describe(editing.work.settings.drag)
+            known = self._confidences()
+            self.status.say(ended_message(ended, reason, tuple(known.values())))
+
+    def _confidences(self) -> dict[XY, float]:
+        """Return the confidence of each pair, by its handle, where the current node was checked."""
+        edit = self._editing.work.edit
+        if edit is None or edit.checked is None or edit.checked[0] != edit.history.current.number:
+            return {}
+        pairs = edit.checked[1].pairs
+        return dict(zip((pair.handle for pair in pairs), edit.checked[3].tolist(), strict=True))
 
     def moved(self) -> None:
         """Show another current node."""
@@ -214,14 +225,16 @@ class View:
         """Show the distances and curves of the current pairs."""
         history = self._editing.history
         path = [] if history is None else history.path()
-        self.status.show_path(path, [pair.handle for pair in self._canvas.pairs])
+        starts = [pair.handle for pair in self._canvas.pairs]
+        self.status.show_path(path, starts, confidences=self._confidences())
 
     def drag(self, node: Node | None, *, hurry: bool) -> None:
         """Show handles and trajectories on the canvas, distances and curves beside it."""
         history = self._editing.history
         path = [] if history is None or node is None else history.path(node)
         self.index = 0 if node is None else node.index
-        self.status.show_path(path, [pair.handle for pair in self._canvas.pairs], hurry=hurry)
+        starts = [pair.handle for pair in self._canvas.pairs]
+        self.status.show_path(path, starts, hurry=hurry, confidences=self._confidences())
         if node is None or node.number == 0:
             self._canvas.clear_tracks()
             return
