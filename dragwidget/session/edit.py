@@ -86,6 +86,11 @@ class Edit:
         return self.inversion.request.image.size
 
     @in_plain_torch
+    def begin_anew(self) -> None:
+        """Go back to the start; all steps stay in the history."""
+        self.history.go_to(0)
+        self.ending = (0, None)
+
     def ended(self, instructions: DragInstructions, settings: DragSettings) -> Ended | None:
         """Whether, and why, there is nothing left to do. It takes no forward pass."""
         node, grid = self.history.current, self._grid(settings)

@@ -39,12 +39,7 @@ from dragwidget.session.estimate import Estimate, estimate
 from dragwidget.session.history import History
 from dragwidget.session.snapshot import EditSnapshot, Snapshot
 from dragwidget.session.source import (
-    Generation,
-    Inversion,
-    check_request,
-    fitted,
-    generating,
-    lora_of,
+    Generation, Inversion, check_request, fitted, generating, lora_of,
 )  # fmt: skip
 from dragwidget.session.stages import Stages
 from dragwidget.storage.cache import Store
@@ -176,8 +171,7 @@ class DragSession:
             return before, request
         if before is None or request.image is not before.image:
             for edit in self.stages.edits_of(request.image):  # edited before: a new start
-                edit.history.go_to(0)
-                edit.ending = (0, None)
+                edit.begin_anew()
         for watcher in list(self.watchers):
             watcher()
         return before, request
@@ -446,13 +440,15 @@ class DragSession:
     def snapshot(self) -> Snapshot:
         """A frozen copy of everything, also while a drag goes on in another thread."""
         request = self.request
-        image, edits = request.image, self.stages.edits_of(request.image)
+        image = request.image
         return Snapshot(
             model=self.model,
             request=request,
             ended=self.ended,
             trained=tuple(t for t in self.stages.loras if t.request.image.digest == image.digest),
-            edits=tuple(EditSnapshot.of(edit.inversion, edit.history) for edit in edits),
+            edits=tuple(
+                EditSnapshot.of(e.inversion, e.history) for e in self.stages.edits_of(image)
+            ),
         )
 
     @classmethod

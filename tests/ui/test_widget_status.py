@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from tiny_sessions import FAR, ask, left_half, session_on
 
-from dragwidget.drag.tracking import LOW_CONFIDENCE
 from dragwidget.editor.messages import MESSAGES, message
 from dragwidget.editor.work import Report
 from dragwidget.ui.widget import DragWidget
@@ -482,19 +481,6 @@ def test_a_widget_on_a_session_that_was_dragged_stands_where_it_stands(tiny):
     assert widget.index == 2
     assert said(widget) == "At step 2. Press Run to continue from here."
     assert widget._editing.image_of(session.history.current) is not None
-    widget.close()
-
-
-def test_confidence_is_shown_beside_each_pair_where_a_drag_reached_its_targets(tiny):
-    session = session_on(tiny, method="warp")
-    widget = DragWidget(session, clock="sync", instructions=ask(), journal=False)
-    widget.run()
-    widget.wait()
-    (value,) = session.confidence().tolist()
-    assert f"confidence {value:.2f}" in widget._view.status._distances.value
-    assert ("confidence is low at pair 1" in said(widget)) == (value < LOW_CONFIDENCE)
-    widget.rewind(0)
-    assert "confidence" not in widget._view.status._distances.value
     widget.close()
 
 
