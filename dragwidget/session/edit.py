@@ -86,7 +86,7 @@ class Edit:
         return self.inversion.request.image.size
 
     @in_plain_torch
-    def begin_anew(self) -> None:
+    def restart(self) -> None:
         """Go back to the start; all steps stay in the history."""
         self.history.go_to(0)
         self.ending = (0, None)

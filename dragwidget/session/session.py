@@ -39,7 +39,12 @@ from dragwidget.session.estimate import Estimate, estimate
 from dragwidget.session.history import History
 from dragwidget.session.snapshot import EditSnapshot, Snapshot
 from dragwidget.session.source import (
-    Generation, Inversion, check_request, fitted, generating, lora_of,
+    Generation,
+    Inversion,
+    check_request,
+    fitted,
+    generating,
+    lora_of,
 )  # fmt: skip
 from dragwidget.session.stages import Stages
 from dragwidget.storage.cache import Store
@@ -171,7 +176,7 @@ class DragSession:
             return before, request
         if before is None or request.image is not before.image:
             for edit in self.stages.edits_of(request.image):  # edited before: a new start
-                edit.begin_anew()
+                edit.restart()
         for watcher in list(self.watchers):
             watcher()
         return before, request
@@ -220,10 +225,7 @@ class DragSession:
         return lora_of(self.request)
 
     def use_lora(self, lora: GivenLoRA, *, alpha: float | None = None) -> None:
-        """Use a trained LoRA, weights or a file; ``None``: train one for this image.
-
-        ``alpha`` is for a file that does not say its own; see ``load_lora``.
-        """
+        """Use a LoRA, weights or a file (``alpha``: see ``load_lora``); ``None``: train one."""
         self.update_request(lora=self.model.read_lora(lora, alpha))
 
     @property
