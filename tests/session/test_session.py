@@ -9,6 +9,8 @@ import torch
 from busy_threads import run_at_once
 from tiny_sessions import FAR, N, Passes, ask, left_half, session_on
 
+from dragwidget.data.instructions import to_grid
+
 START, END = FAR
 
 
@@ -280,8 +282,10 @@ def test_a_handle_that_is_there_again_goes_on_from_where_it_was(tiny):
     session.instructions = ask(FAR)
     session.step(2)
     edit = session.edit
-    handles, anchor_nodes = edit._handles(session.history.current, ask(FAR, other))
-    assert handles == [session.history.current.handles[0], moved]
+    grid = edit._grid(session.settings.drag)
+    handles, anchor_nodes = edit._handles(session.history.current, ask(FAR, other), grid)
+    expected = to_grid([session.history.current.handles[0], moved], (64, 48), grid)
+    assert np.array_equal(handles.numpy(), expected)
     assert anchor_nodes == (0, 0)
     session.instructions = ask(FAR, other)
     session.step()
