@@ -43,8 +43,8 @@ def losses(
     state: DragState,
     task: Problem,
     evaluation: Evaluation,
-    *,
     weight: float | None = None,
+    *,
     placed: Placed | None = None,
 ) -> dict[str, Tensor]:
     """Return the weighted terms of the loss at this state, by name; each a scalar.

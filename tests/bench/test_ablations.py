@@ -195,7 +195,7 @@ def test_a_failure_takes_back_what_was_not_begun(critters, quick):
 
 
 def test_what_is_no_executor_is_said():
-    with pytest.raises(TypeError, match=r"submit\(function, job\).*got int"):
+    with pytest.raises(TypeError, match=r"submit\(function, task\).*got int"):
         list(sweep([], 4))
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from tiny_sessions import Passes
 
-from dragwidget.bench.dev import baseline, growth, memory
+from dragwidget.bench import memory
+from dragwidget.bench.dev import baseline, growth
 from dragwidget.bench.dev.baseline import BaselineDrag, BaselineTraining, learning
 from dragwidget.bench.dev.rounds import BASELINE
 from dragwidget.bench.dev.speed import PARTS, PROMPT, Task, our_session, our_step

@@ -225,7 +225,7 @@ def test_the_type_is_chosen_by_device():
 
 @pytest.mark.parametrize("name", ["fp16", "int8", torch.int32, "nn", ""])
 def test_an_unknown_type_is_refused(name):
-    with pytest.raises(ValueError, match="dtype must be 'auto', 'float32'"):
+    with pytest.raises(ValueError, match="dtype must be 'auto', 'float16'"):
         choose_dtype(name, torch.device("cpu"))
 
 

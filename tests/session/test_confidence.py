@@ -14,6 +14,7 @@ from dragwidget.drag import FeatureMap
 from dragwidget.drag.method import Ended
 from dragwidget.drag.tracking import LOW_CONFIDENCE, confidence, low_confidence
 from dragwidget.editor.messages import ended
+from dragwidget.ui.widget import DragWidget
 
 GRID = (32, 32)
 
@@ -122,3 +123,18 @@ def test_settings_of_the_features_change_it(tiny):
     drag = replace(session.settings.drag, feature_blocks=(1,))
     session.settings = replace(session.settings, drag=drag)
     assert session.confidence() is not first
+
+
+def test_confidence_is_shown_beside_each_pair_where_a_drag_reached_its_targets(tiny):
+    session = session_on(tiny, method="warp")
+    widget = DragWidget(session, clock="sync", instructions=ask(), journal=False)
+    widget.run()
+    widget.wait()
+    (value,) = session.confidence().tolist()
+    assert f"confidence {value:.2f}" in widget._view.status._distances.value
+    assert ("confidence is low at pair 1" in widget._view.status._line.value) == (
+        value < LOW_CONFIDENCE
+    )
+    widget.rewind(0)
+    assert "confidence" not in widget._view.status._distances.value
+    widget.close()
