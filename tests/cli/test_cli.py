@@ -215,7 +215,7 @@ def test_the_animation_shows_the_source_the_way_and_the_result(edit, folder):
 def test_reached_targets_are_told_with_the_confidence_of_each_handle(edit, capsys):
     assert edit("--pair", "20,20:30,30", "--pair", "40,10:40,20", "--method", "warp") == 0
     said = capsys.readouterr().out
-    assert "every handle reached its target" in said
+    assert "every handle is within 2 feature cells of its target" in said
     assert re.search(r"; confidence [01]\.\d\d, [01]\.\d\d", said)
     assert ("content may be lost" in said) == ("low at pair" in said)
 
