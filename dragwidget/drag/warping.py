@@ -78,9 +78,10 @@ def near_field(
 ) -> Tensor:
     """Return by how much the content that arrives at each cell has moved, (h, w, 2) float32.
 
+    What is not explained here is as for ``warp_latent``.
+
     Args:
         size: (h, w) of the latent.
-        handles, targets, protected, combine, reach: as for ``warp_latent``.
         last: only the last part of the movement is meant: (N, 2) displacements that end at the
             targets. ``None``: all of it, from the handles.
     """
@@ -116,10 +117,7 @@ def sample_field(
     """Return points of the near field, and where it moves them, each (m, 2) latent cells.
 
     The cells that move farthest, a tenth of the farthest at least, and from within the latent;
-    evenly picked: m <= ``count``.
-
-    Args:
-        size, handles, targets, protected, combine, reach: as for ``near_field``.
+    evenly picked: m <= ``count``. All else is as for ``near_field``.
     """
     field = near_field(size, handles, targets, protected, combine=combine, reach=reach)
     length = field.norm(dim=-1)
