@@ -28,7 +28,7 @@ from dragwidget.session.journal import Journal, restore
 from dragwidget.storage.cache import Store
 
 # The suite interrupts at one of so many lines, spread evenly; DRAGWIDGET_EVERY_LINE=1 takes them
-# all, which is a quarter of an hour on one core.
+# all, which is half an hour of one core.
 EVERY = 1 if os.environ.get("DRAGWIDGET_EVERY_LINE") else 31
 
 pytestmark = [

@@ -7,10 +7,9 @@ import math
 import re
 
 import pytest
-from tiny_sessions import FAR, ask, session_on
+from tiny_sessions import FAR, session_on
 
 from dragwidget.data.instructions import DragInstructions
-from dragwidget.drag.tracking import LOW_CONFIDENCE
 from dragwidget.ui.canvas import DragCanvas
 from dragwidget.ui.widget import DragWidget
 from dragwidget.ui.widget.history_panel import FRAMES
@@ -146,18 +145,3 @@ def test_on_no_image_there_is_nothing_to_undo_and_nothing_to_set_pairs_on():
     empty.pairs = ()
     assert empty.pairs == ()
     empty.close()
-
-
-def test_confidence_is_shown_beside_each_pair_where_a_drag_reached_its_targets(tiny):
-    session = session_on(tiny, method="warp")
-    widget = DragWidget(session, clock="sync", instructions=ask(), journal=False)
-    widget.run()
-    widget.wait()
-    (value,) = session.confidence().tolist()
-    assert f"confidence {value:.2f}" in widget._view.status._distances.value
-    assert ("confidence is low at pair 1" in widget._view.status._line.value) == (
-        value < LOW_CONFIDENCE
-    )
-    widget.rewind(0)
-    assert "confidence" not in widget._view.status._distances.value
-    widget.close()
