@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +38,16 @@ from dragwidget.session.snapshot import EditSnapshot
 from dragwidget.session.source import Inversion, finite
 from dragwidget.storage.cache import Store
 
-__all__ = ["Edit"]
+__all__ = ["Checked", "Edit"]
+
+
+class Checked(NamedTuple):
+    """Confidences, (N,), of the handles of ``instructions`` at the node of this number."""
+
+    node: int
+    instructions: DragInstructions
+    settings: DragSettings
+    confidences: npt.NDArray[np.float64]
 
 
 class Edit:
@@ -50,7 +60,7 @@ class Edit:
         history: every step that was taken.
         before_pass: called before every forward pass; it may raise to stop the work.
         store: where the pass at the start is looked for, and cached for other sessions.
-        checked: the last confidences, and what they are of: node, instructions and settings.
+        checked: the last confidences, and what they are of.
         ending: why a drag was over, and the number of the node where it was.
     """
 
@@ -60,8 +70,7 @@ class Edit:
         self.before_pass: Callable[[], None] = lambda: None
         self.store: Store | None = None
         self.ending: tuple[int, Ended | None] = (0, None)
-        self.checked: tuple[int, DragInstructions, DragSettings, npt.NDArray[np.float64]] | None
-        self.checked = None
+        self.checked: Checked | None = None
         self.history = History(Node.start(inversion))
         # The last pass with its graph, for the next step; and, without graphs, the passes at nodes
         # on whose images handles were drawn. Both belong to one set of feature settings.
@@ -196,7 +205,7 @@ class Edit:
         """Return how surely each handle is still on its content, (N,), 0 to 1; computed once."""
         node, passes = self.history.current, self._match_features(settings)
         if self.checked is not None and self.checked[:3] == (node.number, instructions, settings):
-            return self.checked[3]
+            return self.checked.confidences
         cells = on_grid(instructions, passes.grid, (node.latent.shape[2], node.latent.shape[3]))
         handles, anchor_nodes = self._handles(node, instructions, passes.grid)
         here = passes.at(node.latent, node.timestep, graph=False).features.detach()
@@ -210,9 +219,8 @@ class Edit:
             else:
                 original = self._plain_from(number).features(node.timestep)
             found.append(confidence(here, handle, original, drawn, radius=settings.tracking_radius))
-        values = np.array(found)
-        self.checked = node.number, instructions, settings, values
-        return values
+        self.checked = Checked(node.number, instructions, settings, np.array(found))
+        return self.checked.confidences
 
     @in_plain_torch
     def similarity(self, xy: XY, settings: DragSettings) -> list[npt.NDArray[np.float32]]:

@@ -186,10 +186,11 @@ class View:
     def _confidences(self) -> dict[XY, float]:
         """Return the confidence of each pair, by its handle, where the current node was checked."""
         edit = self._editing.work.edit
-        if edit is None or edit.checked is None or edit.checked[0] != edit.history.current.number:
+        checked = None if edit is None else edit.checked
+        if edit is None or checked is None or checked.node != edit.history.current.number:
             return {}
-        pairs = edit.checked[1].pairs
-        return dict(zip((pair.handle for pair in pairs), edit.checked[3].tolist(), strict=True))
+        handles = [pair.handle for pair in checked.instructions.pairs]
+        return dict(zip(handles, checked.confidences.tolist(), strict=True))
 
     def moved(self) -> None:
         """Show another current node."""
