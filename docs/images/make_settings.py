@@ -3,15 +3,15 @@
     python docs/images/make_settings.py [NAME ...]
 
 Without names all of them; some five minutes on one core. Every strip shows one edit: what was
-drawn, the edit with each value of one setting, and the ground truth. All else is as recommended but
-for ``base``. Look at each: its sentence on the page must be true.
+drawn, the edit with each value of one setting, and the ground truth. All else is as the model
+recommends for DragDiffusion, but for ``base``. Look at each: its sentence on the page must be true.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from dragwidget import DragCanvas, DragSession
+from dragwidget import DragCanvas, DragSession, with_method
 from dragwidget.bench.scenes import to_image
 from dragwidget.cli.inputs import with_changes
 from dragwidget.demo.tasks import DragTask, drag_task
@@ -30,7 +30,8 @@ ROOM = 10  # shown around the mask, pixels of the image
 GAIN = 6  # by which differences are multiplied
 
 Changes = Mapping[str, Mapping[str, Any]]
-PAPER_START: Changes = {"drag": {"start": "inverted", "learning_rate": 0.03}}
+PAPER_START: Changes = {"drag": {"learning_rate": 0.03}}
+WARPED_START: Changes = {"drag": {"start": "warped"}}
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,10 @@ def of(stage: str, name: str, *values: Any) -> dict[str, Changes]:
 
 
 TURN, MOUTH, MOUNTAIN = ("turn", 900_026), ("mouth", 900_100), ("mountain", 900_102)
-RECOMMENDED: Changes = {}
 
 STRIPS = {
-    "strength": Strip(TURN, of("inversion", "strength", 0.2, 0.35, 0.5, 0.7), RECOMMENDED),
-    "inversion_steps": Strip(TURN, of("inversion", "steps", 4, 10, 50), RECOMMENDED),
+    "strength": Strip(TURN, of("inversion", "strength", 0.2, 0.35, 0.5, 0.7), WARPED_START),
+    "inversion_steps": Strip(TURN, of("inversion", "steps", 4, 10, 50), WARPED_START),
     "start": Strip(TURN, of("drag", "start", "inverted", "warped")),
     "drag_steps": Strip(MOUTH, of("drag", "steps", 5, 10, 20, 40)),
     "learning_rate": Strip(MOUTH, of("drag", "learning_rate", 0.003, 0.01, 0.03, 0.1)),
@@ -82,13 +82,13 @@ STRIPS = {
     "mutual_self_attention": Strip(
         TURN,
         of("render", "mutual_self_attention", False, True),
-        {"inversion": {"strength": 0.7}, "render": {"keep_protected": False}},
+        {"inversion": {"strength": 0.7}, "render": {"keep_protected": False}, **WARPED_START},
         show="difference",
     ),
     "lora_steps": Strip(
         TURN,
         of("lora", "steps", 0, 80),
-        {"inversion": {"strength": 0.7}},
+        {"inversion": {"strength": 0.7}, **WARPED_START},
     ),
 }
 
@@ -104,11 +104,14 @@ def together(*changes: Changes) -> Changes:
 
 def edits(session: DragSession, strip: Strip, task: DragTask) -> list[Image.Image]:
     """The task's image, dragged with each of the values."""
-    source, recommended = to_image(task.source), session.model.recommended
+    source = to_image(task.source)
+    recommended = session.model.recommended
+    base = with_method(recommended, "dragdiffusion")
+    base = replace(base, inversion=recommended.inversion)
     images = []
     for label, changes in strip.values.items():
         session.settings = with_changes(
-            recommended, together(PAPER_START if strip.base is None else strip.base, changes)
+            base, together(PAPER_START if strip.base is None else strip.base, changes)
         )
         session.set_image(source, task.instructions.prompt)
         count = sum(1 for _ in session.drag(task.instructions))

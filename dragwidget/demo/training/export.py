@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from dragwidget.data.presets import METHOD_SETTINGS
 from dragwidget.demo.scenes import TRAINING_SEEDS, captions, sample_scenes
 from dragwidget.demo.training.architecture import (
     Model,
@@ -31,14 +32,18 @@ RECOMMENDED_BASE: dict[str, dict[str, Any]] = {
     "drag": {"feature_blocks": [2]},
     "render": {"start_layer": 3},
 }
-# After stage 3: no LoRA, for it knows its own images and a first
-# edit should be quick; the latent is warped, as the model was taught, and the protected region is
-# held; of the decoder's blocks the middle one serves best; self-attention is mutual in all of the
-# decoder.
+# After stage 3: no LoRA, for it knows its own images and a first edit should be quick; many small
+# warps, which the model was taught to repair and a user can watch and steer; the protected region
+# is held; of the decoder's blocks the middle one serves best; self-attention is mutual in all of
+# the decoder.
 RECOMMENDED: dict[str, dict[str, Any]] = {
     "inversion": {"strength": 0.6},
     "lora": {"steps": 0},
-    "drag": {"start": "warped", "feature_blocks": [2]},
+    "drag": {
+        "method": "progressive",
+        "feature_blocks": [2],
+        **METHOD_SETTINGS["progressive"]["drag"],
+    },
     "render": {"start_layer": 3, "keep_protected": True},
 }
 
