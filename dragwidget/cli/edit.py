@@ -15,6 +15,7 @@ from PIL import Image
 from dragwidget.cli.bars import Bars
 from dragwidget.cli.inputs import (
     Files,
+    as_options,
     files_of,
     parse_pair,
     read_changes,
@@ -157,7 +158,7 @@ def run(args: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             raise KeyboardInterrupt(NOTHING_WRITTEN) from None
         if warning := session.domain_warning():
-            print(f"dragwidget: {warning}", file=sys.stderr)
+            print(f"dragwidget: {as_options(warning)}", file=sys.stderr)
         recorder.lap("model")
         session.monitor.progress = recorder
         with recorder.interruption:

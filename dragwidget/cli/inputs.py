@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from dragwidget.storage.atomic import check_writable
 
 __all__ = [
     "Files",
+    "as_options",
     "files_of",
     "parse_pair",
     "read_changes",
@@ -31,6 +33,15 @@ __all__ = [
 
 Changes = Mapping[str, Mapping[str, Any]]
 """Settings that differ from the model's recommendation, by stage and field."""
+
+
+def as_options(message: str) -> str:
+    """Return a message with its keyword arguments of Python, ``name="value"``, as options."""
+    return re.sub(
+        r"""\b(\w+)=(["'])(.*?)\2""",
+        lambda found: f"--{found[1].replace('_', '-')} {found[3]}",
+        message,
+    )
 
 
 def parse_pair(word: str) -> PointPair:

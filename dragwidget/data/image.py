@@ -147,7 +147,8 @@ def fit(size: Size, multiple: int = 64, max_side: int = 512, min_side: int = 1) 
     """
     if multiple < 1 or max_side < multiple:
         raise ValueError(
-            f"max_side must be at least one multiple, got max_side {max_side}, multiple {multiple}"
+            f"max_side must be at least {multiple} pixels, for the model works at sides that are "
+            f"multiples of {multiple}; got {max_side}"
         )
     longest, shortest = max(size), min(size)
     long = min(-(-max(longest, min_side) // multiple), max_side // multiple) * multiple

@@ -102,9 +102,10 @@ def _identified(file: IO[bytes], name: str, max_pixels: int) -> ImageFile.ImageF
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(file, formats=formats)
     except UnidentifiedImageError as error:
-        raise ValueError(
-            f"{name} is not an image that can be read: save it as PNG or JPEG"
-        ) from error
+        cure = "save it as PNG or JPEG"
+        if name.endswith(".drag"):
+            cure = "if it is a saved session, DragSession.load opens it"
+        raise ValueError(f"{name} is not an image that can be read: {cure}") from error
     except (Image.DecompressionBombError, _TooLargeError) as error:
         raise ValueError(f"{name} is too large: {error}") from error
     except Exception as error:

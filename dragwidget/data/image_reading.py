@@ -171,8 +171,11 @@ def with_alpha(pixels: UInt8Array, alpha: UInt8Array | None) -> Image.Image:
 
 
 def _read(image: Image.Image, max_pixels: int) -> ReadImage:
+    deep = image.mode.startswith("RGB") and ";16" in str(getattr(image, "tile", ""))
     upright, orientation = _upright(image, max_pixels)
     colour, alpha, depth = _split(upright, image)
+    if deep:  # Pillow takes the upper 8 while it decodes
+        depth = "brought from 16 bits to 8 bits"
     profile = image.info.get("icc_profile")
     if not profile:
         _warn_of_other_colours(image)

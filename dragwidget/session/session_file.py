@@ -183,8 +183,13 @@ def load(path: str | os.PathLike[str], model: Backbone | None = None, **options:
         ValueError: not a session's file, a damaged one, or of another model, which it names.
     """
     path = user_path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no session file {path}: DragSession.save writes one")
     with _naming(path):
-        archive = zipfile.ZipFile(path)
+        try:
+            archive = zipfile.ZipFile(path)
+        except zipfile.BadZipFile as error:
+            raise ValueError("it is no ZIP archive, or is cut off") from error
     try:
         with _naming(path):
             content = _read_content(archive)

@@ -194,7 +194,7 @@ def test_fit_examples(size, fitted):
 
 @pytest.mark.parametrize(("multiple", "max_side"), [(64, 63), (0, 512)])
 def test_a_grid_that_fits_nothing_is_refused(multiple, max_side):
-    with pytest.raises(ValueError, match="max_side must be at least one multiple, got max_side"):
+    with pytest.raises(ValueError, match="max_side must be at least"):
         fit((10, 10), multiple, max_side)
 
 

@@ -47,6 +47,7 @@ def test_sixteen_bits_of_colour_are_read(form, bands):
     values = values[..., :bands]
     read = read_image(png16(values) if form == "PNG" else tiff16(values))
     assert np.abs(read.pixels.astype(float) - values[..., :3] / 257).max() <= 1
+    assert read.metadata.conversions == ("brought from 16 bits to 8 bits",)
 
 
 def png16(values: np.ndarray) -> bytes:

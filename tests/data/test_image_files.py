@@ -217,6 +217,12 @@ def test_a_full_memory_is_not_called_a_damaged_file(monkeypatch):
         read_image(encoded(Image.fromarray(noise()), "PNG"))
 
 
+def test_a_session_file_is_no_image_and_the_message_says_what_opens_it(tmp_path):
+    (tmp_path / "fox.drag").write_bytes(b"PK\x03\x04")
+    with pytest.raises(ValueError, match=r"fox\.drag is not an image .*DragSession\.load opens it"):
+        read_image(tmp_path / "fox.drag")
+
+
 def test_damaged_exif_is_left_out_and_that_is_said(monkeypatch):
     def getexif(_):
         raise SyntaxError("not a TIFF file")

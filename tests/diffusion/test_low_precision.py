@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dragwidget.bench.scenes import edit, score, to_tensor
+from dragwidget.data.presets import with_method
 from dragwidget.demo.tasks import drag_task
 from dragwidget.diffusion.loading import load_model
 from dragwidget.session.session import DragSession
@@ -22,8 +23,9 @@ def test_points_end_within_a_pixel_of_where_float32_puts_them(kind, seed, start)
     task, ends = drag_task(kind, seed), []
     for dtype in ("float32", "bfloat16"):
         session = DragSession(load_model("critters", device="cpu", dtype=dtype))
-        drag = replace(session.settings.drag, start=start, steps=30)
-        session.settings = replace(session.settings, drag=drag)
+        settings = with_method(session.settings, "dragdiffusion")
+        drag = replace(settings.drag, start=start, steps=15)
+        session.settings = replace(settings, drag=drag)
         made = edit(task, session)
         scored, points = score(task, to_tensor(made.image))
         assert not scored.fit_failed

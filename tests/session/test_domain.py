@@ -228,3 +228,5 @@ def test_the_command_line_warns_too(tmp_path, capsys, known):
     assert main([*words, "--no-store", "--device", "cpu"]) == 0
     said = capsys.readouterr().err
     assert ("dragwidget: The model critters does not know" in said) is not known
+    assert ("--model stable-diffusion-v1-5/stable-diffusion-v1-5 (2.1 GB" in said) is not known
+    assert 'model="' not in said

@@ -119,7 +119,7 @@ BAD_CALLS = {
     "no side": (
         lambda s: s.set_image(waves(), max_side=0),
         ValueError,
-        "max_side must be at least one multiple, got max_side 0, multiple 32",
+        "max_side must be at least 32 pixels, .* multiples of 32; got 0",
     ),
     "a size that is cut": (
         lambda s: s.generate("cat", size=(64, 50)),
