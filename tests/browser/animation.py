@@ -46,16 +46,12 @@ BRUSH = 22  # pixels of the image
 SHOW, PAINT, WAIT, STEP, REST = 900, 70, 110, 110, 2600  # how long an image is shown, ms
 MOST, FEW = 36, 8  # images of the drag, and of inverting and rendering
 
-# The drag starts as the paper's does, so that it takes steps to be seen; the rest is recommended.
-CELLS = [
+CELLS = [  # settings are the defaults
     """
-from dataclasses import replace
 import torch
 from dragwidget import DragWidget
 torch.set_num_threads(1)  # one core for the drag, one for the browser
 widget = DragWidget("fox.png", prompt={prompt!r})
-drag = replace(widget.settings.drag, start="inverted", learning_rate=0.03)
-widget.settings = replace(widget.settings, drag=drag)
 widget.canvas.brush_size = {brush}""",
     "widget",
 ]
