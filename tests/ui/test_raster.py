@@ -56,6 +56,14 @@ def test_the_thinnest_brush_covers_the_pixel_it_is_on(xy):
     assert painted(raster.paint_stroke, (9, 9), np.array([xy]), 0.1)[4, 3]
 
 
+@pytest.mark.parametrize("across", [0.0, 1.0, 1e-170])
+@pytest.mark.parametrize("down", [5e-324, 1e-200, 1e-12, 1e-9, -5e-324])
+def test_a_segment_that_hardly_rises_is_drawn(across, down):
+    points = np.array([(5.0 * (across == 1), 0.0), (across, down)])
+    mask = painted(raster.paint_stroke, (9, 9), points, 4.0)
+    np.testing.assert_array_equal(mask, painted(raster.paint_stroke, (9, 9), points.round(3), 4.0))
+
+
 def test_painting_false_erases_and_leaves_the_rest():
     mask = np.ones((20, 20), bool)
     raster.paint_stroke(mask, np.array([(5.0, 5.0), (15.0, 5.0)]), 4.0, False)

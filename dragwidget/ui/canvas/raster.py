@@ -98,7 +98,7 @@ def _add_capsule(window: _Window, start: Points, end: Points, radius: float) -> 
         near = np.abs(y - y0) <= radius + 1e-9
         lefts.append(np.where(near, x0 - half, np.inf))
         rights.append(np.where(near, x0 + half, -np.inf))
-    if along_y:
+    if abs(along_y) > 1e-9:  # else the caps reach all that the sides do
         length = math.sqrt(length_squared)
         for side in (radius / length, -radius / length):  # the straight sides
             share = (y - side * along_x) / along_y
