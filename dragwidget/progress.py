@@ -10,8 +10,6 @@ from collections.abc import Callable, Generator, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
-__all__ = ["Cancelled", "Key", "KeyedCache", "Monitor", "Progress", "StageStatus"]
-
 T = TypeVar("T")
 Key = tuple[tuple[str, Hashable], ...]
 """The key of a stage: (name, value) pairs; users read the names."""

@@ -24,20 +24,6 @@ from dragwidget.session.executors import check_executor
 from dragwidget.session.session import DragSession
 from dragwidget.session.workers import shared_model
 
-__all__ = [
-    "BASES",
-    "SWEEPS",
-    "Job",
-    "Point",
-    "Result",
-    "Sweep",
-    "base_settings",
-    "make_jobs",
-    "make_points",
-    "summarise",
-    "sweep",
-]
-
 BASES = ("paper", "recommended")
 
 
@@ -229,7 +215,9 @@ def run_job(job: Job) -> list[Result]:
     session = DragSession(model)
     before = do_nothing(task)
     results = []
-    for point in sorted(job.points, key=_what_is_shared):
+    # Those with the same inversion, and then the same render, one after the other.
+    order = sorted(job.points, key=lambda p: repr((p.settings.inversion, p.settings.render)))
+    for point in order:
         session.settings = point.settings
         made = edit(task, session)
         got, _ = score(task, to_tensor(made.image))
@@ -249,11 +237,6 @@ def run_job(job: Job) -> list[Result]:
             )
         )
     return results
-
-
-def _what_is_shared(point: Point) -> str:
-    """Points with the same inversion, and then the same render, one after the other."""
-    return repr((point.settings.inversion, point.settings.render))
 
 
 def sweep(jobs: Sequence[Job], executor: Any = None) -> Iterator[list[Result]]:

@@ -6,23 +6,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
+from dragwidget.bench import sample_runs
 from dragwidget.bench.methods import REFERENCE
-from dragwidget.bench.options import add_executor, fill
+from dragwidget.bench.options import add_executor, add_methods, add_out, fill
 from dragwidget.bench.report import csv_table, interval, markdown, shown
 from dragwidget.bench.rows import row_file
-from dragwidget.bench.sample_runs import (
-    BESIDE,
-    KEY,
-    RADII,
-    draw_samples,
-    make_jobs,
-    run_samples,
-    summarise,
-    why_no_lpips,
-)
+from dragwidget.bench.sample_runs import BESIDE
 from dragwidget.data.bad_input import bad_input, positive, user_file
 from dragwidget.data.samples import find_samples
 from dragwidget.drag.methods import METHODS
@@ -34,7 +25,7 @@ COLUMNS = (
     ("mean_distance", "mean distance, px", ".1f"),
     ("gain", f"over {REFERENCE}'s", "+.1f"),
     ("tracker_distance", "by the tracker, px", ".1f"),
-    *((f"dai_{radius}", f"DAI {radius}", ".3f") for radius in RADII),
+    *((f"dai_{radius}", f"DAI {radius}", ".3f") for radius in sample_runs.RADII),
     ("drag_back", "drag back, dB", ".1f"),
     ("outside_psnr", "outside, dB", ".1f"),
     ("inside_psnr", "to the truth, dB", ".1f"),
@@ -49,20 +40,13 @@ permutation test of the sign of the difference, corrected for all methods of the
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``dragwidget bench dragbench``."""
     parser.add_argument(
         "folder",
         type=user_file,
         metavar="FOLDER",
         help="samples of DragBench's form, or pairs with ground truth, at any depth",
     )
-    parser.add_argument(
-        "--methods",
-        nargs="+",
-        choices=METHODS,
-        metavar="METHOD",
-        help=f"by default all: {', '.join(METHODS)}",
-    )
+    add_methods(parser)
     parser.add_argument("--model", default="critters", help="as for `edit`")
     parser.add_argument(
         "--features",
@@ -84,29 +68,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N samples")
     add_executor(parser)
-    parser.add_argument(
-        "--out",
-        type=user_file,
-        metavar="OUT",
-        help="folder where rows and tables are written; a rerun goes on from the rows",
-    )
+    add_out(parser, "folder where rows and tables are written; a rerun goes on from the rows")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the methods on every sample; print a table, and write it with its rows."""
     methods = args.methods or list(METHODS)
     with bad_input():
-        if args.out:
-            args.out.mkdir(parents=True, exist_ok=True)
         if args.draw:
-            draw_samples(args.folder, args.draw)
+            sample_runs.draw_samples(args.folder, args.draw)
         samples = find_samples(args.folder)[: args.limit]
-    if why := why_no_lpips():
+    if why := sample_runs.why_no_lpips():
         sys.stderr.write(f"dragwidget: {why}\n")
     with ExitStack() as stack:
         with bad_input():
-            rows = stack.enter_context(row_file(args.out and args.out / ROWS, KEY))
-            jobs = make_jobs(
+            rows = stack.enter_context(row_file(args.out and args.out / ROWS, sample_runs.KEY))
+            jobs = sample_runs.make_jobs(
                 rows,
                 samples,
                 methods,
@@ -117,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
             )
         total = len(samples) * (len(BESIDE) + len(methods))
         left = sum(len(job.variants) for _, job in jobs)
-        fill(rows, lambda pool: run_samples(jobs, pool), args.executor, total, left)
+        fill(rows, lambda pool: sample_runs.run_samples(jobs, pool), args.executor, total, left)
     order = [*BESIDE, REFERENCE]
     made = sorted(
         rows.rows.values(),
@@ -127,12 +104,12 @@ def run(args: argparse.Namespace) -> int:
             row["sample"],
         ),
     )
-    summary = summarise(made, REFERENCE)
+    summary = sample_runs.summarise(made, REFERENCE)
     text = table(summary) + "\n"
     sys.stdout.write(text)
     if args.out:
-        write_whole(Path(args.out) / "table.md", text.encode())
-        write_whole(Path(args.out) / "table.csv", csv_table(summary).encode())
+        write_whole(args.out / "table.md", text.encode())
+        write_whole(args.out / "table.csv", csv_table(summary).encode())
     return 0
 
 

@@ -22,8 +22,6 @@ from dragwidget.drag.features import FeatureMap
 from dragwidget.drag.torch_state import in_plain_torch
 from dragwidget.session.source import fitted
 
-__all__ = ["Matcher", "match_points"]
-
 ROWS = 16  # of pixels, whose features are computed at one time
 
 

@@ -15,8 +15,6 @@ import torch
 
 from dragwidget.diffusion.devices import in_table
 
-__all__ = ["Lap", "Meter", "give_back_at_once", "held_memory"]
-
 _PROC = Path("/proc/self")
 _MMAP_THRESHOLD, _OF_ITS_OWN = -3, 65536  # of glibc's malloc.h; bytes
 

@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 
 from dragwidget.bench.memory import Meter
-from dragwidget.bench.rows import Row, RowFile, digest
+from dragwidget.bench.rows import Row, RowFile, digest, versions
 from dragwidget.bench.scenes import Score, do_nothing, edit, round_trip, score, to_image, to_tensor
-from dragwidget.bench.statistics import add_gains, bootstrap, exact_interval
-from dragwidget.bench.versions import versions
+from dragwidget.bench.statistics import add_gains, bootstrap, differences, exact_interval
 from dragwidget.bench.warp import warp
 from dragwidget.data.presets import METHOD_SETTINGS, with_method
 from dragwidget.data.settings import Settings
@@ -28,11 +27,6 @@ from dragwidget.drag.methods import METHODS, method_named
 from dragwidget.session.executors import completed, describe
 from dragwidget.session.session import DragSession
 from dragwidget.session.workers import passes, shared_model
-
-__all__ = [
-    "BASELINES", "REFERENCE", "Job", "MethodRow", "compare", "make_jobs", "settings_of",
-    "summarise",
-]  # fmt: skip
 
 REFERENCE = "dragdiffusion"  # what the others are compared with
 BASELINES = ("nothing", "pixel warp", "autoencoder")
@@ -284,21 +278,16 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
     for row in rows:
         group = groups.setdefault((row["model"], row["lora_steps"], row["method"]), {})
         group[row["kind"], row["seed"]] = row
-    found, differences = [], []
+    found, gains = [], []
     for (model, count, method), group in groups.items():
         fine = {task: row for task, row in group.items() if not row["error"]}
         summary = {"model": model, "method": method, "lora_steps": count, **_summary(fine)}
         summary["n"], summary["errors"] = len(group), len(group) - len(fine)
         reference = groups.get((model, count, REFERENCE), {})
-        gains = [
-            row["completion"] - reference[task]["completion"]
-            for task, row in fine.items()
-            if task in reference and not reference[task]["error"]
-        ]
         if method not in (REFERENCE, *BASELINES):
-            differences.append((summary, gains))
+            gains.append((summary, differences(fine, reference, "completion")))
         found.append(summary)
-    add_gains(differences)
+    add_gains(gains)
     return found
 
 

@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from dragwidget.bench.methods import (
-    BASELINES,
-    KEY,
-    REFERENCE,
-    compare,
-    make_jobs,
-    settings_of,
-    summarise,
-)
-from dragwidget.bench.options import add_executor, fill
-from dragwidget.bench.report import csv_table, interval, markdown, save_figure, share, shown
-from dragwidget.bench.rows import row_file
-from dragwidget.bench.versions import versions
-from dragwidget.data.bad_input import bad_input, positive, user_file
+from dragwidget.bench import methods, report
+from dragwidget.bench.methods import BASELINES, REFERENCE
+from dragwidget.bench.options import add_executor, add_methods, add_out, fill
+from dragwidget.bench.rows import machine, row_file, versions
+from dragwidget.data.bad_input import bad_input, positive
 from dragwidget.drag.methods import METHODS
 from dragwidget.session.workers import shared_model
-from dragwidget.storage.atomic import write_whole
+from dragwidget.storage.atomic import write_json, write_whole
 
 ROWS = "rows.jsonl"
 HEAD = (
@@ -45,11 +33,7 @@ was held before the edit. Errors are not in the averages."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``dragwidget bench methods``."""
-    parser.add_argument(
-        "--methods", nargs="+", choices=METHODS, metavar="METHOD",
-        help=f"by default all: {', '.join(METHODS)}",
-    )  # fmt: skip
+    add_methods(parser)
     parser.add_argument(
         "--model", nargs="+", default=["critters"], metavar="MODEL",
         help="one or more, as for `edit`; default: critters",
@@ -64,10 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size", type=positive, default=128, help="side of the images, pixels; default: 128"
     )
     add_executor(parser)
-    parser.add_argument(
-        "--out", type=user_file, metavar="FOLDER",
-        help="where rows, tables and the figure are written; a rerun goes on from the rows",
-    )  # fmt: skip
+    add_out(parser, "where rows, tables and the figure are written; a rerun goes on from the rows")
 
 
 def _count(word: str) -> int:
@@ -76,29 +57,26 @@ def _count(word: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Compare the methods; print a table, and write it with its rows and a figure."""
-    if args.out:
-        with bad_input():
-            args.out.mkdir(parents=True, exist_ok=True)
-    methods = args.methods or list(METHODS)
+    chosen = args.methods or list(METHODS)
     with ExitStack() as stack:
         with bad_input():
-            rows = stack.enter_context(row_file(args.out and args.out / ROWS, KEY))
-            jobs = make_jobs(
+            rows = stack.enter_context(row_file(args.out and args.out / ROWS, methods.KEY))
+            jobs = methods.make_jobs(
                 rows,
                 args.n,
-                methods=methods,
+                methods=chosen,
                 models=args.model,
                 lora_steps=args.lora_steps,
                 seed=args.seed,
                 size=args.size,
             )
         if args.out:
-            write_whole(args.out / "made_by.json", json.dumps(_made_by(args), indent=1).encode())
-        each = len(BASELINES) + len(args.lora_steps) * len(methods)
+            write_json(args.out / "made_by.json", _made_by(args))
+        each = len(BASELINES) + len(args.lora_steps) * len(chosen)
         left = sum(len(job.variants) for job in jobs)
         total = args.n * len(args.model) * each
-        fill(rows, lambda pool: compare(jobs, pool), args.executor, total, left)
-    summary = summarise(sorted(rows.rows.values(), key=_order))
+        fill(rows, lambda pool: methods.compare(jobs, pool), args.executor, total, left)
+    summary = methods.summarise(sorted(rows.rows.values(), key=_order))
     sys.stdout.write(table(summary) + "\n")
     if args.out:
         _write(args.out, summary)
@@ -110,10 +88,10 @@ def _made_by(args: argparse.Namespace) -> dict[str, Any]:
     models = {name: shared_model(name) for name in args.model}
     return {
         "versions": versions(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": machine(),
         "models": {name: model.fingerprint for name, model in models.items()},
         "settings": {
-            f"{name}, {method}": settings_of(model, method).to_dict()
+            f"{name}, {method}": methods.settings_of(model, method).to_dict()
             for name, model in models.items()
             for method in args.methods or METHODS
         },
@@ -135,28 +113,28 @@ def table(summary: Sequence[dict[str, Any]]) -> str:
             one["method"],
             "" if one["method"] in BASELINES else str(one["lora_steps"]),
             str(one["n"]),
-            interval(one["completion"]),
-            interval(one["gain"], "+.2f"),
-            shown(one["gain"] and one["gain"]["p"], ".2g"),
-            shown(one["inside_psnr"], ".1f"),
-            shown(one["outside_psnr"], ".1f"),
-            share(one["fit_failures"]),
-            share(one["reached"]),
-            share(one["tracker_reached"]),
-            share(one["confirmed"]),
-            shown(one["passes"], ".0f"),
-            shown(one["seconds"], ".1f"),
-            shown(one["peak_memory"] and one["peak_memory"] / 1e6, ".0f"),
+            report.interval(one["completion"]),
+            report.interval(one["gain"], "+.2f"),
+            report.shown(one["gain"] and one["gain"]["p"], ".2g"),
+            report.shown(one["inside_psnr"], ".1f"),
+            report.shown(one["outside_psnr"], ".1f"),
+            report.share(one["fit_failures"]),
+            report.share(one["reached"]),
+            report.share(one["tracker_reached"]),
+            report.share(one["confirmed"]),
+            report.shown(one["passes"], ".0f"),
+            report.shown(one["seconds"], ".1f"),
+            report.shown(one["peak_memory"] and one["peak_memory"] / 1e6, ".0f"),
             str(one["errors"]),
         )
         for one in summary
     ]
-    return f"{markdown(HEAD, rows)}\n\n{NOTE}"
+    return f"{report.markdown(HEAD, rows)}\n\n{NOTE}"
 
 
 def _write(folder: Path, summary: Sequence[dict[str, Any]]) -> None:
     write_whole(folder / "table.md", (table(summary) + "\n").encode())
-    write_whole(folder / "table.csv", csv_table(summary).encode())
+    write_whole(folder / "table.csv", report.csv_table(summary).encode())
     series = {
         f"{Path(one['model']).name}, {one['method']}, LoRA {one['lora_steps']}": [
             (one["passes"], one["completion"])
@@ -170,5 +148,5 @@ def _write(folder: Path, summary: Sequence[dict[str, Any]]) -> None:
         if one["method"] in BASELINES and one["completion"]
     }
     axes = ("forward passes of the network, mean", "completion, mean and 95 % interval")
-    if why := save_figure(folder / "completion.png", series, lines, axes):
+    if why := report.save_figure(folder / "completion.png", series, lines, axes):
         sys.stderr.write(f"dragwidget: {why}\n")

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor
-from contextlib import closing
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from dragwidget.bench.rows import RowFile, to_row
-from dragwidget.data.bad_input import positive
+from dragwidget.data.bad_input import first_line, positive, user_file
+from dragwidget.drag.methods import METHODS
 from dragwidget.session.executors import ADDRESSES, check_address, opened
-
-__all__ = ["add_executor", "fill"]
+from dragwidget.storage.atomic import check_writable
 
 
 def add_executor(parser: argparse.ArgumentParser) -> None:
@@ -35,11 +36,47 @@ def add_executor(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _address(word: str) -> str:
+def add_json(parser: argparse.ArgumentParser, text: str = "all numbers") -> None:
+    """Add ``--json OUT``, for ``write_json``."""
+    parser.add_argument("--json", type=output_file, metavar="OUT", help=text)
+
+
+def add_methods(parser: argparse.ArgumentParser) -> None:
+    """Add ``--methods METHOD ..``."""
+    text = f"by default all: {', '.join(METHODS)}"
+    parser.add_argument("--methods", nargs="+", choices=METHODS, metavar="METHOD", help=text)
+
+
+def add_out(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add ``--out FOLDER``, which is made if need be."""
+    parser.add_argument("--out", type=_output_folder, metavar="FOLDER", help=text)
+
+
+def output_file(word: str) -> Path:
+    """Return a file of the command line that can be written."""
+    with _refusing():
+        check_writable(path := user_file(word))
+    return path
+
+
+def _output_folder(word: str) -> Path:
+    with _refusing():
+        (path := user_file(word)).mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Let argparse tell what is wrong with a word."""
     try:
+        yield
+    except (ImportError, OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(first_line(error)) from error
+
+
+def _address(word: str) -> str:
+    with _refusing():
         return check_address(word)
-    except (ImportError, ValueError) as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _processes(word: str) -> str | None:

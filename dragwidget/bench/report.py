@@ -1,17 +1,16 @@
-"""Tables and figures of a benchmark's summary."""
+"""Tables, figures and JSON of a benchmark's summary."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from dragwidget.storage.atomic import write_whole
-
-__all__ = ["csv_table", "interval", "markdown", "save_figure", "share", "shown"]
 
 NO_FIGURE = "no figure: it is drawn with matplotlib: pip install 'dragwidget[training]'"
 
@@ -67,6 +66,24 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
         parts = value.items() if isinstance(value, Mapping) else [("", value)]
         flat.update({f"{name}.{part}" if part else name: inner for part, inner in parts})
     return flat
+
+
+def earlier(path: Path | None, made_by: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an earlier run wrote to a file; empty where it is not there.
+
+    Raises:
+        ValueError: it was made by something else, such as other weights; it is kept.
+    """
+    if path is None or not path.is_file():
+        return {}
+    written: dict[str, Any] = json.loads(path.read_text())
+    for name, value in json.loads(json.dumps(made_by)).items():
+        if written.get(name) != value:
+            raise ValueError(
+                f"{path} holds results of other {name} than this run would make: name another "
+                "file, or move it"
+            )
+    return written
 
 
 def save_figure(

@@ -5,18 +5,29 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from dragwidget.storage.atomic import Lock, check_writable, write_whole
 
-__all__ = ["Row", "RowFile", "digest", "plain", "row_file", "to_row"]
-
 Row = dict[str, Any]
 Key = tuple[Any, ...]
+
+
+def machine() -> str:
+    """Return what the times were measured on."""
+    return f"{platform.machine()}, {os.cpu_count()} cores"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what decides the numbers, as kept beside them."""
+    return {name: version(name) for name in ("dragwidget", "torch", "diffusers")}
 
 
 def digest(made_by: Mapping[str, Any]) -> str:

@@ -25,10 +25,9 @@ from dragwidget.bench.matching import Matcher, match_points
 from dragwidget.bench.memory import Meter
 from dragwidget.bench.methods import BASELINES, Variant, settings_of
 from dragwidget.bench.metrics import dragging_accuracy, psnr
-from dragwidget.bench.rows import Row, RowFile, digest
+from dragwidget.bench.rows import Row, RowFile, digest, versions
 from dragwidget.bench.scenes import to_image, to_tensor
-from dragwidget.bench.statistics import add_gains, bootstrap
-from dragwidget.bench.versions import versions
+from dragwidget.bench.statistics import add_gains, bootstrap, differences
 from dragwidget.bench.warp import warp
 from dragwidget.data.image_reading import ReadImage, flattened, read_image
 from dragwidget.data.instructions import DragInstructions
@@ -41,11 +40,6 @@ from dragwidget.session.session import DragSession
 from dragwidget.session.workers import shared_model
 from dragwidget.storage.atomic import write_whole
 from dragwidget.storage.image_files import write_image
-
-__all__ = [
-    "BESIDE", "RADII", "SampleJob", "SampleRow", "draw_samples", "make_jobs", "run_samples",
-    "summarise", "why_no_lpips",
-]  # fmt: skip
 
 BESIDE = BASELINES[:2]
 RADII = (1, 5, 10, 20)  # of the dragging accuracy index, pixels
@@ -207,7 +201,7 @@ def _run(job: SampleJob, sample: Sample, variant: Variant) -> SampleRow:
     row = _failed(job, variant, "")
     drawn = sample.instructions
     source = _tensor(sample.image)
-    back = _reversed(drawn)
+    back = drawn.with_pairs([(pair.target, pair.handle) for pair in drawn.pairs])
     if variant.settings is None:
         moved = variant.method != BESIDE[0]
         edited = _rounded(warp(source, drawn)) if moved else source
@@ -236,10 +230,12 @@ def _run(job: SampleJob, sample: Sample, variant: Variant) -> SampleRow:
         drawn.prompt,
     )  # fmt: skip
     inside = np.ones(source.shape[1:], dtype=bool) if drawn.mask is None else drawn.mask
-    dai = [
-        dragging_accuracy(source, edited, drawn.handles_xy, drawn.targets_xy, radius)
+    dai: dict[str, Any] = {
+        f"dai_{radius}": dragging_accuracy(
+            source, edited, drawn.handles_xy, drawn.targets_xy, radius
+        )
         for radius in RADII
-    ]
+    }
     truth = None if sample.truth is None else _tensor(sample.truth)
     return replace(
         row,
@@ -248,10 +244,7 @@ def _run(job: SampleJob, sample: Sample, variant: Variant) -> SampleRow:
         outside_psnr=psnr(edited, source, ~inside),
         inside_psnr=None if truth is None else psnr(edited, truth, inside),
         lpips=_lpips(source, edited),
-        dai_1=dai[0],
-        dai_5=dai[1],
-        dai_10=dai[2],
-        dai_20=dai[3],
+        **dai,
     )
 
 
@@ -261,11 +254,6 @@ def _edit(model: str, settings: Settings, image: ReadImage, drawn: DragInstructi
     session.set_image(image, drawn.prompt)
     session.instructions = drawn
     return run_edit(session)
-
-
-def _reversed(drawn: DragInstructions) -> DragInstructions:
-    """Return the instructions that drag every target back to its handle."""
-    return drawn.with_pairs([(pair.target, pair.handle) for pair in drawn.pairs])
 
 
 def _tensor(image: ReadImage) -> Tensor:
@@ -327,13 +315,8 @@ def summarise(rows: Sequence[Row], reference: str) -> list[dict[str, Any]]:
         times = [sum(row["seconds"].values()) for row in fine.values()]
         summary["seconds"] = float(np.mean(times)) if times else None
         other = groups.get(reference, {})
-        differences = [
-            row["mean_distance"] - other[name]["mean_distance"]
-            for name, row in fine.items()
-            if name in other and not other[name]["error"]
-        ]
         if method not in (reference, *BESIDE):
-            gains.append((summary, differences))
+            gains.append((summary, differences(fine, other, "mean_distance")))
         found.append(summary)
     add_gains(gains)
     return found

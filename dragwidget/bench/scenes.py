@@ -25,6 +25,7 @@ from dragwidget.bench.synthesis import fit_scene
 from dragwidget.bench.warp import warp
 from dragwidget.data.settings import Settings
 from dragwidget.demo.domain.keypoints import POINTS
+from dragwidget.demo.scenes import to_image
 from dragwidget.demo.tasks import DragTask, drag_task
 from dragwidget.diffusion.backbone import Backbone
 from dragwidget.session.many import EditResult, run_edit
@@ -32,7 +33,7 @@ from dragwidget.session.session import DragSession
 from dragwidget.session.source import to_pixels
 from dragwidget.session.workers import shared_model
 
-__all__ = ["Job", "Row", "drag_scenes", "edit", "score", "summarise"]
+__all__ = ["Job", "Row", "drag_scenes", "edit", "score", "summarise", "to_image"]
 
 
 @dataclass(frozen=True)
@@ -212,12 +213,6 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
 
 def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values))
-
-
-def to_image(image: Tensor) -> Image.Image:
-    """Return (3, H, W) in [0, 1] as a Pillow image, rounded to 256 levels."""
-    levels = (image.clamp(0, 1) * 255).round().to(torch.uint8)
-    return Image.fromarray(levels.permute(1, 2, 0).numpy())
 
 
 def to_tensor(image: Image.Image) -> Tensor:

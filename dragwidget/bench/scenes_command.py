@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
 from torch import Tensor
 from tqdm import tqdm
 
-from dragwidget.bench.options import add_executor
+from dragwidget.bench.options import add_executor, add_json, output_file
+from dragwidget.bench.report import earlier
+from dragwidget.bench.rows import machine, versions
 from dragwidget.bench.scenes import Job, Row, Score, drag_scenes, summarise, to_image
-from dragwidget.bench.versions import versions
-from dragwidget.data.bad_input import bad_input, positive, user_file
+from dragwidget.data.bad_input import bad_input, positive
 from dragwidget.data.image_writing import output_format
 from dragwidget.data.paths import user_path
 from dragwidget.data.settings import Settings
 from dragwidget.demo.tasks import TASK_KINDS, drag_task
 from dragwidget.diffusion.loading import load_model
 from dragwidget.session.executors import opened
-from dragwidget.storage.atomic import check_writable, write_whole
+from dragwidget.storage.atomic import write_json
 from dragwidget.storage.image_files import write_image
 
 GRID_COLUMNS = ("source", "autoencoder", "edit", "truth")
@@ -43,18 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--paper", action="store_true", help="start from the paper's settings")
     parser.add_argument("--lora-steps", type=int, help="0 for no LoRA")
     add_executor(parser)
+    add_json(parser, "results; a rerun goes on from it")
     parser.add_argument(
-        "--json", type=user_file, metavar="OUT", help="results; a rerun goes on from it"
-    )
-    parser.add_argument(
-        "--grid", type=user_file, metavar="OUT.png", help="images of the first tasks"
+        "--grid", type=output_file, metavar="OUT.png", help="images of the first tasks"
     )
 
 
 def run(args: argparse.Namespace) -> int:
     with bad_input():
-        for path in filter(None, (args.json, args.grid)):
-            check_writable(path)
         if args.grid:
             output_format(args.grid, (1, 1))
         settings = settings_from(args)
@@ -67,9 +61,10 @@ def run(args: argparse.Namespace) -> int:
             "weights": load_model(args.model).fingerprint,
             "settings": settings.to_dict(),
             "versions": versions(),
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+            "machine": machine(),
         }
-        rows = _finished(args.json, made_by)
+        made = map(_row, earlier(args.json, made_by).get("rows", []))
+        rows = {(row.kind, row.seed): row for row in made}
     open_jobs = [job for job in jobs if (job.kind, job.seed) not in rows]
     images: dict[int, Tensor] = {}
     progress = tqdm(total=len(jobs), initial=len(rows), disable=None)
@@ -79,9 +74,9 @@ def run(args: argparse.Namespace) -> int:
             if len(images) < GRID_ROWS:
                 images[row.seed] = image
             bar.update()
-            bar.set_postfix(share=f"{_share(rows):.2f}")
-            if args.json:
-                _write(args.json, made_by, rows)
+            mean = sum(one.edited.completion for one in rows.values()) / len(rows)
+            bar.set_postfix(share=f"{mean:.2f}")
+            write_json(args.json, made_by | summarise(list(rows.values())))
     sys.stdout.write(table(summarise(list(rows.values()))) + "\n")
     if args.grid:
         write_image(grid(images, rows), args.grid)
@@ -151,27 +146,6 @@ def _draw_points(tile: Image.Image, row: Row) -> None:
         pen.line([(x, y), (u, v)], fill="white", width=1)
         pen.ellipse([x - 2, y - 2, x + 2, y + 2], fill="red")
         pen.ellipse([u - 2, v - 2, u + 2, v + 2], outline="blue")
-
-
-def _share(rows: dict[tuple[str, int], Row]) -> float:
-    return sum(row.edited.completion for row in rows.values()) / len(rows)
-
-
-def _write(path: Path, made_by: dict[str, Any], rows: dict[tuple[str, int], Row]) -> None:
-    text = json.dumps({**made_by, **summarise(list(rows.values()))}, indent=1)
-    write_whole(path, text.encode())
-
-
-def _finished(path: Path | None, made_by: dict[str, Any]) -> dict[tuple[str, int], Row]:
-    """Rows of an earlier run with the same settings; of another one: none, and it is kept."""
-    if path is None or not path.is_file():
-        return {}
-    earlier = json.loads(path.read_text())
-    if any(earlier.get(name) != value for name, value in json.loads(json.dumps(made_by)).items()):
-        raise ValueError(
-            f"{path} holds results of other settings or versions: name another file, or move it"
-        )
-    return {(row["kind"], row["seed"]): _row(row) for row in earlier["rows"]}
 
 
 def _row(data: dict[str, Any]) -> Row:

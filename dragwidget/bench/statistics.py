@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import comb
 from typing import Any
 
 import numpy as np
-
-__all__ = ["add_gains", "bootstrap", "exact_interval", "holm", "sign_flip"]
 
 RESAMPLES = 4000  # of the bootstrap
 FLIPS = 20_000  # of the signs
@@ -78,6 +76,17 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, p_values[k] * (len(p_values) - rank)))
         corrected[k] = largest
     return corrected
+
+
+def differences(
+    rows: Mapping[Any, Mapping[str, Any]], reference: Mapping[Any, Mapping[str, Any]], metric: str
+) -> list[float]:
+    """Return how much a metric of rows is above that of the reference, task by task."""
+    return [
+        row[metric] - reference[task][metric]
+        for task, row in rows.items()
+        if task in reference and not reference[task]["error"]
+    ]
 
 
 def add_gains(table: Sequence[tuple[dict[str, Any], Sequence[float]]]) -> None:

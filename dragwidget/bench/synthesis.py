@@ -48,16 +48,9 @@ _STEP = 0.01  # of the difference quotients, in shares of the range
 _LEVELS = ((32, 8, 1.0), (64, 6, 0.25), (128, 10, 0.12))  # (size, iterations, robust scale)
 
 
-@dataclass(frozen=True)
-class _Search:
-    """How widely starts are sought: scenes drawn for each group, random ones near the source."""
-
-    scenes: int
-    random: int
-
-
-# The second is for images that the first cannot fit: of 200 targets, one.
-_FIRST, _WIDER = _Search(16, 2), _Search(48, 4)
+# How widely starts are sought: scenes drawn for each group, random ones near the source. The second
+# is for images that the first cannot fit: of 200 targets, one.
+_FIRST, _WIDER = (16, 2), (48, 4)
 
 
 @dataclass(frozen=True)
@@ -93,7 +86,7 @@ def fit_scene(image: Tensor, source: Scenes, seed: int = 0) -> Fit:
         return fit if again.failed else again
 
 
-def _fit(image: Tensor, source: Scenes, seed: int, search: _Search) -> Fit:
+def _fit(image: Tensor, source: Scenes, seed: int, search: tuple[int, int]) -> Fit:
     size = image.shape[-1]
     start = _normalised(source)  # (1, P)
     numbers = torch.tensor(uniform([seed], 4096, stream=_STREAM)[0], dtype=torch.float32)
@@ -180,22 +173,23 @@ class _Problem:
         return z, cost
 
 
-def _starts(problem: _Problem, start: Tensor, numbers: Tensor, search: _Search) -> list[Tensor]:
+def _starts(
+    problem: _Problem, start: Tensor, numbers: Tensor, search: tuple[int, int]
+) -> list[Tensor]:
     """Scenes to begin from besides the source: the end of a greedy search, and random ones."""
     best, used = start, 0
+    scenes, random = search
     for names, reach in _GROUPS:
         columns = [CONTINUOUS.index(name) for name in names]
-        draws = numbers[used : used + search.scenes * len(columns)].view(
-            search.scenes, len(columns)
-        )
+        draws = numbers[used : used + scenes * len(columns)].view(scenes, len(columns))
         used += draws.numel()
-        tried = best.repeat(search.scenes + 1, 1)
+        tried = best.repeat(scenes + 1, 1)
         tried[1:, columns] += (2 * draws - 1) * reach
         tried = tried.clamp(0, 1)
         best = tried[problem.cost(problem.residuals(tried)).argmin()][None]
     moved = [CONTINUOUS.index(name) for names, _ in _GROUPS[:-1] for name in names]
-    draws = numbers[used : used + search.random * len(moved)].view(search.random, len(moved))
-    near = start.repeat(search.random, 1)
+    draws = numbers[used : used + random * len(moved)].view(random, len(moved))
+    near = start.repeat(random, 1)
     near[:, moved] += (2 * draws - 1) * 0.3
     return [best, near.clamp(0, 1)]
 

@@ -8,8 +8,6 @@ from torch.nn.functional import avg_pool2d, grid_sample
 
 from dragwidget.data.instructions import DragInstructions
 
-__all__ = ["warp"]
-
 SOFTNESS = 1 / 16  # how far inside the mask the warping fades out, in shares of the image
 
 

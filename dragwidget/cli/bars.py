@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
 from dragwidget.progress import Progress
-
-__all__ = ["Bars"]
 
 
 class Bars:
@@ -52,10 +49,5 @@ class Bars:
     def __enter__(self) -> Bars:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

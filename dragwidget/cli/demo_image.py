@@ -5,12 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from PIL import Image
-from torch import Tensor
-
 from dragwidget.data.bad_input import bad_input, user_file
 from dragwidget.data.image_writing import output_format
-from dragwidget.demo.scenes import TRAINING_SEEDS, captions, render, sample_scenes
+from dragwidget.demo.scenes import TRAINING_SEEDS, captions, render, sample_scenes, to_image
 from dragwidget.demo.tasks import TASK_KINDS, drag_task
 from dragwidget.storage.atomic import check_writable, write_whole
 from dragwidget.storage.image_files import write_image
@@ -19,7 +16,6 @@ SEED = TRAINING_SEEDS + 26  # a fox that the model has not seen
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``dragwidget demo image``."""
     parser.add_argument("output", metavar="OUT.png", type=user_file, help="the image to write")
     parser.add_argument("--seed", type=int, default=SEED, metavar="N", help="seed of the image")
     parser.add_argument(
@@ -30,7 +26,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what the command line asks; return the exit status."""
     output: Path = args.output
     instructions = output.with_suffix(".json")
     with bad_input():
@@ -41,17 +36,12 @@ def run(args: argparse.Namespace) -> int:
             check_writable(path)
     if args.task is None:
         scene = sample_scenes([args.seed])
-        write_image(_to_image(render(scene)[0]), output)
+        write_image(to_image(render(scene)[0]), output)
         print(f"{output}: {captions(scene)[0]}")
         return 0
     task = drag_task(args.task, args.seed)
-    write_image(_to_image(task.source), output)
+    write_image(to_image(task.source), output)
     write_whole(instructions, f"{task.instructions.to_json()}\n".encode())
     print(f"{output}: {task.instructions.prompt}")
     print(f"{instructions}: to be used as dragwidget edit {output} --instructions {instructions}")
     return 0
-
-
-def _to_image(image: Tensor) -> Image.Image:
-    """Return (3, H, W) in [0, 1] as a Pillow image."""
-    return Image.fromarray((image.permute(1, 2, 0).numpy() * 255).round().astype("uint8"))

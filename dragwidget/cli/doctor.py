@@ -6,11 +6,8 @@ import argparse
 
 from dragwidget.cli.model_options import add_model_arguments, model_options
 
-__all__ = ["add_arguments", "run"]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``dragwidget doctor``."""
     parser.add_argument("--model", default="critters", help="the model to check, as for `edit`")
     add_model_arguments(parser)
     parser.add_argument("--device", default="auto", help="cuda, mps or cpu; default: the fastest")

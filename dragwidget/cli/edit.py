@@ -12,16 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from dragwidget.cli import inputs
 from dragwidget.cli.bars import Bars
-from dragwidget.cli.inputs import (
-    Files,
-    as_options,
-    files_of,
-    parse_pair,
-    read_changes,
-    read_instructions,
-    with_changes,
-)
+from dragwidget.cli.inputs import Files
 from dragwidget.cli.model_options import add_model_arguments, model_options
 from dragwidget.cli.recording import Recorder, dragged, write_log
 from dragwidget.data.bad_input import bad_input, user_file
@@ -49,13 +42,12 @@ ENDINGS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``dragwidget edit``."""
     parser.add_argument("image", metavar="IMAGE", type=user_file, help="the image to edit")
     what = parser.add_argument_group("what to drag")
     what.add_argument(
         "--pair",
         action="append",
-        type=parse_pair,
+        type=inputs.parse_pair,
         metavar="X,Y:X,Y",
         help="drag the first point to the second; pixels from the top left; repeatable",
     )
@@ -149,7 +141,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what the command line asks; return the exit status."""
     with Bars(disable=None) as bars:
         recorder = Recorder(bars)
         try:
@@ -158,7 +149,7 @@ def run(args: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             raise KeyboardInterrupt(NOTHING_WRITTEN) from None
         if warning := session.domain_warning():
-            print(f"dragwidget: {as_options(warning)}", file=sys.stderr)
+            print(f"dragwidget: {inputs.as_options(warning)}", file=sys.stderr)
         recorder.lap("model")
         session.monitor.progress = recorder
         with recorder.interruption:
@@ -171,7 +162,7 @@ def begin(args: argparse.Namespace) -> tuple[DragSession, Files]:
         raise ValueError("--lora-alpha needs a LoRA file: give --lora too")
     source = read_image(args.image)
     height, width = source.pixels.shape[:2]
-    instructions = read_instructions(
+    instructions = inputs.read_instructions(
         (width, height), pairs=args.pair, mask=args.mask, prompt=args.prompt, file=args.instructions
     )
     asked = {
@@ -182,10 +173,10 @@ def begin(args: argparse.Namespace) -> tuple[DragSession, Files]:
         stage: {name: value for name, value in values.items() if value is not None}
         for stage, values in asked.items()
     }
-    changes = [read_changes(args.settings) if args.settings else {}, given]
+    changes = [inputs.read_changes(args.settings) if args.settings else {}, given]
     # What is out of range is refused before the model is loaded.
-    with_changes(_with_method(Settings(), args.method), *changes)
-    files = files_of(args, source)
+    inputs.with_changes(_with_method(Settings(), args.method), *changes)
+    files = inputs.files_of(args, source)
     for done in source.metadata.conversions:
         print(f"dragwidget: {args.image}: {done}", file=sys.stderr)
     for x, y in instructions.protected_handles:
@@ -206,7 +197,7 @@ def begin(args: argparse.Namespace) -> tuple[DragSession, Files]:
         store=None if args.no_store else Store(),
         **model_options(args),
     )
-    session.settings = with_changes(_with_method(session.settings, args.method), *changes)
+    session.settings = inputs.with_changes(_with_method(session.settings, args.method), *changes)
     session.set_image(source, max_side=args.max_side)
     if args.lora is not None:
         session.use_lora(args.lora, alpha=args.lora_alpha)

@@ -21,16 +21,6 @@ from dragwidget.data.instructions import DragInstructions, PointPair
 from dragwidget.data.settings import Settings
 from dragwidget.storage.atomic import check_writable
 
-__all__ = [
-    "Files",
-    "as_options",
-    "files_of",
-    "parse_pair",
-    "read_changes",
-    "read_instructions",
-    "with_changes",
-]
-
 Changes = Mapping[str, Mapping[str, Any]]
 """Settings that differ from the model's recommendation, by stage and field."""
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-__all__ = ["add_model_arguments", "model_options"]
-
 _OPTIONS = ("vae", "revision", "variant", "config", "prediction_type")
 
 

@@ -17,13 +17,11 @@ from dragwidget import __version__
 from dragwidget.cli.bars import Bars
 from dragwidget.cli.inputs import Files
 from dragwidget.progress import Progress
-from dragwidget.storage.atomic import write_whole
+from dragwidget.storage.atomic import write_json
 
 if TYPE_CHECKING:
     from dragwidget.drag.loop import DragStep
     from dragwidget.session.session import DragSession
-
-__all__ = ["Interruption", "Recorder", "dragged", "write_log"]
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "numpy", "pillow")
 
@@ -121,7 +119,7 @@ def write_log(
         "steps": [_as_data(step) for step in dragged(session)],
         "ended": ended,
     }
-    write_whole(path, (_json(content) + "\n").encode())
+    write_json(path, content)
 
 
 def _versions() -> dict[str, str]:
@@ -131,16 +129,6 @@ def _versions() -> dict[str, str]:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
-
-
-def _json(content: dict[str, Any]) -> str:
-    """Return JSON with one line for each entry and each step."""
-    steps = ",\n  ".join(json.dumps(step) for step in content["steps"])
-    lines = [
-        f'"{name}": ' + (f"[\n  {steps}\n ]" if name == "steps" else json.dumps(value))
-        for name, value in content.items()
-    ]
-    return "{\n " + ",\n ".join(lines) + "\n}"
 
 
 def dragged(session: DragSession) -> list[DragStep]:

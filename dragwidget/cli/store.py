@@ -9,11 +9,8 @@ from typing import Any
 from dragwidget.data.bad_input import user_file
 from dragwidget.storage.cache import VARIABLE, Entry, Store
 
-__all__ = ["add_arguments", "run"]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``dragwidget store``."""
     parser.add_argument(
         "what",
         metavar="COMMAND",

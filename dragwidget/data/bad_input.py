@@ -9,8 +9,6 @@ from pathlib import Path
 
 from dragwidget.data.paths import user_path
 
-__all__ = ["BadInputError", "bad_input", "first_line", "positive", "user_file"]
-
 
 class BadInputError(Exception):
     """What was asked for on the command line cannot be done; the message says why."""

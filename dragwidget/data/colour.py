@@ -10,8 +10,6 @@ from PIL import Image, ImageCms
 
 from dragwidget.data.user_warning import warn_user
 
-__all__ = ["srgb_profile", "to_srgb"]
-
 MAX_PROFILE = 16 * 2**20  # bytes; the largest of printers have a few MB
 _SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK", "LAB": "Lab"}  # by Pillow's mode
 _STEPS = range(0, 256, 17)

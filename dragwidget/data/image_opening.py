@@ -17,8 +17,6 @@ from PIL import IcoImagePlugin, Image, ImageFile, PngImagePlugin, UnidentifiedIm
 from dragwidget.data.colour import MAX_PROFILE
 from dragwidget.data.paths import user_path
 
-__all__ = ["FORMATS", "called", "check_size", "damaged", "is_lossy", "opened"]
-
 # Of all that Pillow can open: some of the others start programs (Ghostscript), or are for science.
 FORMATS = (
     "PNG", "JPEG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "ICO", "TGA", "JPEG2000",

@@ -25,17 +25,6 @@ from dragwidget.data.image_opening import called, check_size, damaged, is_lossy,
 from dragwidget.data.paths import absolute
 from dragwidget.data.user_warning import warn_user
 
-__all__ = [
-    "ImageSource",
-    "Metadata",
-    "ReadImage",
-    "flattened",
-    "read_dpi",
-    "read_image",
-    "read_mask",
-    "with_alpha",
-]
-
 UInt8Array = npt.NDArray[np.uint8]
 # TIFF tags that say how the pixels lie in the source's file; in another they are wrong.
 _LAYOUT = {
@@ -249,7 +238,7 @@ def _split(image: Image.Image, source: Image.Image) -> tuple[Image.Image, Image.
         levels, done = _to_8_bits(values, image.mode, source)
         colour = Image.fromarray(levels)
     else:
-        if _is_signed(source):
+        if 2 in np.atleast_1d(getattr(source, "tag_v2", {}).get(_SAMPLE_FORMAT, 1)):
             raise ValueError(_unknown_range("signed integers"))
         if isinstance(clear, tuple) and max(clear) > 255:  # of 16 bits, as its file is
             image.info["transparency"] = tuple(value >> 8 for value in clear)
@@ -299,10 +288,6 @@ def _to_8_bits(values: npt.NDArray[Any], mode: str, source: Image.Image) -> tupl
     if tags.get(_PHOTOMETRIC) == 0:  # white is zero; Pillow sees to that for 8 bits only
         levels = 255 - levels
     return levels, f"brought from {mode} to 8 bits"
-
-
-def _is_signed(source: Image.Image) -> bool:
-    return 2 in np.atleast_1d(getattr(source, "tag_v2", {}).get(_SAMPLE_FORMAT, 1))
 
 
 def _unknown_range(what: str) -> str:

@@ -15,8 +15,6 @@ from dragwidget.data.frames import Size
 from dragwidget.data.image_reading import Metadata, UInt8Array, with_alpha
 from dragwidget.data.user_warning import warn_user
 
-__all__ = ["OutputFormat", "carrying", "encode_image", "output_format", "save_options"]
-
 _ALL = frozenset(("icc_profile", "exif", "dpi"))
 _MAX_JPEG_EXIF = 65533  # bytes of one segment
 

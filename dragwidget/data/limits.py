@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["GROWTH", "SLACK", "check_json", "parse_json"]
-
 GROWTH = 10  # bytes of Python objects for each byte of text; numbers of 4 digits take 9
 SLACK = 2**22  # bytes of objects that any text may become
 

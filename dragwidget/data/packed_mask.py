@@ -10,8 +10,6 @@ import numpy as np
 
 from dragwidget.data.frames import BoolArray
 
-__all__ = ["PackedMask", "pack"]
-
 KEPT = 4  # masks that stay unpacked, of those that were asked for last
 
 

@@ -6,8 +6,6 @@ import os
 import re
 from pathlib import Path
 
-__all__ = ["absolute", "user_path"]
-
 # A ``Path`` has one slash left of the two. A drive of Windows has one letter.
 _URL = re.compile(r"(data:|[A-Za-z][A-Za-z0-9+.-]+:/)")
 

@@ -19,8 +19,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MAX_OPCODES", "PlainArray", "read_plain_pickle"]
-
 MAX_OPCODES = 300_000  # 512 x 512 numbers in lists take 264 thousand
 MAX_INT = 2**64  # no number of a sample is as large, and Python's have no end
 
@@ -100,10 +98,59 @@ class _Machine:
         elif name == "MARK":
             self._marks.append(len(stack))
         elif name not in ("PROTO", "FRAME"):
-            steps = getattr(self, f"_{name.lower()}", None)
-            if steps is None:
+            self._do_more(name, argument)
+
+    def _do_more(self, name: str, argument: Any) -> None:
+        stack = self._stack
+        match name:
+            case "POP" if self._marks and self._marks[-1] == len(stack):
+                self._marks.pop()
+            case "POP":
+                stack.pop()
+            case "POP_MARK" | "ADDITEMS":
+                self._marked()
+            case "DUP":
+                stack.append(stack[-1])
+            case "LIST":
+                stack.append(self._marked())
+            case "TUPLE":
+                stack.append(tuple(self._marked()))
+            case "DICT":
+                items = self._marked()
+                stack.append({})
+                self._set(items)
+            case "APPEND":
+                self._extend([stack.pop()])
+            case "APPENDS":
+                self._extend(self._marked())
+            case "SETITEM":
+                value, key = stack.pop(), stack.pop()
+                self._set([key, value])
+            case "SETITEMS":
+                self._set(self._marked())
+            case "EMPTY_SET":
+                stack.append(_PassedOver())
+            case "FROZENSET":
+                self._marked()
+                stack.append(_PassedOver())
+            case "GLOBAL":
+                module, found = argument.split(" ", 1)
+                stack.append(self._found(module, found))
+            case "STACK_GLOBAL":
+                found, module = stack.pop(), stack.pop()
+                stack.append(self._found(module, found))
+            case "REDUCE":
+                arguments, call = stack.pop(), stack.pop()
+                if not isinstance(call, _Call) or type(arguments) is not tuple:
+                    raise ValueError(f"it calls {type(call).__name__}")
+                stack.append(call.function(*arguments))
+            case "BUILD":
+                state, target = stack.pop(), stack[-1]
+                if not isinstance(target, PlainArray | _Dtype):
+                    raise ValueError(f"it sets the state of {type(target).__name__}")
+                target.build(state)
+            case _:
                 raise ValueError(f"it uses the opcode {name}, which plain data has no need of")
-            steps(argument)
 
     def _marked(self) -> list[Any]:
         """Return what was pushed since the last mark, taken from the stack."""
@@ -112,49 +159,11 @@ class _Machine:
         del self._stack[mark:]
         return items
 
-    # One method for each of the other opcodes, by its name; ``_`` is its argument, if it has one.
-
-    def _pop(self, _: Any) -> None:
-        if self._marks and self._marks[-1] == len(self._stack):
-            self._marks.pop()
-        else:
-            self._stack.pop()
-
-    def _pop_mark(self, _: Any) -> None:
-        self._marked()
-
-    def _dup(self, _: Any) -> None:
-        self._stack.append(self._stack[-1])
-
-    def _list(self, _: Any) -> None:
-        self._stack.append(self._marked())
-
-    def _tuple(self, _: Any) -> None:
-        self._stack.append(tuple(self._marked()))
-
-    def _dict(self, _: Any) -> None:
-        items = self._marked()
-        self._stack.append({})
-        self._set(items)
-
-    def _append(self, _: Any) -> None:
-        self._extend([self._stack.pop()])
-
-    def _appends(self, _: Any) -> None:
-        self._extend(self._marked())
-
     def _extend(self, items: list[Any]) -> None:
         target = self._stack[-1]
         if type(target) is not list:
             raise ValueError(f"it appends to {type(target).__name__}")
         target.extend(items)
-
-    def _setitem(self, _: Any) -> None:
-        value, key = self._stack.pop(), self._stack.pop()
-        self._set([key, value])
-
-    def _setitems(self, _: Any) -> None:
-        self._set(self._marked())
 
     def _set(self, items: list[Any]) -> None:
         target = self._stack[-1]
@@ -164,24 +173,6 @@ class _Machine:
             if not isinstance(key, _KEYS):  # a tuple of tuples could take forever to hash
                 raise ValueError(f"a key of it is of type {type(key).__name__}")
             target[key] = value
-
-    def _empty_set(self, _: Any) -> None:
-        self._stack.append(_PassedOver())
-
-    def _additems(self, _: Any) -> None:
-        self._marked()
-
-    def _frozenset(self, _: Any) -> None:
-        self._marked()
-        self._stack.append(_PassedOver())
-
-    def _global(self, argument: str) -> None:
-        module, name = argument.split(" ", 1)
-        self._stack.append(self._found(module, name))
-
-    def _stack_global(self, _: Any) -> None:
-        name, module = self._stack.pop(), self._stack.pop()
-        self._stack.append(self._found(module, name))
 
     def _found(self, module: Any, name: Any) -> _Call:
         if not (isinstance(module, str) and isinstance(name, str)):
@@ -199,7 +190,7 @@ class _Machine:
             "numpy.dtype": _Dtype,
             "numpy.ndarray": PlainArray,
             "numpy._core.multiarray._reconstruct": PlainArray,
-            "numpy._core.multiarray.scalar": _scalar,
+            "numpy._core.multiarray.scalar": lambda dtype, data: _numbers(data, dtype).item(),
             "numpy._core.numeric._frombuffer": _from_buffer,
         }
         if f"{module}.{name}" not in calls:
@@ -208,18 +199,6 @@ class _Machine:
                 "strings and numpy arrays are accepted"
             )
         return _Call(calls[f"{module}.{name}"])
-
-    def _reduce(self, _: Any) -> None:
-        arguments, call = self._stack.pop(), self._stack.pop()
-        if not isinstance(call, _Call) or type(arguments) is not tuple:
-            raise ValueError(f"it calls {type(call).__name__}")
-        self._stack.append(call.function(*arguments))
-
-    def _build(self, _: Any) -> None:
-        state, target = self._stack.pop(), self._stack[-1]
-        if not isinstance(target, PlainArray | _Dtype):
-            raise ValueError(f"it sets the state of {type(target).__name__}")
-        target.build(state)
 
     def _encode(self, text: str, encoding: str) -> bytes:
         if encoding != "latin1":  # how protocols before 3 write bytes
@@ -281,10 +260,6 @@ def _bytes(data: bytes = b"") -> bytes:
     if not isinstance(data, bytes | bytearray):  # a number would ask for that many bytes
         raise ValueError(f"bytes must be made of bytes, not {type(data).__name__}")
     return data
-
-
-def _scalar(dtype: _Dtype, data: bytes) -> Any:
-    return _numbers(data, dtype).item()
 
 
 def _from_buffer(data: bytes, dtype: _Dtype, shape: Any, order: Any, *_: object) -> PlainArray:

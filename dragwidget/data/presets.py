@@ -10,9 +10,7 @@ from typing import Any
 from dragwidget.data.quoting import quoted
 from dragwidget.data.settings import DragSettings, Settings
 
-__all__ = ["METHOD_SETTINGS", "presets", "with_method"]
-
-TITLES = {
+METHOD_TITLES = {
     "dragdiffusion": "DragDiffusion",
     "gooddrag": "GoodDrag",
     "warp": "Warp",
@@ -93,5 +91,5 @@ def presets(recommended: Settings) -> dict[str, Settings]:
     for method in METHOD_SETTINGS:
         if method != recommended.drag.method:
             with suppress(ValueError):  # its inversion may be too short for a method
-                found[TITLES[method]] = with_method(recommended, method)
+                found[METHOD_TITLES[method]] = with_method(recommended, method)
     return found

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import reprlib
 
-__all__ = ["quoted"]
-
 
 class _Quoting(reprlib.Repr):
     def repr_int(self, x: int, level: int) -> str:

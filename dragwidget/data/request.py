@@ -16,8 +16,6 @@ from dragwidget.data.instructions import DragInstructions, check_prompt
 from dragwidget.data.quoting import quoted
 from dragwidget.data.settings import DragSettings, Settings
 
-__all__ = ["EditRequest", "LoRAWeights"]
-
 
 class LoRAWeights(Protocol):
     """What is known here of a LoRA's weights: two with one digest are the same."""

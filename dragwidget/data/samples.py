@@ -26,8 +26,6 @@ from dragwidget.data.image_reading import ReadImage, read_image, read_mask
 from dragwidget.data.instructions import DragInstructions
 from dragwidget.data.paths import user_path
 
-__all__ = ["Sample", "SampleFiles", "find_samples"]
-
 MAX_BYTES = 2**20  # of points.json
 _METADATA, _POINTS = "meta_data.pkl", "points.json"
 

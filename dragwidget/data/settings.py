@@ -9,55 +9,59 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from functools import cache
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from dragwidget.data.quoting import quoted
 
-__all__ = ["DragSettings", "InversionSettings", "LoRASettings", "RenderSettings", "Settings"]
+
+@dataclass(frozen=True)
+class Between:
+    """The range of a number: ``low`` to ``high``; ``low`` itself is outside where ``open_low``."""
+
+    low: float
+    high: float
+    open_low: bool = False
 
 
-def check_number(
-    record: object, name: str, low: float, high: float, *, low_included: bool = True
-) -> None:
-    """Refuse ``record.name`` outside ``[low, high]`` (or ``(low, high]``), naming the field."""
-    value = getattr(record, name)
-    wants_integer = _field_type(record, name).startswith("int")
-    right_type = isinstance(value, int if wants_integer else (int, float))
-    if isinstance(value, bool) or not right_type:
-        kind = "a whole number" if wants_integer else "a number"
-        raise TypeError(f"{type(record).__name__}.{name} must be {kind}, got {quoted(value)}")
-    if not (low <= value <= high) or (value == low and not low_included):
-        bracket = "[" if low_included else "("
-        raise ValueError(
-            f"{type(record).__name__}.{name} must lie in {bracket}{low:g}, {high:g}], "
-            f"got {quoted(value)}"
-        )
+@cache
+def hints(record: type) -> dict[str, Any]:
+    """Return what the fields of a record say of their values: see ``check_fields``."""
+    return get_type_hints(record, include_extras=True)
 
 
-def _field_type(record: object, name: str) -> str:
-    return next(str(f.type) for f in fields(record) if f.name == name)  # type: ignore[arg-type]
+def check_fields(record: Any) -> None:
+    """Refuse what a field may not hold, naming it: numbers ``Between``, bools, ``Literal``s.
+
+    Raises:
+        TypeError: a value of the wrong kind.
+        ValueError: one out of its range, or none of its choices.
+    """
+    for name, hint in hints(record.__class__).items():
+        value, field = getattr(record, name), f"{type(record).__name__}.{name}"
+        kind, *limits = get_args(hint) or (hint,)
+        if limits and isinstance(limits[0], Between):
+            _check_number(field, value, kind, limits[0])
+        elif hint is bool and not isinstance(value, bool):
+            raise TypeError(f"{field} must be True or False, got {quoted(value)}")
+        elif get_origin(hint) is Literal and value not in get_args(hint):
+            wanted = ", ".join(map(repr, get_args(hint)))
+            raise ValueError(f"{field} must be one of {wanted}, got {quoted(value)}")
 
 
-def _flag(record: object, name: str) -> None:
-    value = getattr(record, name)
-    if not isinstance(value, bool):
-        raise TypeError(
-            f"{type(record).__name__}.{name} must be True or False, got {quoted(value)}"
-        )
+def _check_number(field: str, value: Any, kind: type, limits: Between) -> None:
+    if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)):
+        wanted = "a whole number" if kind is int else "a number"
+        raise TypeError(f"{field} must be {wanted}, got {quoted(value)}")
+    low, high = limits.low, limits.high
+    if not low <= value <= high or (value == low and limits.open_low):
+        bracket = "(" if limits.open_low else "["
+        raise ValueError(f"{field} must lie in {bracket}{low:g}, {high:g}], got {quoted(value)}")
 
 
 def _check_mapping(what: str, values: object) -> None:
     if not isinstance(values, Mapping):
         raise TypeError(f"{what} must be names with values, got {quoted(values)}")
-
-
-def _choice(record: object, name: str, choices: tuple[str, ...]) -> None:
-    value = getattr(record, name)
-    if value not in choices:
-        wanted = ", ".join(map(repr, choices))
-        raise ValueError(
-            f"{type(record).__name__}.{name} must be one of {wanted}, got {quoted(value)}"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,16 +79,13 @@ class InversionSettings:
         iterations: of each step with ``"fixed_point"``, 1 to 100.
     """
 
-    steps: int = 50
-    strength: float = 0.7
+    steps: Annotated[int, Between(1, 1000)] = 50
+    strength: Annotated[float, Between(0, 1, open_low=True)] = 0.7
     method: Literal["plain", "lookahead", "fixed_point"] = "plain"
-    iterations: int = 1
+    iterations: Annotated[int, Between(1, 100)] = 1
 
     def __post_init__(self) -> None:
-        _choice(self, "method", ("plain", "lookahead", "fixed_point"))
-        check_number(self, "iterations", 1, 100)
-        check_number(self, "steps", 1, 1000)
-        check_number(self, "strength", 0, 1, low_included=False)
+        check_fields(self)
 
     @property
     def count(self) -> int:
@@ -110,24 +111,17 @@ class LoRASettings:
         seed: of the initial weights, the noise and the timesteps.
     """
 
-    rank: int = 16
-    steps: int = 80
-    learning_rate: float = 5e-4
-    batch_size: int = 4
-    weight_decay: float = 1e-2
+    rank: Annotated[int, Between(1, 256)] = 16
+    steps: Annotated[int, Between(0, 100_000)] = 80
+    learning_rate: Annotated[float, Between(0, 1, open_low=True)] = 5e-4
+    batch_size: Annotated[int, Between(1, 64)] = 4
+    weight_decay: Annotated[float, Between(0, 1)] = 1e-2
     random_crop: bool = False
-    early_stop_ratio: float = 0.0
-    seed: int = 0
+    early_stop_ratio: Annotated[float, Between(0, 1)] = 0.0
+    seed: Annotated[int, Between(0, 2**63 - 1)] = 0
 
     def __post_init__(self) -> None:
-        check_number(self, "rank", 1, 256)
-        check_number(self, "steps", 0, 100_000)
-        check_number(self, "learning_rate", 0, 1, low_included=False)
-        check_number(self, "batch_size", 1, 64)
-        check_number(self, "weight_decay", 0, 1)
-        _flag(self, "random_crop")
-        check_number(self, "early_stop_ratio", 0, 1)
-        check_number(self, "seed", 0, 2**63 - 1)
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,61 +188,38 @@ class DragSettings:
     """
 
     method: str = "dragdiffusion"
-    steps: int = 80
-    learning_rate: float = 0.01
-    motion_radius: int = 1
-    tracking_radius: int = 3
+    steps: Annotated[int, Between(1, 100_000)] = 80
+    learning_rate: Annotated[float, Between(0, 10, open_low=True)] = 0.01
+    motion_radius: Annotated[int, Between(0, 64)] = 1
+    tracking_radius: Annotated[int, Between(0, 64)] = 3
     tracking: Literal["window", "nearer", "cone"] = "window"
-    trace_back: float = 0.0
-    step_length: float = 1.0
-    region_weight: float = 0.1
-    prior_weight: float = 0.0
-    stop_distance: float = 2.0
-    patience: int = 0
-    extra_weight: float = 0.0
+    trace_back: Annotated[float, Between(0, 1e6)] = 0.0
+    step_length: Annotated[float, Between(0, 64, open_low=True)] = 1.0
+    region_weight: Annotated[float, Between(0, 1e6)] = 0.1
+    prior_weight: Annotated[float, Between(0, 1e6)] = 0.0
+    stop_distance: Annotated[float, Between(0, 1000, open_low=True)] = 2.0
+    patience: Annotated[int, Between(0, 100_000)] = 0
+    extra_weight: Annotated[float, Between(0, 1e6)] = 0.0
     template: Literal["current", "original"] = "current"
     start: Literal["inverted", "warped"] = "inverted"
     reference_attention: bool = False
     feature_blocks: tuple[int, ...] = (-2,)
-    feature_scale: float = 0.5
-    drag_timesteps: int = 7
-    tracks_per_timestep: int = 10
-    updates_per_track: int = 3
-    loss_threshold: float = 0.0
+    feature_scale: Annotated[float, Between(0, 1, open_low=True)] = 0.5
+    drag_timesteps: Annotated[int, Between(1, 999)] = 7
+    tracks_per_timestep: Annotated[int, Between(1, 1000)] = 10
+    updates_per_track: Annotated[int, Between(1, 1000)] = 3
+    loss_threshold: Annotated[float, Between(0, 1e6)] = 0.0
     warp_field: Literal["near", "stretch"] = "near"
     warp_combine: Literal["mean", "winner"] = "mean"
     warp_holes: Literal["keep", "neighbours", "noise"] = "keep"
-    warp_reach: float = 2.5
+    warp_reach: Annotated[float, Between(0, 100, open_low=True)] = 2.5
 
     def __post_init__(self) -> None:
         if not isinstance(self.method, str) or not 0 < len(self.method) <= 100:
             raise TypeError(
                 f"DragSettings.method must be the name of a method, got {quoted(self.method)}"
             )
-        check_number(self, "steps", 1, 100_000)
-        check_number(self, "learning_rate", 0, 10, low_included=False)
-        check_number(self, "motion_radius", 0, 64)
-        check_number(self, "tracking_radius", 0, 64)
-        _choice(self, "tracking", ("window", "nearer", "cone"))
-        check_number(self, "trace_back", 0, 1e6)
-        check_number(self, "step_length", 0, 64, low_included=False)
-        check_number(self, "region_weight", 0, 1e6)
-        check_number(self, "prior_weight", 0, 1e6)
-        check_number(self, "stop_distance", 0, 1000, low_included=False)
-        check_number(self, "patience", 0, 100_000)
-        check_number(self, "extra_weight", 0, 1e6)
-        _choice(self, "template", ("current", "original"))
-        _choice(self, "start", ("inverted", "warped"))
-        _flag(self, "reference_attention")
-        check_number(self, "feature_scale", 0, 1, low_included=False)
-        check_number(self, "drag_timesteps", 1, 999)
-        check_number(self, "tracks_per_timestep", 1, 1000)
-        check_number(self, "updates_per_track", 1, 1000)
-        check_number(self, "loss_threshold", 0, 1e6)
-        _choice(self, "warp_field", ("near", "stretch"))
-        _choice(self, "warp_combine", ("mean", "winner"))
-        _choice(self, "warp_holes", ("keep", "neighbours", "noise"))
-        check_number(self, "warp_reach", 0, 100, low_included=False)
+        check_fields(self)
         if self.method == "gooddrag":
             self._check_gooddrag()
         object.__setattr__(self, "feature_blocks", _blocks(self.feature_blocks))
@@ -294,15 +265,12 @@ class RenderSettings:
     """
 
     mutual_self_attention: bool = True
-    start_step: int = 0
-    start_layer: int = 10
+    start_step: Annotated[int, Between(0, 1000)] = 0
+    start_layer: Annotated[int, Between(0, 1000)] = 10
     keep_protected: bool = False
 
     def __post_init__(self) -> None:
-        _flag(self, "mutual_self_attention")
-        check_number(self, "start_step", 0, 1000)
-        check_number(self, "start_layer", 0, 1000)
-        _flag(self, "keep_protected")
+        check_fields(self)
 
     @property
     def needs_reference(self) -> bool:

@@ -16,6 +16,7 @@ from dataclasses import fields, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from dragwidget.demo.domain.anatomy import head_of
@@ -37,6 +38,7 @@ __all__ = [
     "render",
     "sample_scenes",
     "scribbles",
+    "to_image",
 ]
 
 TRAINING_SEEDS = 900_000
@@ -104,6 +106,12 @@ def clearance(scenes: Scenes) -> Tensor:
         torch.minimum(scenes.sun_x, 1 - scenes.sun_x) - radius - 0.01,
     ]
     return torch.stack(rooms, 1).amin(1)
+
+
+def to_image(image: Tensor) -> Image.Image:
+    """Return (3, H, W) in [0, 1] as a Pillow image, rounded to 256 levels."""
+    levels = (image.clamp(0, 1) * 255).round().to(torch.uint8)
+    return Image.fromarray(levels.permute(1, 2, 0).numpy())
 
 
 def captions(scenes: Scenes) -> list[str]:

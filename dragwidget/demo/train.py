@@ -10,7 +10,6 @@ written at checkpoints and at the end.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import shutil
 import time
@@ -23,7 +22,7 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline
 
-from dragwidget.data.bad_input import BadInputError, bad_input, user_file
+from dragwidget.data.bad_input import bad_input, user_file
 from dragwidget.demo.training.architecture import IMAGE_SIZE, PRESETS, Model, Preset, Stage
 from dragwidget.demo.training.autoencoder_stage import measure, settle, train_autoencoder
 from dragwidget.demo.training.drags_stage import train_drags
@@ -147,16 +146,9 @@ def _finish_autoencoder(
     """Average, settle and freeze the weights; write the metrics to `autoencoder.json`, once."""
     training.average()
     settle(model, preset, device, size)
-    report = training.folder / "autoencoder.json"
-    if not report.exists():
-        numbers = {
-            **measure(model, device, size, preset.measured),
-            "steps": training.step,
-            "minutes": round(training.seconds / 60, 1),
-            "loss": training.curve[-1]["loss"] if training.curve else None,
-            "scaling_factor": model.config.scaling_factor,
-        }
-        report.write_text(json.dumps(numbers, indent=2) + "\n")
+    if not (training.folder / "autoencoder.json").exists():
+        measured = measure(model, device, size, preset.measured)
+        training.write_report(**measured, scaling_factor=model.config.scaling_factor)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -245,19 +237,3 @@ def run(args: argparse.Namespace) -> int:
                 record,
             )
     return 0
-
-
-def main() -> int:
-    """Run `python -m dragwidget.demo.train`."""
-    parser = argparse.ArgumentParser(prog="dragwidget demo train", description=__doc__)
-    add_arguments(parser)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    try:
-        return run(parser.parse_args())
-    except BadInputError as error:
-        logger.error("%s", error)
-        return 2
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -16,18 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
 from queue import Empty, SimpleQueue
-from typing import Literal, Protocol
-
-__all__ = [
-    "CLOCKS",
-    "Clock",
-    "ClockName",
-    "Drive",
-    "SyncClock",
-    "ThreadClock",
-    "clock_here",
-    "weakly",
-]
+from typing import Literal
 
 ClockName = Literal["thread", "play", "sync"]
 Drive = Callable[[float | None], None]
@@ -57,7 +46,7 @@ def _importable(name: str) -> bool:
         return False
 
 
-class Clock(Protocol):
+class Clock:
     """Decides when the work runs, and on which thread.
 
     Attributes:
@@ -66,19 +55,22 @@ class Clock(Protocol):
     """
 
     name: ClockName
-    runs_in_wait: bool
+    runs_in_wait = True
 
     def context(self) -> contextvars.Context | None:
         """Return the context that work started now runs in; ``None``: the caller's."""
+        return None
 
     def go(self, state: str) -> bool:
         """Check for work, as the state has changed; return whether the caller does it."""
+        raise NotImplementedError
 
     def show(self, state: str) -> None:
         """Start or stop ticking, as the state requires."""
 
-    def close(self, timeout: float) -> bool:
+    def close(self, timeout: float) -> bool:  # noqa: ARG002 - there is nothing to wait for
         """Release everything; return whether that ended within ``timeout`` seconds."""
+        return True
 
 
 def weakly(drive: Drive) -> Callable[[], Drive | None]:
@@ -86,36 +78,26 @@ def weakly(drive: Drive) -> Callable[[], Drive | None]:
     return weakref.WeakMethod(drive) if hasattr(drive, "__self__") else lambda: drive
 
 
-class SyncClock:
+class SyncClock(Clock):
     """Does the work at once, on the thread that asks for it."""
 
-    name: ClockName = "sync"
-    runs_in_wait = True
+    name = "sync"
 
     def __init__(self, drive: Drive) -> None:
         del drive  # the caller does what there is to do
 
-    def context(self) -> contextvars.Context | None:
-        return None
-
     def go(self, state: str) -> bool:
         return state in ("running", "stopping")
 
-    def show(self, state: str) -> None:
-        pass
 
-    def close(self, timeout: float) -> bool:  # noqa: ARG002 - there is nothing to wait for
-        return True
-
-
-class ThreadClock:
+class ThreadClock(Clock):
     """Does the work on one daemon thread, which is started by the first work and kept.
 
     The same thread for all work: torch keeps a pool of threads for every thread that
     ever computed.
     """
 
-    name: ClockName = "thread"
+    name = "thread"
     runs_in_wait = False
 
     def __init__(self, drive: Drive) -> None:
@@ -138,9 +120,6 @@ class ThreadClock:
                 self._thread.start()
         self._wake.put(None)
         return False
-
-    def show(self, state: str) -> None:
-        pass
 
     def _run(self) -> None:
         while True:

@@ -13,18 +13,9 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Literal
 
-from dragwidget.editor import Runner, State
+from dragwidget.editor import Runner, State, work
 from dragwidget.editor.images import Images
-from dragwidget.editor.work import (
-    PreviewRateLimiter,
-    Rendered,
-    Report,
-    dragging,
-    looking,
-    preparing,
-    rendering,
-)
-from dragwidget.progress import StageStatus
+from dragwidget.editor.work import PreviewRateLimiter, Rendered, Report
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,8 +25,6 @@ if TYPE_CHECKING:
     from dragwidget.session.history import History
     from dragwidget.session.node import Node
     from dragwidget.session.session import DragSession
-
-__all__ = ["PREVIEW", "Action", "Editing"]
 
 Action = Literal["prepare", "step", "run", "pause", "stop", "reset", "render", "rewind", "look"]
 _DRAGGING = ("drag", "preview")  # phases in which the session stands at a whole step
@@ -101,11 +90,6 @@ class Editing:
         """Of the edit that was worked at last; ``None`` before its inversion."""
         edit = self.work.edit
         return None if edit is None else edit.history
-
-    @property
-    def status(self) -> dict[str, StageStatus]:
-        """The status of each stage, for what is asked for now."""
-        return self.session.status
 
     def _steer(self) -> None:
         """Pass on what the work under way can take; between works, all that needs no preparing."""
@@ -192,7 +176,7 @@ class Editing:
     def prepare(self) -> None:
         """Make LoRA and inversion, where they are not up to date."""
         self._check("prepare")
-        self._start("Prepare", lambda: preparing(self.work))
+        self._start("Prepare", lambda: work.preparing(self.work))
 
     def step(self, steps: int = 1) -> None:
         """Drag ``steps`` more steps; while paused, take one step of the paused work."""
@@ -202,7 +186,7 @@ class Editing:
             self.limiter.ask()
             self.runner.step()
             return
-        make = partial(dragging, self.work, steps, limiter=PreviewRateLimiter(0.0, inf))
+        make = partial(work.dragging, self.work, steps, limiter=PreviewRateLimiter(0.0, inf))
         # Not by ``_start``: what is called from here is as deep as anything is.
         if self._is_free("Step", lambda: self._start_now("Step", make)):
             self.work.request = self.session.request
@@ -217,7 +201,7 @@ class Editing:
             self.runner.resume()
         else:
             self._start(
-                "Drag", lambda: dragging(self.work, steps, limiter=self.limiter, render=render)
+                "Drag", lambda: work.dragging(self.work, steps, limiter=self.limiter, render=render)
             )
 
     def pause(self) -> None:
@@ -233,17 +217,14 @@ class Editing:
     def render(self, step: int | None = None) -> None:
         """Make the final render of where the edit stands, or of a step of its branch."""
         self._check("render")
-        self._start("Render", lambda: rendering(self.work, step))
+        self._start("Render", lambda: work.rendering(self.work, step))
 
     def look(self, more: Sequence[int] = ()) -> None:
         """Make a preview of where the edit stands, then of ``more`` steps of its branch."""
         self._check("look")
-        self._when_free(PREVIEW, lambda: self._look_now(more))
-
-    def _look_now(self, more: Sequence[int]) -> None:
-        self.runner.start(
-            lambda: looking(self.work, more), name=PREVIEW, cancel=self.session.cancel
-        )
+        make = partial(work.looking, self.work, more)
+        cancel = self.session.cancel
+        self._when_free(PREVIEW, lambda: self.runner.start(make, name=PREVIEW, cancel=cancel))
 
     def rewind(self, step: int, then: Callable[[Node], object] = lambda _: None) -> None:
         """Go to a step of the current branch, at the latest when the step in progress has ended.
@@ -257,7 +238,7 @@ class Editing:
         self._check("rewind")
         history = self.work.history
         history.at(step)
-        self._move(f"step {step}", lambda: history.rewind(step), then)
+        self._when_free(f"step {step}", lambda: then(history.rewind(step)))
 
     def go_to(self, number: int, then: Callable[[Node], object] = lambda _: None) -> None:
         """Go to any node of the history, as ``rewind`` does.
@@ -268,10 +249,7 @@ class Editing:
         self._check("rewind")
         history = self.work.history
         index = history.node(number).index
-        self._move(f"step {index}", lambda: history.go_to(number), then)
-
-    def _move(self, words: str, move: Callable[[], Node], then: Callable[[Node], object]) -> None:
-        self._when_free(words, lambda: then(move()))
+        self._when_free(f"step {index}", lambda: then(history.go_to(number)))
 
     def wait(self, timeout: float | None = None) -> Rendered | Ended | None:
         """Wait until the work is over or paused; raise what it raised."""

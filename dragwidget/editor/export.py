@@ -5,16 +5,14 @@ from __future__ import annotations
 import html
 import io
 from collections.abc import Sequence
+from mimetypes import guess_type
 
 from PIL import Image
 
 from dragwidget.data.image_reading import flattened
-from dragwidget.editor.images import data_uri
-
-__all__ = ["animation", "before_after", "link", "side_by_side"]
+from dragwidget.editor.images import data_uri, evenly
 
 MAX_FRAMES = 40
-_TYPES = {"png": "image/png", "gif": "image/gif", "json": "application/json"}
 
 
 def animation(frames: Sequence[Image.Image], *, milliseconds: int = 120) -> bytes:
@@ -26,18 +24,12 @@ def animation(frames: Sequence[Image.Image], *, milliseconds: int = 120) -> byte
     """
     if not frames:
         raise ValueError("an animation needs at least one image, got none")
-    chosen = [frames[round(k)] for k in _evenly(len(frames), MAX_FRAMES)]
+    chosen = [frames[k] for k in evenly(len(frames), MAX_FRAMES)]
     palette = [flattened(frame).quantize(128, Image.Quantize.MEDIANCUT) for frame in chosen]
     times = [milliseconds] * (len(palette) - 1) + [10 * milliseconds]
     file = io.BytesIO()
     palette[0].save(file, "GIF", save_all=True, append_images=palette[1:], duration=times, loop=0)
     return file.getvalue()
-
-
-def _evenly(count: int, most: int) -> list[float]:
-    if count <= most:
-        return [float(k) for k in range(count)]
-    return [k * (count - 1) / (most - 1) for k in range(most)]
 
 
 def side_by_side(left: Image.Image, right: Image.Image, *, gap: int = 4) -> Image.Image:
@@ -69,8 +61,7 @@ def before_after(left: Image.Image, right: Image.Image, share: float) -> Image.I
 
 def link(name: str, data: bytes) -> str:
     """Return an HTML link that saves ``data`` as ``name``; its suffix gives the media type."""
-    ending = name.rpartition(".")[2]
-    address = data_uri(data, _TYPES.get(ending, "application/octet-stream"))
+    address = data_uri(data, guess_type(name)[0] or "application/octet-stream")
     shown = html.escape(name, quote=True)
     size = f"{len(data) / 1024:.0f} KiB"
     return f'<a download="{shown}" href="{address}">{shown}</a> <small>({size})</small>'

@@ -12,8 +12,6 @@ from PIL import Image
 
 from dragwidget.data.image_reading import flattened
 
-__all__ = ["Images", "data_uri", "encoded"]
-
 THUMBNAIL = 64  # longest side, pixels
 
 
@@ -29,6 +27,13 @@ def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
 def data_uri(data: bytes, kind: str) -> str:
     """Return a file as a data URI; ``kind`` is its media type, such as ``image/png``."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """Return at most ``most`` of the numbers below ``count``, evenly spread from end to end."""
+    if count <= most:
+        return list(range(count))
+    return [round(k * (count - 1) / (most - 1)) for k in range(most)]
 
 
 class Images:

@@ -8,8 +8,6 @@ from contextvars import Context
 from dataclasses import dataclass
 from typing import Generic, ParamSpec, TypeVar
 
-__all__ = ["Job", "clear_frames"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 Item = TypeVar("Item")

@@ -11,8 +11,6 @@ from dragwidget.drag.tracking import low_confidence
 if TYPE_CHECKING:
     from dragwidget.editor.work import Report
 
-__all__ = ["MESSAGES", "PHASES", "ended", "message", "progress"]
-
 PHASES = {
     "lora": "Training the LoRA",
     "inversion": "Inverting the image",

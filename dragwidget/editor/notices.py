@@ -6,8 +6,6 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-__all__ = ["Notices"]
-
 
 class Notices:
     """Dispatches callbacks of several threads, one after the other.

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from dragwidget.session.node import Node
     from dragwidget.session.session import DragSession
 
-__all__ = ["python_of"]
-
 _IMPORTED = ("DragInstructions", "DragSession", "DragSettings", "Settings")
 _FILL_IN = {
     "image": "it was not read from a file: a path, a Pillow image or an array; here widget.image",
@@ -130,7 +128,7 @@ def _size_arguments(session: DragSession) -> dict[str, int]:
 def _drags(session: DragSession) -> Iterator[str]:
     """The steps of the present branch, with what was asked for in each."""
     drag = session.settings.drag
-    nodes = _nodes(session)
+    nodes = [] if session.edit is None else session.edit.history.path()[1:]
     shown = None
     for node, count in _stretches(nodes):
         assert node.settings is not None
@@ -162,10 +160,6 @@ def _settings(settings: Settings) -> str:
 
 def _instructions(instructions: DragInstructions) -> str:
     return f"DragInstructions.from_json(\n    {instructions.to_json()!r}\n)"
-
-
-def _nodes(session: DragSession) -> list[Node]:
-    return [] if session.edit is None else session.edit.history.path()[1:]
 
 
 def _stretches(nodes: list[Node]) -> Iterator[tuple[Node, int]]:

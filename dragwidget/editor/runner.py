@@ -19,8 +19,6 @@ from dragwidget.editor.jobs import Job, clear_frames
 from dragwidget.editor.notices import Notices
 from dragwidget.progress import Cancelled
 
-__all__ = ["Outcome", "Runner", "State"]
-
 State = Literal["idle", "running", "paused", "stopping"]
 Outcome = Literal["done", "stopped", "failed"]
 

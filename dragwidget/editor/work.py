@@ -12,25 +12,14 @@ from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
 
 from dragwidget.drag.method import Ended
+from dragwidget.progress import Monitor, Progress
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from dragwidget.drag.loop import DragStep
-    from dragwidget.progress import Progress
     from dragwidget.session.node import Node
     from dragwidget.session.session import DragSession
-
-__all__ = [
-    "PreviewRateLimiter",
-    "Rendered",
-    "Report",
-    "dragging",
-    "looking",
-    "preparing",
-    "previewing",
-    "rendering",
-]
 
 T = TypeVar("T")
 
@@ -160,7 +149,7 @@ def previewing(
     """Make a preview of the current node, or of a step of its branch."""
     history = session.history
     node = history.current if step is None else history.at(step)
-    image = _finished(session.previewing(step, quick=quick))
+    image = Monitor().run(session.previewing(step, quick=quick))
     yield Report("preview", 1, 1, node=node, image=image)
 
 
@@ -191,12 +180,3 @@ def _reported(work: Generator[Progress, None, T]) -> Generator[Report, None, T]:
             result: T = over.value
             return result
         yield Report.of(progress)
-
-
-def _finished(work: Generator[Progress, None, T]) -> T:
-    while True:
-        try:
-            next(work)
-        except StopIteration as over:
-            result: T = over.value
-            return result

@@ -9,6 +9,7 @@ valid hits, less would give wrong edits.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
@@ -27,21 +28,6 @@ from dragwidget.drag.evaluation import Evaluation
 from dragwidget.drag.features import FeatureMap
 from dragwidget.session.source import Inversion, inversion_settings
 from dragwidget.storage.cache import Store
-
-__all__ = [
-    "find_features",
-    "find_inversion",
-    "find_lora",
-    "find_reference",
-    "find_training",
-    "keep_features",
-    "keep_inversion",
-    "keep_lora",
-    "keep_reference",
-    "keep_training",
-    "lora_tensors",
-    "read_lora",
-]  # fmt: skip
 
 LAYOUT = 2  # of the tensors in an entry; counted up when it changes
 SHARE = 0.25  # of the store's limit that one entry of features or of a reference may take
@@ -70,9 +56,7 @@ def keep_lora(store: Store | None, model: Backbone, request: EditRequest, lora: 
 
 def find_training(store: Store | None, model: Backbone, request: EditRequest) -> LoRAStep | None:
     """How far any session has come in training exactly this LoRA."""
-    if store is None:
-        return None
-    kept = store.get("training", _lora_made_by(model, request))
+    kept = _kept(store, "training", _lora_made_by, model, request)
     if kept is None:
         return None
     return LoRAStep(
@@ -126,9 +110,7 @@ def find_inversion(
     lora: LoRA | None,
 ) -> tuple[Tensor, ...] | None:
     """The latents of exactly this inversion, clean first, if any session has walked it."""
-    if store is None:
-        return None
-    kept = store.get("inversion", _inversion_made_by(model, request, lora))
+    kept = _kept(store, "inversion", _inversion_made_by, model, request, lora)
     if kept is None:
         return None
     return torch.split(kept["latents"].to(model.device), 1)
@@ -151,9 +133,7 @@ def find_reference(
     store: Store | None, inversion: Inversion, render: RenderSettings
 ) -> ReferenceBranch | None:
     """Return the reference branch of exactly this inversion, if any session recorded it."""
-    if store is None:
-        return None
-    kept = store.get("reference", _reference_made_by(inversion, render))
+    kept = _kept(store, "reference", _reference_made_by, inversion, render)
     if kept is None:
         return None
     model = inversion.predictor.model
@@ -188,9 +168,7 @@ def find_features(
     previous: bool,
 ) -> Evaluation | None:
     """The pass at the start of exactly this inversion, without its graph, if a session took it."""
-    if store is None:
-        return None
-    kept = store.get("features", _features_made_by(inversion, settings, grid))
+    kept = _kept(store, "features", _features_made_by, inversion, settings, grid)
     if kept is None or (previous and "previous" not in kept):
         return None
     device = inversion.predictor.model.device
@@ -211,6 +189,13 @@ def keep_features(
         tensors |= {"previous": evaluation.previous, "x0": evaluation.x0}
     made_by = _features_made_by(inversion, settings, evaluation.features.grid)
     store.put("features", made_by, tensors, alone=True, share=SHARE)
+
+
+def _kept(
+    store: Store | None, kind: str, made_by: Callable[..., dict[str, Any]], *of: object
+) -> dict[str, Tensor] | None:
+    """What a store has of this; ``None``: nothing, or there is no store."""
+    return None if store is None else store.get(kind, made_by(*of))
 
 
 def _made_by(model: Backbone, request: EditRequest) -> dict[str, Any]:

@@ -9,8 +9,6 @@ from dragwidget.diffusion.domain import SIDE, round_trip
 from dragwidget.diffusion.loading import EMBEDDED
 from dragwidget.session.source import generation_of
 
-__all__ = ["PHOTOGRAPHS", "domain_warning"]
-
 PHOTOGRAPHS = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 # Its weights: 1066 million, two or four bytes each. Its GPU memory: ``session.estimate()`` of an
 # edit at 512 pixels with the default settings and a mask, in float16.

@@ -38,8 +38,6 @@ from dragwidget.session.snapshot import EditSnapshot
 from dragwidget.session.source import Inversion, finite
 from dragwidget.storage.cache import Store
 
-__all__ = ["Checked", "Edit"]
-
 
 class Checked(NamedTuple):
     """Confidences, (N,), of the handles of ``instructions`` at the node of this number."""

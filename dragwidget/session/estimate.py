@@ -23,8 +23,6 @@ from dragwidget.drag.evaluation import Passes
 from dragwidget.drag.torch_state import in_plain_torch
 from dragwidget.session.source import why_no_lora
 
-__all__ = ["Estimate", "PhaseEstimate", "estimate"]
-
 _GB = 1e9
 # Operators take room of their own over the tensors that they are given and give. Measured on a
 # CPU at the shape of Stable Diffusion 1.5, 512 px, `bench speed`: 1.37 to 1.65 times those.
@@ -90,14 +88,11 @@ class Estimate:
             )
         total = "-" if self.seconds is None else f"{self.seconds:.1f}"
         rows.append(f"{'the edit':<20}{total:>10}{self.memory / _GB:>12.2f}")
-        rows.append(f"weights {self.weights / _GB:.2f} GB" + self._free())
+        rows.append(f"weights {self.weights / _GB:.2f} GB")
+        if self.free is not None:
+            verdict = "it fits" if self.fits else "it does not fit"
+            rows[-1] += f", {self.free / _GB:.1f} GB are free besides: {verdict}"
         return "\n".join((*rows, *self.advice))
-
-    def _free(self) -> str:
-        if self.free is None:
-            return ""
-        verdict = "it fits" if self.fits else "it does not fit"
-        return f", {self.free / _GB:.1f} GB are free besides: {verdict}"
 
 
 @in_plain_torch
@@ -187,12 +182,11 @@ class _Costs:
 
     def estimate(self, seconds_per_flop: float | None) -> Estimate:
         """Of the whole edit."""
-        model, settings = self.model, self.settings
+        model, settings, speed = self.model, self.settings, seconds_per_flop
         count = settings.inversion.count
         weights, visiting = model.weight_bytes
 
         def phase(name: str, passes: int, cost: Cost, more: float = 0) -> PhaseEstimate:
-            speed = seconds_per_flop
             took = None if speed is None else passes * cost.flops * speed
             return PhaseEstimate(name, passes, took, int(weights + _ROOM * cost.peak + more))
 
@@ -291,9 +285,7 @@ class _Costs:
         return self._cost("reference", work)
 
     def encode(self) -> Cost:
-        width, height = self.size
-
-        pixels = np.zeros((height, width, 3), np.uint8)
+        pixels = np.zeros((*self.size[::-1], 3), np.uint8)
         return self._cost("encode", lambda: self.meta_copy.encode(pixels))
 
     def decode(self) -> Cost:

@@ -22,8 +22,6 @@ import torch
 from dragwidget.data.bad_input import first_line
 from dragwidget.data.quoting import quoted
 
-__all__ = ["Outcome", "check_address", "check_executor", "completed", "opened"]
-
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -151,13 +149,8 @@ def completed(
     if not isinstance(retries, int) or retries < 0:
         raise ValueError(f"retries must be a whole number of 0 or more, got {retries!r}")
     if executor is None:
-        return (_here(work, index, task) for index, task in enumerate(tasks))
+        return (Outcome(k, task, *_guarded(work, task, 0)) for k, task in enumerate(tasks))
     return _Run(work, tasks, executor, retries).outcomes()
-
-
-def _here(work: Callable[[Task], Result], index: int, task: Task) -> Outcome[Task, Result]:
-    result, error = _guarded(work, task, 0)
-    return Outcome(index, task, result, error)
 
 
 def _guarded(work: Callable[[Task], Result], task: Task, _: int) -> tuple[Result | None, str]:

@@ -15,8 +15,6 @@ from dragwidget.session.node import Node, NodeFile, node_bytes
 from dragwidget.storage.offload import Offload
 from dragwidget.storage.tensors import digest
 
-__all__ = ["History"]
-
 log = logging.getLogger(__name__)
 
 MEMORY = 256 * 2**20  # bytes of latents and moments that a history keeps out of files
@@ -42,10 +40,7 @@ class History(Sequence[DragStep]):
         self.tip = start
         self.offload = Offload()
         self._branch = [start]  # the path to the tip
-        self._ends = (
-            1,
-            {0: start},
-        )
+        self._ends = 1, {0: start}
         self._limit = MEMORY if memory is None else memory
         # Held while nodes are added and while the place changes, and while a copy is taken.
         self._lock = threading.RLock()

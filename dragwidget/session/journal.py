@@ -41,19 +41,9 @@ from dragwidget.session.history import History
 from dragwidget.session.node import Node, instructions_json, node_bytes, open_node
 from dragwidget.session.session import DragSession
 from dragwidget.session.snapshot import Snapshot
-from dragwidget.storage.atomic import (
-    OWNER,
-    Lock,
-    is_abandoned,
-    owner,
-    remove_abandoned,
-    remove_folder,
-    write_whole,
-)
+from dragwidget.storage import atomic
 from dragwidget.storage.cache import default_folder
 from dragwidget.storage.tensors import digest
-
-__all__ = ["Drawing", "Journal", "journals", "restore"]
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +51,7 @@ WHOLE, DRAWN = "session.drag", "drawn.json"
 MARK = ".dragwidget-journal"  # in each folder of ours; its process holds a lock on it
 KEPT = 20  # journals; the ones that were written to longest ago go
 ABANDONED = 30 * 24 * 3600.0  # seconds after which another machine's journal counts as left behind
-_FOLDER = re.compile(r"[0-9]{8}-[0-9]{6}-" + OWNER)
+_FOLDER = re.compile(r"[0-9]{8}-[0-9]{6}-" + atomic.OWNER)
 _STEP = re.compile(
     r"(?P<name>step-[0-9a-f]{16}-[0-9]+)-(?P<node>[0-9]+)\.[0-9a-f]{64}\.safetensors"
 )
@@ -97,13 +87,13 @@ class Journal:
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
         if folder is None:
-            name = f"{time.strftime('%Y%m%d-%H%M%S')}-{owner()}"
+            name = f"{time.strftime('%Y%m%d-%H%M%S')}-{atomic.owner()}"
             folder = _home() / name
         self.folder = user_path(folder)
         # Nodes of each edit that are written; ``None``: there is no whole that steps may follow on.
         self._written: list[int] | None = None
         self._image = ""  # digest of the image in the whole
-        self._lock_file: Lock | None = None
+        self._lock_file: atomic.Lock | None = None
         self._lock = threading.RLock()
         self._drawing: Drawing | None = None
         self._is_new = False  # what is drawn, since it was last written
@@ -161,7 +151,7 @@ class Journal:
             "mask": None if drawing.mask is None else to_runs(drawing.mask),
             "at": [edit.current for edit in snapshot.edits],
         }
-        write_whole(self.folder / DRAWN, json.dumps(content).encode())
+        atomic.write_whole(self.folder / DRAWN, json.dumps(content).encode())
 
     def _holds(self, snapshot: Snapshot) -> bool:
         """Whether steps can follow on the whole that is there: it may be deleted, or outdated."""
@@ -198,7 +188,7 @@ class Journal:
         """Make the folder, mark it as ours, and hold its lock while this journal lives."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._lock_file is None or not (self.folder / MARK).exists():
-            lock = Lock(self.folder / MARK)
+            lock = atomic.Lock(self.folder / MARK)
             lock.take()
             self._lock_file = lock
             weakref.finalize(self, lock.release)
@@ -234,7 +224,7 @@ def restore(
             raise FileNotFoundError(f"there is no edit to restore in {_home()}")
         folder = found[0]
     folder = user_path(folder)
-    remove_abandoned(folder)
+    atomic.remove_abandoned(folder)
     session = DragSession.load(folder / WHOLE, model, **options)
     snapshot = session.snapshot()
     steps = _steps(folder)
@@ -253,8 +243,8 @@ def _tidy(spare: Path) -> None:
     ours = [f for f in _home().glob("*") if _FOLDER.fullmatch(f.name) and not f.is_symlink()]
     ours = [folder for folder in ours if (folder / MARK).is_file() and folder != spare]
     for folder in sorted(ours, key=_written_at, reverse=True)[KEPT - 1 :]:
-        if is_abandoned(folder / MARK, folder.name.split("-", 2)[2], ABANDONED):
-            remove_folder(folder, MARK, _OURS.fullmatch)
+        if atomic.is_abandoned(folder / MARK, folder.name.split("-", 2)[2], ABANDONED):
+            atomic.remove_folder(folder, MARK, _OURS.fullmatch)
 
 
 def _written_at(folder: Path) -> float:
@@ -277,9 +267,9 @@ def _write_step(folder: Path, name: str, node: Node) -> None:
     assert node.instructions is not None
     sha256, text = instructions_json(node.instructions)
     if not (drawn := folder / f"instructions-{sha256}.json").exists():
-        write_whole(drawn, text.encode())
+        atomic.write_whole(drawn, text.encode())
     header, data = node_bytes(node)
-    write_whole(folder / f"{name}-{node.number}.{digest(header)}.safetensors", header + data)
+    atomic.write_whole(folder / f"{name}-{node.number}.{digest(header)}.safetensors", header + data)
 
 
 def _steps(folder: Path) -> dict[tuple[str, int], list[Path]]:

@@ -6,9 +6,10 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,8 +29,6 @@ from dragwidget.storage.image_files import write_image
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-__all__ = ["EditResult", "EditRow", "run_edit", "run_many"]
 
 _Made = tuple["EditRow", Image.Image | None]
 _worker = threading.local()
@@ -156,34 +155,27 @@ def run_many(
         raise ValueError(f"the model is loaded, so it takes no {', '.join(options)}")
     else:
         name = ModelName.of(model)
-    run = uuid.uuid4().hex
     place = None if folder is None else user_path(folder)
     if place is not None:
         place.mkdir(parents=True, exist_ok=True)
-    tasks = (_Task(request, name, place is not None, run) for request in requests)
-    return _rows(tasks, executor, retries, place)
-
-
-@dataclass(frozen=True)
-class _Task:
-    request: EditRequest
-    model: ModelName
-    image: bool
-    run: str
+    work = partial(_edit, model=name, run=uuid.uuid4().hex, wants_image=place is not None)
+    return _rows(work, requests, executor, retries, place)
 
 
 def _rows(
-    tasks: Iterable[_Task], executor: Executor | str | None, retries: int, folder: Path | None
+    work: Callable[[EditRequest], _Made],
+    requests: Iterable[EditRequest],
+    executor: Executor | str | None,
+    retries: int,
+    folder: Path | None,
 ) -> Iterator[EditRow]:
     with opened(executor) as pool:
-        for outcome in completed(_edit, tasks, pool, retries=retries):
+        for outcome in completed(work, requests, pool, retries=retries):
             yield _row(outcome, folder)
     vars(_worker).clear()  # where this thread was the worker
 
 
-def _row(
-    outcome: Outcome[_Task, tuple[EditRow, Image.Image | None]], folder: Path | None
-) -> EditRow:
+def _row(outcome: Outcome[EditRequest, _Made], folder: Path | None) -> EditRow:
     """Return the row of an outcome, its image written."""
     if outcome.result is None:
         return EditRow(outcome.index, outcome.error, attempts=outcome.attempts)
@@ -199,14 +191,13 @@ def _row(
     return replace(row, image=str(path))
 
 
-def _edit(task: _Task) -> _Made:
+def _edit(request: EditRequest, *, model: ModelName, run: str, wants_image: bool) -> _Made:
     """Do one edit, in a worker."""
-    request = task.request
     if not isinstance(request, EditRequest):
         raise TypeError(f"a request must be EditRequest, got {type(request).__name__}")
     if request.instructions is None:
         raise ValueError("the request has no instructions: EditRequest(image, instructions=..)")
-    made = run_edit(_session(task))
+    made = run_edit(_session(request, model, run))
     far = np.linalg.norm(made.handles_xy - request.instructions.targets_xy, axis=1)
     row = EditRow(
         index=0,  # not known here
@@ -217,20 +208,20 @@ def _edit(task: _Task) -> _Made:
         passes=made.passes,
         seconds=made.seconds,
     )
-    return row, made.image if task.image else None
+    return row, made.image if wants_image else None
 
 
-def _session(task: _Task) -> DragSession:
-    """Return this worker's session, asked for the task; another image starts another session."""
-    model = shared_model(task.model)
-    run, session = getattr(_worker, "session", ("", None))
+def _session(request: EditRequest, name: ModelName, run: str) -> DragSession:
+    """Return this worker's session with the request; another image starts another session."""
+    model = shared_model(name)
+    last, session = getattr(_worker, "session", ("", None))
     if (
         session is None
-        or run != task.run
+        or last != run
         or session.model is not model
-        or session.request.image.digest != task.request.image.digest
+        or session.request.image.digest != request.image.digest
     ):
         session = DragSession(model)
-        _worker.session = task.run, session
-    session.request = task.request
+        _worker.session = run, session
+    session.request = request
     return session

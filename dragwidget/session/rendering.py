@@ -7,17 +7,11 @@ from collections.abc import Generator
 from torch import Tensor
 
 from dragwidget.data.settings import RenderSettings
-from dragwidget.diffusion.attention import (
-    ReferenceBranch,
-    record_inversion,
-    record_reference,
-    render_latents,
-)
+from dragwidget.diffusion import attention
+from dragwidget.diffusion.attention import ReferenceBranch
 from dragwidget.drag.noise_path import Time
 from dragwidget.progress import Progress
 from dragwidget.session.source import Inversion, finite, records_reference
-
-__all__ = ["referencing", "rendering"]
 
 
 def referencing(
@@ -29,11 +23,13 @@ def referencing(
     """
     predictor, schedule, count = inversion.predictor, inversion.schedule, inversion.count
     if records_reference(request := inversion.request):
-        steps = record_inversion(
+        steps = attention.record_inversion(
             predictor, inversion.latents[0], schedule, count, request.settings.inversion, settings
         )
     else:
-        steps = record_reference(predictor, inversion.latents[-1], schedule, count, settings)
+        steps = attention.record_reference(
+            predictor, inversion.latents[-1], schedule, count, settings
+        )
     for index, branch in enumerate(steps, start=1):
         for latent in (branch.latents[0], branch.latents[-1]):
             finite(latent, "a latent of the reference branch")
@@ -59,7 +55,7 @@ def rendering(
     """
     walked = list(inversion.schedule.last(inversion.count))
     first = walked.index(timestep)
-    steps = render_latents(
+    steps = attention.render_latents(
         inversion.predictor,
         edited,
         inversion.schedule,

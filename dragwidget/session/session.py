@@ -32,20 +32,13 @@ from dragwidget.drag.loop import DragStep
 from dragwidget.drag.method import Ended
 from dragwidget.drag.torch_state import PlainTorch
 from dragwidget.progress import Cancelled, Monitor, Progress, StageStatus
-from dragwidget.session import session_file
+from dragwidget.session import session_file, source
 from dragwidget.session.domain_check import domain_warning
 from dragwidget.session.edit import Edit
 from dragwidget.session.estimate import Estimate, estimate
 from dragwidget.session.history import History
 from dragwidget.session.snapshot import EditSnapshot, Snapshot
-from dragwidget.session.source import (
-    Generation,
-    Inversion,
-    check_request,
-    fitted,
-    generating,
-    lora_of,
-)  # fmt: skip
+from dragwidget.session.source import Generation, Inversion
 from dragwidget.session.stages import Stages
 from dragwidget.storage.cache import Store
 from dragwidget.storage.image_files import EditedImage
@@ -125,7 +118,7 @@ class DragSession:
             multiple: both of its sides are multiples of this, pixels; by default what every level
                 of the network divides evenly.
         """
-        chosen = fitted(self.model, image, max_side, multiple)
+        chosen = source.fitted(self.model, image, max_side, multiple)
         self._change(lambda: EditRequest(chosen, prompt, settings=self.settings))
 
     def generate(
@@ -145,7 +138,7 @@ class DragSession:
         size = (self.model.image_side,) * 2 if size is None else size
         steps = self.settings.inversion.steps
         generation = Generation(prompt, negative_prompt, guidance_scale, seed, size, steps)
-        made = self._run(generating(self.model, generation))
+        made = self._run(source.generating(self.model, generation))
         self._change(lambda: EditRequest(made, prompt, settings=self.settings))
         return self.image
 
@@ -171,7 +164,7 @@ class DragSession:
         """Set the request that ``make`` returns; return the one before, and this one."""
         with self._changing:
             before = self._request
-            self._request = request = check_request(self.model, make(), before)
+            self._request = request = source.check_request(self.model, make(), before)
         if request is before:
             return before, request
         if before is None or request.image is not before.image:
@@ -222,7 +215,7 @@ class DragSession:
     @property
     def lora(self) -> LoRA | None:
         """The LoRA that was given; ``None``: one is trained, as the settings say."""
-        return lora_of(self.request)
+        return source.lora_of(self.request)
 
     def use_lora(self, lora: GivenLoRA, *, alpha: float | None = None) -> None:
         """Use a LoRA, weights or a file (``alpha``: see ``load_lora``); ``None``: train one."""
@@ -459,7 +452,7 @@ class DragSession:
     ) -> DragSession:
         """Return a session that continues from a snapshot."""
         session = cls(snapshot.model, progress=progress)
-        request = check_request(snapshot.model, snapshot.request)
+        request = source.check_request(snapshot.model, snapshot.request)
         for trained in snapshot.trained:
             session.stages.keep_lora(trained)
         for edit in snapshot.edits:

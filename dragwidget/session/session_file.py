@@ -46,20 +46,11 @@ from dragwidget.diffusion.loading import EMBEDDED, load_model
 from dragwidget.diffusion.lora import LoRA
 from dragwidget.drag.method import Ended
 from dragwidget.drag.torch_state import in_plain_torch
+from dragwidget.session import source
 from dragwidget.session.cached_stages import lora_tensors, read_lora
 from dragwidget.session.node import Node, instructions_json, node_bytes, open_node
 from dragwidget.session.snapshot import EditSnapshot, Snapshot
-from dragwidget.session.source import (
-    GeneratedImage,
-    Generation,
-    Inversion,
-    TrainedLoRA,
-    generation_of,
-    inversion_from,
-    inversion_settings,
-    known_trajectory,
-    lora_of,
-)
+from dragwidget.session.source import GeneratedImage, Generation, Inversion, TrainedLoRA
 from dragwidget.storage.atomic import remove_abandoned, whole_file
 from dragwidget.storage.tensors import digest, size, write_tensors
 
@@ -83,7 +74,7 @@ Tensors = dict[str, Tensor]
 def save(snapshot: Snapshot, path: str | os.PathLike[str]) -> None:
     """Write a session to ``path``; a file that is there is replaced only by a whole one."""
     request, model = snapshot.request, snapshot.model
-    image, given, generation = request.image, lora_of(request), generation_of(request)
+    image, given, generation = request.image, source.lora_of(request), source.generation_of(request)
     metadata = image.metadata
     # Each LoRA once, by what it is: several edits may have been made with one.
     all_loras = [given, *(made.lora for made in snapshot.trained)]
@@ -153,7 +144,7 @@ def _node_name(edit: int, number: int) -> str:
 
 def _write_edit(edit: EditSnapshot, name: str, tensors: Tensors) -> dict[str, Any]:
     inversion, request = edit.inversion, edit.inversion.request
-    if generation_of(request) is None:
+    if source.generation_of(request) is None:
         tensors[name] = torch.cat(inversion.latents)
     return {
         "prompt": request.prompt,
@@ -294,12 +285,12 @@ def _restored(archive: zipfile.ZipFile, content: dict[str, Any], model: Backbone
         lora = None if data["lora"] is None else loras[data["lora"]]
         given = lora if data["lora_was_given"] else None
         request = asked(data, given)
-        latents = known_trajectory(request)
+        latents = source.known_trajectory(request)
         latents = latents or torch.split(tensors[f"latents.{k}"].to(model.device), 1)
-        settings = inversion_settings(request)
+        settings = source.inversion_settings(request)
         if len(latents) != settings.count + 1:
             raise ValueError(f"it has {len(latents)} latents of an inversion with {settings}")
-        inversion = inversion_from(latents, model, request, lora)
+        inversion = source.inversion_from(latents, model, request, lora)
         edits.append(_read_edit(archive, k, data, inversion, drawn))
     text = content["instructions"]
     request = asked(content, None if content["lora"] is None else loras[content["lora"]])

@@ -18,8 +18,6 @@ from dragwidget.session.source import Inversion, TrainedLoRA
 if TYPE_CHECKING:
     from dragwidget.diffusion.backbone import Backbone
 
-__all__ = ["EditSnapshot", "Snapshot"]
-
 
 @dataclass(frozen=True, eq=False)
 class EditSnapshot:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from dragwidget.data.frames import Size
 from dragwidget.data.image import SourceImage, source_image
 from dragwidget.data.instructions import check_prompt, check_size
 from dragwidget.data.request import EditRequest
-from dragwidget.data.settings import InversionSettings, check_number
+from dragwidget.data.settings import Between, InversionSettings, check_fields
 from dragwidget.diffusion.attention import ReferenceBranch, record_inversion
 from dragwidget.diffusion.backbone import Backbone, Condition, Predictor
 from dragwidget.diffusion.linear_decoder import LinearDecoder
@@ -26,11 +26,6 @@ from dragwidget.drag.noise_path import NoisePath, Time, denoise, inverted_latent
 from dragwidget.drag.torch_state import in_plain_torch
 from dragwidget.progress import Key, Progress
 from dragwidget.storage.image_files import EditedImage
-
-__all__ = [
-    "GeneratedImage", "Generation", "Inversion", "TrainedLoRA", "fitted", "generating", "inverting",
-    "records_reference",
-]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,16 +41,15 @@ class Generation:
 
     prompt: str
     negative_prompt: str
-    guidance_scale: float
-    seed: int
+    guidance_scale: Annotated[float, Between(0, 1000)]
+    seed: Annotated[int, Between(0, 2**63 - 1)]
     size: Size
     steps: int
 
     def __post_init__(self) -> None:
         check_prompt(self.prompt)
         check_prompt(self.negative_prompt)
-        check_number(self, "guidance_scale", 0, 1000)
-        check_number(self, "seed", 0, 2**63 - 1)
+        check_fields(self)
         object.__setattr__(self, "size", check_size(self.size))
 
 

@@ -25,36 +25,12 @@ from dragwidget.diffusion.lora import LoRA
 from dragwidget.diffusion.lora.training import FixedNoiseLoss, LoRAStep, lora_steps, noised_batches
 from dragwidget.drag.torch_state import in_plain_torch
 from dragwidget.progress import Key, KeyedCache, Progress, StageStatus
-from dragwidget.session.cached_stages import (
-    find_inversion,
-    find_lora,
-    find_reference,
-    find_training,
-    keep_inversion,
-    keep_lora,
-    keep_reference,
-    keep_training,
-)
+from dragwidget.session import cached_stages, source
 from dragwidget.session.edit import Edit
 from dragwidget.session.node import Node
 from dragwidget.session.rendering import referencing, rendering
-from dragwidget.session.source import (
-    Inversion,
-    TrainedLoRA,
-    conditioning,
-    generation_of,
-    image_of,
-    inversion_from,
-    inversion_key,
-    inverting,
-    lora_key,
-    lora_of,
-    reference_key,
-    why_no_lora,
-)
+from dragwidget.session.source import Inversion, TrainedLoRA
 from dragwidget.storage.cache import Store
-
-__all__ = ["Stages"]
 
 MEASURED_EVERY = 10  # steps of a LoRA training that may end early
 CHECKPOINT_SECONDS = 20.0  # of LoRA training that a killed process may lose
@@ -111,20 +87,20 @@ class Stages:
 
     def status(self, request: EditRequest) -> dict[str, StageStatus]:
         """For each stage, whether it can be used as it is, and if not, why."""
-        lora = self.loras.status(self._by(lora_key(request)))
-        if off := why_no_lora(request):
+        lora = self.loras.status(self._by(source.lora_key(request)))
+        if off := source.why_no_lora(request):
             lora = StageStatus("off", off)
         if request.lora is not None:
             lora = StageStatus("ready", "the one that was given")
-        reference = self.references.status(self._by(reference_key(request)))
+        reference = self.references.status(self._by(source.reference_key(request)))
         if not request.settings.render.needs_reference:
             reference = StageStatus("off", "the render does not attend to the source")
-        inversion = self.edits.status(self._by(inversion_key(request)))
+        inversion = self.edits.status(self._by(source.inversion_key(request)))
         return {"lora": lora, "inversion": inversion, "reference": reference}
 
     def edit(self, request: EditRequest) -> Edit | None:
         """The drag on this inversion, if it was made; an earlier one comes with its history."""
-        return self.edits.get(self._by(inversion_key(request)))
+        return self.edits.get(self._by(source.inversion_key(request)))
 
     def edits_of(self, image: SourceImage) -> list[Edit]:
         """All edits of an image: one for each prompt, LoRA and settings it was inverted with."""
@@ -132,11 +108,11 @@ class Stages:
 
     def keep_edit(self, edit: Edit) -> Edit:
         """Put an edit where what made its inversion will find it."""
-        return self.edits.put(self._by(inversion_key(edit.inversion.request)), edit)
+        return self.edits.put(self._by(source.inversion_key(edit.inversion.request)), edit)
 
     def keep_lora(self, trained: TrainedLoRA) -> TrainedLoRA:
         """Put a LoRA where what it was trained on and with will find it."""
-        return self.loras.put(self._by(lora_key(trained.request)), trained)
+        return self.loras.put(self._by(source.lora_key(trained.request)), trained)
 
     @in_plain_torch
     def training(self, request: EditRequest) -> Generator[Progress, None, LoRA | None]:
@@ -144,30 +120,30 @@ class Stages:
         return (yield from self._find_or_train(request))
 
     def _find_or_train(self, request: EditRequest) -> Generator[Progress, None, LoRA | None]:
-        if request.lora is not None or why_no_lora(request):
-            return lora_of(request)
+        if request.lora is not None or source.why_no_lora(request):
+            return source.lora_of(request)
         present = self._meet_weights()
-        if made := self.loras.get(self._by(lora_key(request))):
+        if made := self.loras.get(self._by(source.lora_key(request))):
             return made.lora
-        lora = find_lora(self.store, self.model, request)
+        lora = cached_stages.find_lora(self.store, self.model, request)
         if lora is None:
             lora = yield from self._training(request)
             self._check_weights(present)
-            keep_lora(self.store, self.model, request, lora)
+            cached_stages.keep_lora(self.store, self.model, request, lora)
         self._trained = None
         return self.keep_lora(TrainedLoRA(lora, request)).lora
 
     def _training(self, request: EditRequest) -> Generator[Progress, None, LoRA]:
         """Train the LoRA, from where this session or another was interrupted."""
         key, last = self._trained or (None, None)
-        if last is None or key != self._by(lora_key(request)):
-            last = find_training(self.store, self.model, request)
+        if last is None or key != self._by(source.lora_key(request)):
+            last = cached_stages.find_training(self.store, self.model, request)
         random, model = None if last is None else last.random, self.model.trainable
         if model is None:
             raise ValueError(f"{self.model.name} trains no LoRA: set LoRASettings.steps to 0")
         image, settings = request.image, request.settings.lora
         batches = noised_batches(model, image.pixels, settings, random)
-        text = conditioning(model, request.prompt, image.fitted_size)
+        text = source.conditioning(model, request.prompt, image.fitted_size)
         ratio, loss = settings.early_stop_ratio, None
         if ratio:
             loss = FixedNoiseLoss(model, image.pixels, text)
@@ -181,9 +157,9 @@ class Stages:
             step = next(steps, None)
             if step is None:
                 break
-            last, self._trained = step, (self._by(lora_key(request)), step)
+            last, self._trained = step, (self._by(source.lora_key(request)), step)
             if time.monotonic() - kept >= CHECKPOINT_SECONDS:
-                keep_training(self.store, self.model, request, step)
+                cached_stages.keep_training(self.store, self.model, request, step)
                 kept = time.monotonic()
             yield Progress("lora", step.index, settings.steps, step.loss)
         assert last is not None
@@ -200,17 +176,17 @@ class Stages:
         if edit is None:
             lora = yield from self._find_or_train(request)
             # Of a generated image the latents are known.
-            store = self.store if generation_of(request) is None else None
-            if latents := find_inversion(store, self.model, request, lora):
-                inversion = inversion_from(latents, self.model, request, lora)
+            store = self.store if source.generation_of(request) is None else None
+            if latents := cached_stages.find_inversion(store, self.model, request, lora):
+                inversion = source.inversion_from(latents, self.model, request, lora)
             else:
                 present = self._meet_weights()
-                inversion, branch = yield from inverting(self.model, request, lora)
+                inversion, branch = yield from source.inverting(self.model, request, lora)
                 self._check_weights(present)
-                keep_inversion(store, self.model, request, lora, inversion.latents)
+                cached_stages.keep_inversion(store, self.model, request, lora, inversion.latents)
                 if branch is not None:
-                    self.references.put(self._by(reference_key(request)), branch)
-                    keep_reference(store, inversion, request.settings.render, branch)
+                    self.references.put(self._by(source.reference_key(request)), branch)
+                    cached_stages.keep_reference(store, inversion, request.settings.render, branch)
             edit = self.keep_edit(Edit(inversion))
         edit.before_pass, edit.store = self._check, self.store
         return edit
@@ -226,7 +202,7 @@ class Stages:
             protected = edit.protected(request.instructions, request.settings.drag)
         branch = None
         if render.needs_reference:
-            key = self._by(reference_key(request))
+            key = self._by(source.reference_key(request))
             branch = yield from self._referencing(key, edit.inversion, render)
         latent = yield from rendering(
             edit.inversion,
@@ -237,7 +213,7 @@ class Stages:
             protected,
             plain_steps=node.plain_steps,
         )
-        return image_of(request, self.model.decode(latent))
+        return source.image_of(request, self.model.decode(latent))
 
     def _referencing(
         self, key: Key, inversion: Inversion, render: RenderSettings
@@ -245,10 +221,10 @@ class Stages:
         """Return the reference branch; record it if it is not cached."""
         if made := self.references.get(key):
             return made
-        if found := find_reference(self.store, inversion, render):
+        if found := cached_stages.find_reference(self.store, inversion, render):
             return self.references.put(key, found)
         branch = self.references.put(key, (yield from referencing(inversion, render)))
-        keep_reference(self.store, inversion, render, branch)
+        cached_stages.keep_reference(self.store, inversion, render, branch)
         return branch
 
     @in_plain_torch
@@ -260,7 +236,7 @@ class Stages:
         latent = edit.inversion.latents[0] + edit.change(node, request.settings.drag)
         self._check()
         decode = edit.inversion.linear_decoder.decode if quick else self.model.decode
-        return image_of(request, decode(latent))
+        return source.image_of(request, decode(latent))
 
     @in_plain_torch
     def similarity(self, request: EditRequest, xy: XY) -> dict[int, npt.NDArray[np.float32]]:

@@ -12,8 +12,6 @@ from torch import nn
 from dragwidget.diffusion.backbone import Backbone
 from dragwidget.diffusion.loading import load_model
 
-__all__ = ["ModelName", "passes", "shared_model"]
-
 MODELS = 2  # that a process holds: the one that edits, and one that measures
 _models: dict[ModelName, Backbone] = {}
 _loading = threading.Lock()
@@ -34,14 +32,12 @@ class ModelName:
     options: tuple[tuple[str, Any], ...] = ()
 
     @classmethod
-    def of(cls, model: str | Backbone) -> ModelName:
-        """Return the name of a model; a loaded one is shared with workers of this process.
+    def of(cls, model: Backbone) -> ModelName:
+        """Return the name of a loaded model, which is shared with workers of this process.
 
         Raises:
             ValueError: the model was not loaded by name, so that no worker can.
         """
-        if isinstance(model, str):
-            return cls(model)
         if model.loaded_with is None:
             raise ValueError(
                 f"{model.name} was made in this process, so that no worker can load it: save it, "

@@ -10,27 +10,23 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import re
 import secrets
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 try:
     import fcntl
 except ImportError:  # Windows, where an open file cannot be removed anyway
     fcntl = None  # type: ignore[assignment]
-
-__all__ = [
-    "OWNER", "UNFINISHED", "Lock", "check_writable", "is_abandoned", "owner", "remove_abandoned",
-    "remove_folder", "whole_file", "write_whole",
-]  # fmt: skip
 
 PREFIX, UNFINISHED = ".dragwidget-", ".unfinished"
 OWNER = r"[0-9a-f]{16}-[0-9a-f]{16}"  # what ``owner`` gives
@@ -69,7 +65,7 @@ class Lock:
         file = self.path.open("ab")
         try:
             for last in (False,) * 5 + (True,):  # who only looks holds it for a moment
-                if _try_to_hold(file):
+                if _hold(file):
                     break
                 if last:
                     raise OSError(
@@ -87,23 +83,16 @@ class Lock:
             self._file = None
 
 
-def _try_to_hold(file: IO[bytes]) -> bool:
-    """Lock an open file; ``False``: another holds the lock."""
+def _hold(file: IO[bytes], *, wait: bool = False) -> bool:
+    """Lock a file as long as it is open; ``False``: another holds the lock, and none waits."""
     if fcntl is not None:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             return False
         except OSError:  # a file system without locks: others go by its age
             pass
     return True
-
-
-def hold(file: IO[bytes]) -> None:
-    """Lock an open file as long as it is open, where the file system can."""
-    if fcntl is not None:
-        with suppress(OSError):  # a file system without locks: others go by its age
-            fcntl.flock(file, fcntl.LOCK_EX)  # who only looks holds it for a moment
 
 
 def _is_held(path: Path) -> bool:
@@ -148,7 +137,7 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
         if target.exists() and not target.is_file():  # a device would be gone
             raise OSError(errno.EINVAL, "not a plain file", str(path))
         with unfinished.open("xb") as file:
-            hold(file)
+            _hold(file, wait=True)  # who only looks holds it for a moment
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -188,6 +177,19 @@ def write_whole(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as file:
         file.write(content)
+
+
+def write_json(path: Path | None, content: Mapping[str, Any]) -> None:
+    """Write an entry a line, of tables a row a line, or nothing; ``None``: nothing."""
+    if path is None:
+        return
+    lines = []
+    for name, value in content.items():
+        text = json.dumps(value)
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            text = "[\n" + ",\n".join(map(json.dumps, value)) + "\n]"
+        lines.append(f"{json.dumps(name)}: {text}")
+    write_whole(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
 
 
 def remove_abandoned(folder: Path) -> None:

@@ -24,7 +24,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,8 +34,6 @@ from dragwidget.storage.atomic import ABANDONED, remove_abandoned, whole_file
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-__all__ = ["VARIABLE", "Entry", "Store", "default_folder"]
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +118,7 @@ class Store:
             if tensors is None:
                 self._set_aside(path)
                 continue
-            _touch(path)
+            _quietly(os.utime, path)  # it was used now; else it only goes sooner
             return tensors
         return None
 
@@ -166,17 +164,15 @@ class Store:
         """Remove all that was made by exactly this, ``spare`` excepted."""
         for path in self._kept(kind, _digest(made_by)):
             if path != spare:
-                _unlink(path)
+                _quietly(path.unlink, missing_ok=True)  # else it goes when room is needed
 
     def entries(self) -> list[Entry]:
         """All that is kept, what was used last first."""
-        found = []
-        for path in self._files():
-            try:
-                state = path.stat()
-            except OSError:
-                continue
-            found.append(Entry(path, path.parent.name, state.st_size, state.st_mtime))
+        found = [
+            Entry(path, path.parent.name, state.st_size, state.st_mtime)
+            for path in self._files()
+            if (state := _state(path))
+        ]
         return sorted(found, key=lambda entry: -entry.used)
 
     def verify(self) -> list[Path]:
@@ -201,32 +197,31 @@ class Store:
         self._remove_abandoned()
         freed = 0
         for path in [*self._files(), *self._aside()]:
-            size = _size(path)
+            state = _state(path)
             path.unlink(missing_ok=True)
-            freed += size
+            freed += state.st_size if state else 0
         return freed
 
     # Inside
 
-    def _marked(self) -> Iterator[Path]:
-        """The folders of entries, as far as we made them."""
-        for kind in sorted(KINDS):
+    def _marked(self, *kinds: str) -> Iterator[Path]:
+        """The folders of these kinds, as far as we made them."""
+        for kind in kinds:
             folder = self.folder / kind
             if (folder / MARK).is_file() and not folder.is_symlink():
                 yield folder
 
     def _files(self) -> Iterator[Path]:
-        for folder in self._marked():
-            for path in sorted(folder.iterdir()):
-                if _ENTRY.fullmatch(path.name) and path.is_file() and not path.is_symlink():
-                    yield path
+        return self._named(_ENTRY, *sorted(KINDS))
 
     def _aside(self) -> Iterator[Path]:
         """Damaged entries that were set aside."""
-        folder = self.folder / DAMAGED
-        if (folder / MARK).is_file() and not folder.is_symlink():
-            for path in folder.iterdir():
-                if _ASIDE.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+        return self._named(_ASIDE, DAMAGED)
+
+    def _named(self, pattern: re.Pattern[str], *kinds: str) -> Iterator[Path]:
+        for folder in self._marked(*kinds):
+            for path in sorted(folder.iterdir()):
+                if pattern.fullmatch(path.name) and path.is_file() and not path.is_symlink():
                     yield path
 
     def _kept(self, kind: str, digest: str) -> list[Path]:
@@ -237,7 +232,7 @@ class Store:
                 for path in (self.folder / kind).glob(f"{digest}.*{SUFFIX}")
                 if _ENTRY.fullmatch(path.name) and not path.is_symlink()
             ]
-            return sorted(found, key=lambda path: (-_written(path), path))
+            return sorted(found, key=_newest_first)
         except OSError as error:
             log.warning("cannot look into %s: %s", self.folder / kind, error)
             return []
@@ -267,7 +262,7 @@ class Store:
                 total -= entry.size
 
     def _remove_abandoned(self) -> None:
-        for folder in self._marked():
+        for folder in self._marked(*KINDS):
             remove_abandoned(folder)
 
 
@@ -297,31 +292,21 @@ def _unpacked(content: bytes, path: Path) -> dict[str, Tensor] | None:
         return None
 
 
-def _touch(path: Path) -> None:
-    """It was used now; where that cannot be written, it only goes sooner."""
+def _quietly(act: Callable[..., object], *arguments: Path, **options: bool) -> None:
+    """Do what is no loss where it cannot be done."""
     try:
-        os.utime(path)
+        act(*arguments, **options)
     except OSError as error:
-        log.debug("cannot touch %s: %s", path, error)
+        log.debug("%s", error)
 
 
-def _unlink(path: Path) -> None:
-    """Remove a file; where that is not possible it stays, and goes when room is needed."""
+def _state(path: Path) -> os.stat_result | None:
     try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        log.debug("cannot remove %s: %s", path, error)
-
-
-def _written(path: Path) -> int:
-    try:
-        return path.stat().st_mtime_ns
+        return path.stat()
     except OSError:
-        return 0
+        return None
 
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
+def _newest_first(path: Path) -> tuple[int, Path]:
+    state = _state(path)
+    return (-state.st_mtime_ns if state else 0), path

@@ -12,8 +12,6 @@ from dragwidget.data.image_writing import output_format, save_options
 from dragwidget.data.paths import user_path
 from dragwidget.storage.atomic import whole_file
 
-__all__ = ["EditedImage", "write_image"]
-
 
 class EditedImage(Image.Image):
     """A Pillow image whose ``save`` writes what its source carried: EXIF, dpi, sRGB profile."""

@@ -16,8 +16,6 @@ from pathlib import Path
 from dragwidget.storage.atomic import OWNER, Lock, is_abandoned, owner, remove_folder
 from dragwidget.storage.cache import default_folder
 
-__all__ = ["Offload"]
-
 ABANDONED = 30 * 24 * 3600.0  # seconds; a process on another machine may pause long and live on
 MARK = ".dragwidget-history"  # in each folder of ours; its process holds a lock on it
 _FOLDER, _FILE = re.compile(OWNER), re.compile(r"[0-9]+\.safetensors")

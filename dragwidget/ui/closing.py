@@ -12,8 +12,6 @@ from typing import Any
 
 import ipywidgets
 
-__all__ = ["close_all", "close_later"]
-
 _OURS = "dragwidget.ui."
 _later: weakref.WeakSet[Any] = weakref.WeakSet()
 

@@ -10,8 +10,6 @@ from typing import Any
 import ipywidgets
 from PIL import Image
 
-__all__ = ["StillImage", "small_png"]
-
 STATIC_BYTES = 100 * 1024  # of the image in the notebook's file, as text
 SIDE = 512  # its longest, pixels, if that fits
 

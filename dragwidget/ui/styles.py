@@ -48,19 +48,6 @@ import html
 import traceback
 from typing import Literal
 
-__all__ = [
-    "FAINT",
-    "FONT",
-    "STYLE",
-    "TEXT",
-    "badge",
-    "error_line",
-    "escape",
-    "model_line",
-    "status_line",
-    "warning_line",
-]  # fmt: skip
-
 TEXT = "var(--jp-ui-font-color1, currentColor)"
 FAINT = "var(--jp-ui-font-color2, currentColor)"
 FONT = "var(--jp-ui-font-family, system-ui, sans-serif)"
@@ -140,17 +127,9 @@ def escape(text: object) -> str:
     return html.escape(str(text), quote=True)
 
 
-def status_line(text: str, *, faint: str = "") -> str:
-    """Return the status line; screen readers read it when it changes.
-
-    Args:
-        faint: less important text, after it.
-    """
-    more = f' <span class="dragwidget-faint">{escape(faint)}</span>' if faint else ""
-    return (
-        '<div class="dragwidget-status" role="status" aria-live="polite">'
-        f"{escape(text)}{more}</div>"
-    )
+def status_line(text: str) -> str:
+    """Return the status line; screen readers read it when it changes."""
+    return f'<div class="dragwidget-status" role="status" aria-live="polite">{escape(text)}</div>'
 
 
 def model_line(name: str, where: str) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["set_tooltip"]
-
 
 def set_tooltip(widget: Any, text: str) -> None:
     """Set the tooltip of a widget; some widgets have none in ipywidgets 7."""

@@ -114,8 +114,8 @@ def test_a_prompt_typed_during_a_run_waits_for_the_next(desk):
     desk.editing.wait(60)
     assert desk.editing.work.prompt == "a cat"
     assert len(desk.editing.history) == 3
-    assert desk.editing.status["inversion"].state == "outdated"
-    assert "prompt" in desk.editing.status["inversion"].why
+    assert desk.editing.session.status["inversion"].state == "outdated"
+    assert "prompt" in desk.editing.session.status["inversion"].why
     desk.editing.step()
     desk.editing.wait(60)
     assert desk.editing.work.request == desk.session.request

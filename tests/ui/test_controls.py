@@ -319,22 +319,5 @@ def test_only_settings_are_settings(panel, bad):
     assert panel.settings == RECOMMENDED
 
 
-def test_settings_that_cannot_be_changed_now_are_grey_and_say_why(panel):
-    panel.lock("inversion", "lora", reason="a drag is running")
-    assert panel.rows["lora"]["rank"].control.disabled
-    assert panel.rows["lora"]["rank"].back.disabled
-    assert not panel.rows["drag"]["steps"].control.disabled
-    assert panel.reset_button.disabled
-    control = panel.rows["lora"]["rank"].control
-    said = control.tooltip if control.has_trait("tooltip") else control.description_tooltip
-    assert said == "a drag is running"
-    panel.lock("drag")
-    assert not panel.rows["lora"]["rank"].control.disabled
-    assert panel.rows["drag"]["feature_blocks"].control.disabled
-    assert all(b.disabled for b in panel.rows["drag"]["feature_blocks"].control.children[1:])
-    panel.lock()
-    assert not panel.preset.disabled
-
-
 def test_everything_in_the_panel_has_a_class_to_find_it_by(panel):
     assert "dragwidget-settings" in panel._dom_classes

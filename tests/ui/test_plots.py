@@ -52,14 +52,13 @@ def contrast(a, b):
 
 @given(
     st.dictionaries(st.text(max_size=8), st.lists(ANY, max_size=300), max_size=8),
-    st.booleans(),
     st.text(max_size=20),
 )
-def test_whatever_is_plotted_is_well_formed_and_small(series, log, title):
+def test_whatever_is_plotted_is_well_formed_and_small(series, title):
     printable = {
         "".join(c for c in name if c.isprintable()): values for name, values in series.items()
     }
-    svg = line_plot(printable, title="".join(c for c in title if c.isprintable()), log=log)
+    svg = line_plot(printable, title="".join(c for c in title if c.isprintable()))
     parse(svg)
     assert len(svg) < 4000 + 8 * 14 * MAX_POINTS
 
@@ -77,7 +76,6 @@ def test_what_a_plot_shows_is_said_in_words():
     assert parse(svg).get("aria-label") == "Distance after 2 steps: 1 14.2 px; 2 1.5 px"
     assert parse(line_plot({}, title="Loss")).get("aria-label") == "Loss: no steps yet"
     assert "no steps yet" in words(line_plot({"a": [math.nan]}, title="Loss"))
-    assert "no steps yet" in words(line_plot({"a": [-1.0, 0.0]}, title="Loss", log=True))
 
 
 def test_labels_never_cover_each_other():
@@ -291,7 +289,7 @@ def test_what_is_no_map_is_refused(bad):
 def test_nothing_that_is_shown_can_break_out():
     bad = '<script>"x"</script>&'
     for made in (
-        styles.status_line(bad, faint=bad),
+        styles.status_line(bad),
         styles.badge(bad, "outdated", bad),
         styles.error_line(bad, hint=bad),
         styles.error_line(ValueError(bad)),

@@ -18,7 +18,7 @@ the text once; outside ``learning`` these weights are frozen too.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +33,6 @@ from dragwidget.data.settings import LoRASettings, Settings
 from dragwidget.diffusion.lora import LoRA, enabled
 from dragwidget.diffusion.sd import StableDiffusion
 from dragwidget.drag.noise_path import Schedule, compose
-
-__all__ = ["Baseline", "BaselineDrag", "BaselineTraining", "learning", "run"]
 
 
 @contextmanager
@@ -120,7 +118,7 @@ class Baseline:
         with torch.no_grad():
             for index, timestep in enumerate(self.timesteps):
                 late = index >= self.settings.render.start_step
-                with self._attending_to_source() if late else _nothing():
+                with self._attending_to_source() if late else nullcontext():
                     prediction = self.predict(z, timestep)
                 z, _ = self.schedule.step(z, prediction, timestep)
         return z[1:]
@@ -153,11 +151,6 @@ class _SourceAttention:
 
     def __call__(self, layer: Any, states: Tensor, *_: Any, **__: Any) -> Any:
         return self.inner(layer, states, states[:1].expand_as(states))
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 class BaselineDrag:

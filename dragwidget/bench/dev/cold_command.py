@@ -18,11 +18,10 @@ from statistics import median
 
 from tqdm import tqdm
 
-from dragwidget.data.bad_input import bad_input, positive, user_file
+from dragwidget.bench.options import add_json
+from dragwidget.data.bad_input import positive
 from dragwidget.demo.tasks import TASK_KINDS
-from dragwidget.storage.atomic import check_writable, write_whole
-
-__all__ = ["Cold", "add_arguments", "imports", "run", "table", "timed"]
+from dragwidget.storage.atomic import write_json
 
 SHOWN = 12  # packages whose import costs most
 
@@ -60,20 +59,15 @@ class Cold:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``dragwidget bench cold``."""
     parser.add_argument("--rounds", type=positive, default=3, help="new processes of each command")
     parser.add_argument("--task", choices=TASK_KINDS, default="turn", help="which edit")
     parser.add_argument("--lora-steps", type=int, default=0, help="training steps of the LoRA")
-    parser.add_argument("--json", type=user_file, metavar="OUT", help="all numbers")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the commands, print a table, write the numbers."""
     if sys.platform == "win32":
         raise OSError("Windows does not tell the peak memory of a process that is over")
-    with bad_input():
-        if args.json:
-            check_writable(args.json)
     with tempfile.TemporaryDirectory() as folder:
         image = Path(folder) / "image.png"
         # Nothing that an earlier edit kept is found, and nothing is kept for a later one.
@@ -93,9 +87,7 @@ def run(args: argparse.Namespace) -> int:
         dear = imports([sys.executable, "-X", "importtime", "-m", "dragwidget", *edit], environment)
     rows = [_median(lap) for lap in laps.values()]
     sys.stdout.write(table(rows, dear) + "\n")
-    if args.json:
-        about = {"rows": [asdict(row) for row in rows], "import_seconds": dear}
-        write_whole(args.json, f"{json.dumps(about, indent=2)}\n".encode())
+    write_json(args.json, {"rows": [asdict(row) for row in rows], "import_seconds": dear})
     return 0
 
 

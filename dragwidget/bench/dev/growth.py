@@ -13,8 +13,6 @@ from dragwidget.bench.dev.speed import Task, our_step
 from dragwidget.bench.memory import Meter
 from dragwidget.session.edit import Edit
 
-__all__ = ["Growth", "growth", "growth_cases"]
-
 SIDES = (0.5, 0.75, 1.0, 1.5, 2.0)  # of an image, in shares of the one that is asked for
 PAIRS = (1, 2, 5, 10, 20, 50)
 STEPS = (1, 5, 10)

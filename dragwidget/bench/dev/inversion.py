@@ -22,8 +22,6 @@ from dragwidget.drag.noise_path import NoisePath, denoise, invert
 from dragwidget.drag.torch_state import in_plain_torch
 from dragwidget.session.source import to_pixels
 
-__all__ = ["ImpliedNoise", "InversionResult", "critters", "implied_noise", "measure", "summarise"]
-
 
 @dataclass(frozen=True)
 class ImpliedNoise:

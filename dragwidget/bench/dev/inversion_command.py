@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,17 +11,15 @@ import numpy as np
 from tqdm import tqdm
 
 from dragwidget.bench.dev.inversion import InversionResult, critters, measure, summarise
-from dragwidget.bench.versions import versions
-from dragwidget.data.bad_input import bad_input, positive, user_file
+from dragwidget.bench.options import add_json
+from dragwidget.bench.rows import versions
+from dragwidget.data.bad_input import bad_input, positive
 from dragwidget.demo.training.feed import VALIDATION_SEEDS
 from dragwidget.diffusion.loading import load_model
-from dragwidget.storage.atomic import check_writable, write_whole
-
-__all__ = ["add_arguments", "run", "table"]
+from dragwidget.storage.atomic import write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``dragwidget bench inversion``."""
     parser.add_argument("--model", default="critters", help="as for `edit`")
     parser.add_argument("--device", default="auto", help="cpu, cuda, mps or auto")
     parser.add_argument(
@@ -31,16 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--n", type=positive, default=100, help="number of images")
     parser.add_argument("--steps", type=positive, default=50, help="DDIM steps of the whole path")
     parser.add_argument("--count", type=positive, default=35, help="steps that are inverted")
-    parser.add_argument(
-        "--json", type=user_file, metavar="OUT", help="write the results of every image here"
-    )
+    add_json(parser, "write the results of every image here")
 
 
 def run(args: argparse.Namespace) -> int:
     """Invert and render images of the synthetic domain; print a table."""
     with bad_input():
-        if args.json:
-            check_writable(args.json)
         model = load_model(args.model, device=args.device)
         model.schedule(args.steps).last(args.count)
     images = critters(range(args.seed, args.seed + args.n), model.image_side)
@@ -49,9 +42,8 @@ def run(args: argparse.Namespace) -> int:
         for image, prompt in tqdm(images, total=args.n, disable=None)
     ]
     sys.stdout.write(table(results) + "\n")
-    if args.json:
-        about = {"versions": versions(), "results": [asdict(result) for result in results]}
-        write_whole(args.json, f"{json.dumps(about, indent=1)}\n".encode())
+    plain = [asdict(result) for result in results]
+    write_json(args.json, {"versions": versions(), "results": plain})
     return 0
 
 

@@ -5,6 +5,7 @@ Of Stable Diffusion 1.5 nothing is downloaded: its weights are random, which tak
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -16,9 +17,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from dragwidget.diffusion.devices import free_memory
 from dragwidget.diffusion.loading import CRITTERS, load_model
+from dragwidget.diffusion.loading.checkpoint import PACKAGED
 from dragwidget.diffusion.sd import StableDiffusion
-
-__all__ = ["SIZES", "Size", "in_type", "make_network"]
 
 _GB = 10**9
 
@@ -78,51 +78,33 @@ def in_type(model: StableDiffusion, dtype: torch.dtype) -> StableDiffusion:
     )
 
 
-def _critters(device: torch.device, whole: bool) -> StableDiffusion:
-    del whole  # it is small: it always is
-    return load_model("critters", device=device, dtype="float32")
+def _config(part: str) -> dict[str, Any]:
+    """Return the configuration of a part of Stable Diffusion 1."""
+    content: dict[str, Any] = json.loads(
+        next((PACKAGED[1] / part).glob("*config.json")).read_text()
+    )
+    return content
 
 
 def _stable_diffusion(device: torch.device, whole: bool) -> StableDiffusion:
     """Stable Diffusion 1.5's shape with random weights: 859.5 million in the UNet."""
     # Any: diffusers does not say what its classes take.
-    make_unet: Any = UNet2DConditionModel
-    make_vae: Any = AutoencoderKL
-    make_scheduler: Any = DDIMScheduler
-    levels = 4
+    network: Any = UNet2DConditionModel
+    autoencoder: Any = AutoencoderKL
+    schedule: Any = DDIMScheduler
+    small_vae: dict[str, Any] = {}
+    small_text: dict[str, Any] = {}
+    if not whole:
+        small_vae = {"block_out_channels": (8,) * 4, "layers_per_block": 1, "norm_num_groups": 4}
+        small_text = {"intermediate_size": 64, "num_hidden_layers": 1}
     with torch.device(device):
-        unet = make_unet(
-            sample_size=64,
-            block_out_channels=(320, 640, 1280, 1280),
-            down_block_types=("CrossAttnDownBlock2D",) * (levels - 1) + ("DownBlock2D",),
-            up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * (levels - 1),
-            layers_per_block=2,
-            cross_attention_dim=768,
-            attention_head_dim=8,
-        )
-        vae = make_vae(
-            block_out_channels=(128, 256, 512, 512) if whole else (8,) * levels,
-            down_block_types=("DownEncoderBlock2D",) * levels,
-            up_block_types=("UpDecoderBlock2D",) * levels,
-            layers_per_block=2 if whole else 1,
-            norm_num_groups=32 if whole else 4,
-            latent_channels=4,
-            sample_size=512,
-        )
-        text_encoder = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=49408,
-                hidden_size=768,
-                intermediate_size=3072 if whole else 64,
-                num_hidden_layers=12 if whole else 1,
-                num_attention_heads=12,
-                max_position_embeddings=77,
-            )
-        )
+        unet = network.from_config(_config("unet"))
+        vae = autoencoder.from_config(_config("vae") | small_vae)
+        text_encoder = CLIPTextModel(CLIPTextConfig(**_config("text_encoder") | small_text))
     # Its words are few, which a text encoder does not mind: a text is as long as any other.
     tokenizer = CLIPTokenizer.from_pretrained(CRITTERS / "tokenizer")
     tokenizer.model_max_length = 77
-    scheduler = make_scheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    scheduler = schedule.from_config(_config("scheduler"))
     return StableDiffusion(
         unet=unet,
         vae=vae,
@@ -135,5 +117,10 @@ def _stable_diffusion(device: torch.device, whole: bool) -> StableDiffusion:
 
 SIZES = {
     "sd15": Size(_stable_diffusion, side=512, multiple=64, needs=8 * _GB),
-    "critters": Size(_critters, side=128, multiple=16, needs=0.2 * _GB),
+    "critters": Size(
+        lambda device, _: load_model("critters", device=device, dtype="float32"),
+        side=128,
+        multiple=16,
+        needs=0.2 * _GB,
+    ),
 }

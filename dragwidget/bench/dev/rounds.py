@@ -10,8 +10,6 @@ import torch
 
 from dragwidget.bench.memory import Lap, Meter
 
-__all__ = ["BASELINE", "Case", "Compare", "Part", "Row", "measure", "run_part"]
-
 BASELINE = "baseline"
 
 Case = Callable[[Meter], object]

@@ -14,8 +14,6 @@ from dragwidget.data.frames import XY
 from dragwidget.data.instructions import DragInstructions
 from dragwidget.session.session import DragSession
 
-__all__ = ["Reading", "drawn", "history_bytes", "round_of_session", "soak"]
-
 
 @dataclass(frozen=True)
 class Reading:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 
@@ -15,20 +14,18 @@ from tqdm import tqdm
 
 from dragwidget.bench.dev.soak import Reading, drawn, round_of_session, soak
 from dragwidget.bench.memory import give_back_at_once
-from dragwidget.data.bad_input import bad_input, positive, user_file
+from dragwidget.bench.options import add_json
+from dragwidget.data.bad_input import bad_input, positive
 from dragwidget.data.instructions import DragInstructions
 from dragwidget.demo.tasks import drag_task
 from dragwidget.diffusion.loading import load_model
 from dragwidget.session.session import DragSession
-from dragwidget.storage.atomic import check_writable, write_whole
-
-__all__ = ["add_arguments", "run", "table"]
+from dragwidget.storage.atomic import write_json
 
 MB = 2**20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``dragwidget bench soak``."""
     parser.add_argument("--rounds", type=positive, default=500, help="move, drag, render, rewind")
     parser.add_argument("--every", type=positive, default=50, help="rounds between two readings")
     parser.add_argument("--steps", type=positive, default=2, help="of each round's drag")
@@ -36,14 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--widget", action="store_true", help="through DragWidget, without a page")
     parser.add_argument("--model", default="critters", help="which model")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ..")
-    parser.add_argument("--json", type=user_file, metavar="OUT", help="all readings")
+    add_json(parser, "all readings")
 
 
 def run(args: argparse.Namespace) -> int:
     """Soak, print a table, write the readings."""
     with bad_input():
-        if args.json:
-            check_writable(args.json)
         give_back_at_once()
         task = drag_task("turn", 0)
         session = DragSession(load_model(args.model, device=args.device))
@@ -51,24 +46,19 @@ def run(args: argparse.Namespace) -> int:
         session.settings = replace(session.settings, inversion=inversion)
     base = task.instructions
     session.set_image(task.source.permute(1, 2, 0).numpy(), base.prompt)
-    readings = []
-    way = _through_widget if args.widget else _through_session
-    with (
-        way(session, base, args.steps) as one_round,
-        tqdm(total=args.rounds, disable=None) as bar,
-    ):
+    through_session = nullcontext(partial(round_of_session, session, base, args.steps))
+    way = _through_widget(session, base, args.steps) if args.widget else through_session
+    with way as one_round, tqdm(total=args.rounds, disable=None) as bar:
         device = session.model.device
-        for reading in soak(session, one_round, args.rounds, args.every, device, bar.update):
-            readings.append(reading)
+        readings = list(soak(session, one_round, args.rounds, args.every, device, bar.update))
     sys.stdout.write(table(readings) + "\n")
-    if args.json:
-        about = {
-            "through": "DragWidget" if args.widget else "DragSession",
-            "steps": args.steps,
-            "inversion_steps": args.inversion_steps,
-            "readings": [asdict(reading) for reading in readings],
-        }
-        write_whole(args.json, f"{json.dumps(about, indent=2)}\n".encode())
+    about = {
+        "through": "DragWidget" if args.widget else "DragSession",
+        "steps": args.steps,
+        "inversion_steps": args.inversion_steps,
+        "readings": [asdict(reading) for reading in readings],
+    }
+    write_json(args.json, about)
     return 0
 
 
@@ -83,13 +73,6 @@ def table(readings: Sequence[Reading]) -> str:
             f"{rest:+29.2%} {reading.seconds:10.0f}"
         )
     return "\n".join(lines)
-
-
-@contextmanager
-def _through_session(
-    session: DragSession, base: DragInstructions, steps: int
-) -> Iterator[Callable[[int], None]]:
-    yield partial(round_of_session, session, base, steps)
 
 
 @contextmanager

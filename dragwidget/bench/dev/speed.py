@@ -44,8 +44,6 @@ from dragwidget.session.rendering import referencing, rendering
 from dragwidget.session.session import DragSession
 from dragwidget.session.source import Inversion, inversion_from
 
-__all__ = ["PARTS", "WHOLE", "Task", "our_step"]
-
 PROMPT = "a fox in a field"
 
 

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -19,15 +14,14 @@ from dragwidget.bench.dev.growth import Growth, growth, growth_cases
 from dragwidget.bench.dev.networks import SIZES, make_network
 from dragwidget.bench.dev.rounds import Row, run_part
 from dragwidget.bench.dev.speed import PARTS, WHOLE, Task
-from dragwidget.bench.versions import versions
-from dragwidget.data.bad_input import bad_input, positive, user_file
+from dragwidget.bench.options import add_json
+from dragwidget.bench.rows import machine, versions
+from dragwidget.data.bad_input import bad_input, positive
 from dragwidget.data.settings import InversionSettings, LoRASettings, Settings
 from dragwidget.diffusion.devices import calculates_fast
 from dragwidget.diffusion.loading import choose_device, choose_dtype
 from dragwidget.diffusion.sd import StableDiffusion
-from dragwidget.storage.atomic import check_writable, write_whole
-
-__all__ = ["add_arguments", "run", "table"]
+from dragwidget.storage.atomic import write_json
 
 # Of the drag. So small that no handle arrives: every step that is asked for is taken and timed.
 LEARNING_RATE = 1e-6
@@ -37,7 +31,6 @@ LOW = (torch.bfloat16, torch.float16)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``dragwidget bench speed``."""
     every = ",".join((*PARTS, GROWTH))
     parser.add_argument("--size", choices=list(SIZES), default="critters", help="which network")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ..")
@@ -64,15 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="normal",
         help="of ours, as `load_model` has it",
     )
-    parser.add_argument("--json", type=user_file, metavar="OUT", help="all numbers")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, print a table, write the numbers."""
     with bad_input():
         parts = _parts(args.parts)
-        if args.json:
-            check_writable(args.json)
         device = choose_device(args.device)
         dtypes = _dtypes(args.dtype, device)
         size = SIZES[args.size]
@@ -91,23 +81,25 @@ def run(args: argparse.Namespace) -> int:
     task = Task.of(model, mine, side, _for(model, base), args.memory)
     rows, grown = _measure(task, parts, args.rounds, device)
     sys.stdout.write(table(rows, grown) + "\n")
-    if args.json:
-        about = {
-            "size": args.size,
-            "weights": sum(weight.numel() for weight in model.unet.parameters()),
-            "side": side,
-            "memory": args.memory,
-            "dtypes": [_name(dtype) for dtype in dtypes],
-            "reference": "baseline, float32",
-            "ratio": "ours / reference",
-            "rounds": args.rounds,
-            "settings": task.settings.to_dict(),
-            "device": _device_name(device),
-            "threads": torch.get_num_threads(),
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-            "versions": versions(),
-        }
-        _write(args.json, about, rows, grown)
+    on_cuda = device.type == "cuda"
+    about = {
+        "size": args.size,
+        "weights": sum(weight.numel() for weight in model.unet.parameters()),
+        "side": side,
+        "memory": args.memory,
+        "dtypes": [str(dtype).removeprefix("torch.") for dtype in dtypes],
+        "reference": "baseline, float32",
+        "ratio": "ours / reference",
+        "rounds": args.rounds,
+        "settings": task.settings.to_dict(),
+        "device": torch.cuda.get_device_name(device) if on_cuda else str(device),
+        "threads": torch.get_num_threads(),
+        "machine": machine(),
+        "versions": versions(),
+        "rows": [asdict(row) for row in rows],
+        "growth": [asdict(one) for one in grown],
+    }
+    write_json(args.json, about)
     return 0
 
 
@@ -176,15 +168,10 @@ def table(rows: Sequence[Row], grown: Sequence[Growth]) -> str:
     if rows:
         lines.append(f"{'':<48}" + _columns(head))
     for row in rows:
-        values = (
-            _number(row.ratio, ".2f"),
-            _number(row.seconds, ".3f"),
-            _number(row.reference_seconds, ".3f"),
-            _number(row.cpu_ratio, ".2f"),
-            _number(_megabytes(row.peak), ".0f"),
-            _number(_megabytes(row.reference_peak), ".0f"),
-            _number(row.peak_ratio, ".2f"),
-        )
+        ratios = [_number(ratio, ".2f") for ratio in (row.ratio, row.cpu_ratio, row.peak_ratio)]
+        seconds = _number(row.seconds, ".3f"), _number(row.reference_seconds, ".3f")
+        peaks = _megabytes(row.peak), _megabytes(row.reference_peak)
+        values = (ratios[0], *seconds, ratios[1], *peaks, ratios[2])
         lines.append(f"{row.part:<9}{row.variant:<39}" + _columns(values))
         if row.in_units is not None:
             unit = _number(row.reference_in_units, ".2f")
@@ -194,9 +181,9 @@ def table(rows: Sequence[Row], grown: Sequence[Growth]) -> str:
     if grown:
         lines.append(f"{'growth':<48}" + _columns(("", "ours, s", "", "cpu, s", "peak, MB")))
     for one in grown:
-        seconds, cpu = _number(one.seconds, ".3f"), _number(one.cpu_seconds, ".3f")
-        peak = _number(_megabytes(one.peak), ".0f")
-        lines.append(f"{one.by:<9}{one.value:<39}" + _columns(("", seconds, "", cpu, peak)))
+        took, cpu = _number(one.seconds, ".3f"), _number(one.cpu_seconds, ".3f")
+        cells = ("", took, "", cpu, _megabytes(one.peak))
+        lines.append(f"{one.by:<9}{one.value:<39}" + _columns(cells))
     return "\n".join(lines)
 
 
@@ -208,26 +195,5 @@ def _number(value: float | None, form: str) -> str:
     return "-" if value is None else f"{value:{form}}"
 
 
-def _megabytes(count: int | None) -> float | None:
-    return None if count is None else count / 1e6
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-
-
-def _write(path: Path, about: dict[str, Any], rows: Sequence[Row], grown: Sequence[Growth]) -> None:
-    """All at once, one line for each row."""
-    parts = {name: json.dumps(value) for name, value in about.items()}
-    parts["rows"] = _lines([asdict(row) for row in rows])
-    parts["growth"] = _lines([asdict(one) for one in grown])
-    text = ",\n".join(f"{json.dumps(name)}: {value}" for name, value in parts.items())
-    write_whole(path, f"{{\n{text}\n}}\n".encode())
-
-
-def _lines(rows: Sequence[dict[str, Any]]) -> str:
-    return "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]"
+def _megabytes(count: int | None) -> str:
+    return _number(None if count is None else count / 1e6, ".0f")

@@ -24,17 +24,6 @@ from dragwidget.demo.scenes import render
 from dragwidget.demo.tasks import TASK_KINDS, DragTask, drag_task
 from dragwidget.session.workers import shared_model
 
-__all__ = [
-    "IMAGES",
-    "LARGEST_ERROR",
-    "LARGEST_GAP",
-    "ValidationJob",
-    "ValidationResult",
-    "make_jobs",
-    "measure",
-    "validate",
-]
-
 IMAGES = ("target", "source", "half")
 LARGEST_ERROR = 0.5  # pixels, of the position of a point
 LARGEST_GAP = 0.02  # of the completion

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,56 +10,41 @@ from dataclasses import asdict
 import numpy as np
 from tqdm import tqdm
 
-from dragwidget.bench.dev.validation import (
-    IMAGES,
-    LARGEST_ERROR,
-    LARGEST_GAP,
-    ValidationResult,
-    make_jobs,
-    validate,
-)
-from dragwidget.bench.options import add_executor
-from dragwidget.bench.versions import versions
-from dragwidget.data.bad_input import bad_input, positive, user_file
+from dragwidget.bench.dev import validation
+from dragwidget.bench.options import add_executor, add_json
+from dragwidget.bench.rows import versions
+from dragwidget.data.bad_input import positive
 from dragwidget.session.executors import opened
-from dragwidget.storage.atomic import check_writable, write_whole
-
-__all__ = ["add_arguments", "run"]
+from dragwidget.storage.atomic import write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``dragwidget bench validation``."""
     parser.add_argument("--seed", type=int, default=950_000, help="seed of the first task")
     parser.add_argument("--n", type=positive, default=18, help="number of tasks")
     parser.add_argument("--model", default="critters", help="whose autoencoder corrupts the images")
     add_executor(parser)
-    parser.add_argument(
-        "--json", type=user_file, metavar="OUT", help="write the results of every image here"
-    )
+    add_json(parser, "write the results of every image here")
 
 
 def run(args: argparse.Namespace) -> int:
     """Validate the evaluator on images as drawn and after the autoencoder; print a table."""
-    with bad_input():
-        if args.json:
-            check_writable(args.json)
     models = {"drawn": None, "round trip": args.model}
-    results: dict[str, list[ValidationResult]] = {name: [] for name in models}
-    progress = tqdm(total=len(models) * len(IMAGES) * args.n, disable=None)
+    results: dict[str, list[validation.ValidationResult]] = {name: [] for name in models}
+    progress = tqdm(total=len(models) * len(validation.IMAGES) * args.n, disable=None)
     with opened(args.executor) as executor, progress as bar:
         for name, model in models.items():
-            for result in validate(make_jobs(args.seed, args.n, model), executor):
+            for result in validation.validate(
+                validation.make_jobs(args.seed, args.n, model), executor
+            ):
                 results[name].append(result)
                 bar.update()
     sys.stdout.write(table(results) + "\n")
-    if args.json:
-        plain = {name: [asdict(result) for result in some] for name, some in results.items()}
-        text = json.dumps({"versions": versions(), "results": plain}, indent=1)
-        write_whole(args.json, text.encode())
+    plain = {name: [asdict(result) for result in some] for name, some in results.items()}
+    write_json(args.json, {"versions": versions(), "results": plain})
     return 0
 
 
-def table(results: dict[str, list[ValidationResult]]) -> str:
+def table(results: dict[str, list[validation.ValidationResult]]) -> str:
     """Return a line for each corruption and each image, then every result out of tolerance."""
     lines = [
         f"{'images':<12}{'drag':<13}{'held':>9}{'compl.':>8}   "
@@ -68,11 +52,11 @@ def table(results: dict[str, list[ValidationResult]]) -> str:
         f"{'':<45}{'median, 95 %, max':<22}   median, 95 %, max",
     ]
     for name, some in results.items():
-        for image in IMAGES:
+        for image in validation.IMAGES:
             lines.append(_line(name, image, [one for one in some if one.image == image]))
     lines.append(
-        f"held: on the whole drag, no dragged point more than {LARGEST_ERROR} px off; else, "
-        f"completion within {LARGEST_GAP};\nand the fit did not fail. Not held:"
+        f"held: on the whole drag, no dragged point more than {validation.LARGEST_ERROR} px off; "
+        f"else, completion within {validation.LARGEST_GAP};\nand the fit did not fail. Not held:"
     )
     lines += [
         f"  {name}, {one.image}: {one.kind} {one.seed}, {one.error:.2f} px, "
@@ -85,7 +69,7 @@ def table(results: dict[str, list[ValidationResult]]) -> str:
     return "\n".join(lines)
 
 
-def _line(name: str, image: str, results: Sequence[ValidationResult]) -> str:
+def _line(name: str, image: str, results: Sequence[validation.ValidationResult]) -> str:
     held = f"{sum(result.held for result in results)}/{len(results)}"
     share = np.mean([result.completion for result in results])
     errors = _spread([result.error for result in results], 2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import time
@@ -13,17 +12,16 @@ from statistics import median
 
 from tqdm import tqdm
 
-from dragwidget.data.bad_input import bad_input, positive, user_file
+from dragwidget.bench.options import add_json
+from dragwidget.data.bad_input import bad_input, positive
 from dragwidget.data.instructions import DragInstructions
 from dragwidget.demo.tasks import drag_task
 from dragwidget.diffusion.loading import load_model
 from dragwidget.editor.work import PreviewRateLimiter, dragging
 from dragwidget.session.session import DragSession
-from dragwidget.storage.atomic import check_writable, write_whole
+from dragwidget.storage.atomic import write_json
 from dragwidget.ui.canvas import DragCanvas
 from dragwidget.ui.widget import DragWidget
-
-__all__ = ["Share", "add_arguments", "run"]
 
 
 @dataclass(frozen=True)
@@ -39,24 +37,20 @@ class Share:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``dragwidget bench widget``."""
     parser.add_argument("--seconds", type=float, default=5.0, help="for which each hand moves")
     parser.add_argument("--rate", type=float, default=60.0, help="moves of the hand a second")
     parser.add_argument(
         "--rounds", type=positive, default=5, help="drags with and without the widget"
     )
     parser.add_argument("--steps", type=positive, default=80, help="of each drag")
-    parser.add_argument("--json", type=user_file, metavar="OUT", help="all numbers")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, print a table, write the numbers."""
     with bad_input():
         for name in ("seconds", "rate"):
             if getattr(args, name) <= 0:
                 raise ValueError(f"--{name} must be more than 0, got {getattr(args, name)}")
-        if args.json:
-            check_writable(args.json)
     task = drag_task("turn", 0)
     image, base = task.source.permute(1, 2, 0).numpy(), task.instructions
     shares = []
@@ -71,9 +65,8 @@ def run(args: argparse.Namespace) -> int:
     shares += _drags(session, base, args.rounds, args.steps)
     lines = [f"{one.what:<40}{one.share:8.1%}" for one in shares]
     sys.stdout.write("\n".join(lines) + "\n")
-    if args.json:
-        about = {"rate": args.rate, "steps": args.steps, "shares": [asdict(one) for one in shares]}
-        write_whole(args.json, f"{json.dumps(about, indent=2)}\n".encode())
+    about = {"rate": args.rate, "steps": args.steps, "shares": [asdict(one) for one in shares]}
+    write_json(args.json, about)
     return 0
 
 

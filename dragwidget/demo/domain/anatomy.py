@@ -107,8 +107,9 @@ class Head:
 
     def nose(self) -> Spot:
         """Return the nose, at the end of the muzzle."""
-        width, height = self.looks["nose"].unbind(1)
-        return self.spots([(0.0, NOSE_LATITUDE, self.looks["muzzle_out"], width, height)])
+        kind = self.looks
+        size = kind["nose_width"], kind["nose_height"]
+        return self.spots([(0.0, NOSE_LATITUDE, kind["muzzle_out"], *size)])
 
     def mouth(self) -> Spot:
         """The mouth; its frame has the closed mouth at v = 0 and the corners at u = -1 and 1."""
@@ -122,7 +123,7 @@ class Head:
     def ears(self) -> tuple[Tensor, Tensor, Tensor]:
         """Bases, tips and half widths (as vectors) of the ears: (B, 2, 2) each, left one first."""
         kind = self.looks
-        short, long = kind["ear_length"].unbind(1)
+        short, long = kind["ear_short"], kind["ear_long"]
         length = short + (long - short) * self.scenes.ears
         side = length.new_tensor([-1.0, 1.0])
         tilt = kind["ear_tilt"][:, None]

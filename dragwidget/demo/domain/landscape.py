@@ -21,69 +21,31 @@ from dragwidget.demo.domain.parameters import TIMES, Scenes
 HORIZON = 0.70  # where the mountains stand, units of the image
 SNOW = 0.30  # of the mountain's height, at the middle
 
-# For each time of day: colours at tint 0 and 1.
-_SKY_TOP = {
-    "day": ("#5fb4e8", "#8fc7f0"),
-    "evening": ("#7e6bb8", "#c06a9c"),
-    "night": ("#1f2a5c", "#2f2a63"),
-}
-_SKY_LOW = {
-    "day": ("#d9f1fb", "#fdf0d5"),
-    "evening": ("#ffc98f", "#ffb0a0"),
-    "night": ("#5d6fb5", "#7a68b0"),
-}
-_SUN = {
-    "day": ("#ffd84a", "#ffe27a"),
-    "evening": ("#ff8a4c", "#ff7a5c"),
-    "night": ("#fdf6d8", "#f4f0ff"),
-}
-_SUN_LOW = {
-    "day": ("#ffb73a", "#ffc04a"),
-    "evening": ("#f0593f", "#e85560"),
-    "night": ("#d8d2c8", "#cfc8e8"),
-}
-_ROCK = {
-    "day": ("#7f93b8", "#9b93b5"),
-    "evening": ("#7d5f94", "#96607f"),
-    "night": ("#3d4a85", "#4c4886"),
-}
-_SNOW = {
-    "day": ("#ffffff", "#fffdf8"),
-    "evening": ("#ffe6dc", "#ffe2e0"),
-    "night": ("#c9d3f2", "#d2ccf0"),
-}
-_FAR = {
-    "day": ("#b3cfe3", "#c8cfdf"),
-    "evening": ("#d58fa0", "#d98694"),
-    "night": ("#4f5f9f", "#5f5a9f"),
-}
-_HILL = {
-    "day": ("#8cc774", "#b9cf6f"),
-    "evening": ("#8a9a68", "#b09a5c"),
-    "night": ("#3a6275", "#4a5f80"),
-}
-_MEADOW = {
-    "day": ("#5faa5c", "#93b552"),
-    "evening": ("#6a8455", "#94844a"),
-    "night": ("#2a4a60", "#38486b"),
-}
-_LIGHT = {
-    "day": ("#ffffff", "#ffffff"),
-    "evening": ("#ffe9da", "#ffe6dc"),
-    "night": ("#c3c9ee", "#cac6ec"),
+# Of day, evening and night, each at tint 0 and at tint 1.
+_COLOURS = {
+    "sky_top": ("#5fb4e8", "#8fc7f0", "#7e6bb8", "#c06a9c", "#1f2a5c", "#2f2a63"),
+    "sky_low": ("#d9f1fb", "#fdf0d5", "#ffc98f", "#ffb0a0", "#5d6fb5", "#7a68b0"),
+    "sun": ("#ffd84a", "#ffe27a", "#ff8a4c", "#ff7a5c", "#fdf6d8", "#f4f0ff"),
+    "sun_low": ("#ffb73a", "#ffc04a", "#f0593f", "#e85560", "#d8d2c8", "#cfc8e8"),
+    "rock": ("#7f93b8", "#9b93b5", "#7d5f94", "#96607f", "#3d4a85", "#4c4886"),
+    "snow": ("#ffffff", "#fffdf8", "#ffe6dc", "#ffe2e0", "#c9d3f2", "#d2ccf0"),
+    "far": ("#b3cfe3", "#c8cfdf", "#d58fa0", "#d98694", "#4f5f9f", "#5f5a9f"),
+    "hill": ("#8cc774", "#b9cf6f", "#8a9a68", "#b09a5c", "#3a6275", "#4a5f80"),
+    "meadow": ("#5faa5c", "#93b552", "#6a8455", "#94844a", "#2a4a60", "#38486b"),
+    "light": ("#ffffff", "#ffffff", "#ffe9da", "#ffe6dc", "#c3c9ee", "#cac6ec"),
 }
 
 
-def _pick(palette: dict[str, tuple[str, str]], scenes: Scenes, tint: Tensor) -> Tensor:
+def _pick(name: str, scenes: Scenes, tint: Tensor) -> Tensor:
     """(B, 3): the colour of the time of day, between its two ends."""
-    table = torch.tensor([[rgb(c) for c in palette[time]] for time in TIMES], device=tint.device)
-    low, high = table[scenes.time_of_day].unbind(1)
+    table = torch.tensor([rgb(colour) for colour in _COLOURS[name]], device=tint.device)
+    low, high = table.view(len(TIMES), 2, 3)[scenes.time_of_day].unbind(1)
     return low + (high - low) * tint[:, None]
 
 
 def light_of(scenes: Scenes) -> Tensor:
     """(B, 3): the colour of the light that falls on the animal."""
-    return _pick(_LIGHT, scenes, scenes.sky)
+    return _pick("light", scenes, scenes.sky)
 
 
 def slope_height(scenes: Scenes, x: Tensor) -> Tensor:
@@ -101,7 +63,7 @@ def landscape(scenes: Scenes, size: int) -> tuple[Tensor, list[Layer]]:
     """Return the colour behind all (B, 3) and the layers from the sky to the meadow."""
     sky, ground = scenes.sky, scenes.ground
     one = torch.ones_like(sky)
-    low = _pick(_SKY_LOW, scenes, sky)
+    low = _pick("sky_low", scenes, sky)
     x = pixel_centres(size).to(sky.device)
     line = lift(sky.new_tensor([0.0, 1.0, 0.0]).expand(len(sky), 3))  # y
 
@@ -138,20 +100,20 @@ def landscape(scenes: Scenes, size: int) -> tuple[Tensor, list[Layer]]:
     hill = ridge(0.705 - 0.030 * torch.cos(6.5 * x - 3.6) + one[:, None] * 0)
     meadow = ridge(0.775 - 0.022 * torch.cos(5.0 * x - 0.4) + one[:, None] * 0)
 
-    sun = _pick(_SUN, scenes, sky)
-    rock = _pick(_ROCK, scenes, sky)
-    grass = _pick(_MEADOW, scenes, ground)
-    return _pick(_SKY_TOP, scenes, sky), [
+    sun = _pick("sun", scenes, sky)
+    rock = _pick("rock", scenes, sky)
+    grass = _pick("meadow", scenes, ground)
+    return _pick("sky_top", scenes, sky), [
         Layer(low, (band(0.36, 0.50),)),
         Layer(sun, (halo,), 0.55),
         Layer(sun, (disc,)),
-        Layer(_pick(_SUN_LOW, scenes, sky), (disc, lower), 0.55),
-        Layer(_pick(_FAR, scenes, sky), (far,), 0.9),
+        Layer(_pick("sun_low", scenes, sky), (disc, lower), 0.55),
+        Layer(_pick("far", scenes, sky), (far,), 0.9),
         Layer(rock, (mountain,)),
-        Layer(_pick(_SNOW, scenes, sky), (mountain, above)),
+        Layer(_pick("snow", scenes, sky), (mountain, above)),
         Layer(rock * 0.62, (mountain, shadow), 0.42),
         Layer(low, (mountain, band(0.66, 0.22)), 0.65),
-        Layer(_pick(_HILL, scenes, ground), (hill,)),
+        Layer(_pick("hill", scenes, ground), (hill,)),
         Layer(grass, (meadow,)),
         Layer(grass * 0.80, (meadow, band(0.95, 0.20)), 0.8),
     ]

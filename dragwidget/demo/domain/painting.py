@@ -78,7 +78,7 @@ class _Painter:
         dark, light = self.lit(kind["dark"]), self.lit(kind["light"])
         limb = fur + (dark - fur) * kind["paws"][:, None]
         edge = limb * 0.90  # arms stand out a little from the body
-        tail_w, tail_h = kind["tail"].unbind(1)
+        tail_w, tail_h = kind["tail_width"], kind["tail_height"]
         (ground,) = self.oval([(0.0, 2.30, 1.25, 0.22)], soft=0.9)
         (tail,) = self.oval([(0.55 + 0.5 * tail_h, 1.95 - 0.55 * tail_h, tail_w, tail_h)], 0.55)
         (tip,) = self.oval(
@@ -173,7 +173,7 @@ class _Painter:
     def face(self) -> list[Layer]:
         kind, head = self.kind, self.head
         fur, light, dark = self.lit(self.fur), self.lit(kind["light"]), self.lit(kind["dark"])
-        wide, high = kind["muzzle"].unbind(1)
+        wide, high = kind["muzzle_width"], kind["muzzle_height"]
         out = 1 + 0.6 * (kind["muzzle_out"] - 1)
         spots = head.spots(
             [
@@ -201,7 +201,6 @@ class _Painter:
         blush_l, blush_r = self.spots(blush, soft=0.85)
         fade = 0.75 * (blush.facing * 2.5).clamp(0, 1)
         shade = self.lit(SHADE)
-        left, right = kind["patch"].unbind(1)
         return [
             Layer(fur, (jowl,)),
             Layer(fur, (top,)),
@@ -211,8 +210,8 @@ class _Painter:
             Layer(dark, (stripe, top), kind["stripes"]),
             Layer(dark, (stripe_l, top), kind["stripes"]),
             Layer(dark, (stripe_r, top), kind["stripes"]),
-            Layer(dark, (patch_l, top), left),
-            Layer(dark, (patch_r, top), right),
+            Layer(dark, (patch_l, top), kind["patch_left"]),
+            Layer(dark, (patch_r, top), kind["patch_right"]),
             Layer(self.lit(WHITE), (glow, top), 0.22),
             Layer(shade, (dusk, jowl), 0.20),
             *self.jaw(),

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from dragwidget.demo.training.tokenizer import MAX_TOKENS
 
@@ -159,18 +159,20 @@ def build_unet(networks: Networks) -> Model:
     )
 
 
-def build_text_encoder(networks: Networks, vocabulary: int, **tokens: Any) -> Model:
-    """`tokens`: bos_token_id, eos_token_id, pad_token_id of the tokenizer."""
+def build_text_encoder(networks: Networks, tokenizer: CLIPTokenizer) -> Model:
+    """Return a new text encoder for the tokens of a tokenizer."""
     return CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=vocabulary,
+            vocab_size=len(tokenizer),
             hidden_size=networks.text_width,
             intermediate_size=2 * networks.text_width,
             num_hidden_layers=networks.text_layers,
             num_attention_heads=4,
             max_position_embeddings=MAX_TOKENS,
             projection_dim=networks.text_width,
-            **tokens,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
         )
     )
 

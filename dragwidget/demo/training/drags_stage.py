@@ -14,9 +14,9 @@ part of B shrinks to nothing. So each latent gets some of a warp's remains as no
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -31,18 +31,12 @@ from torch import Tensor
 from dragwidget.data.instructions import DragInstructions, on_grid
 from dragwidget.data.settings import DragSettings
 from dragwidget.demo.tasks import TASK_KINDS, drag_task
+from dragwidget.demo.training import unet_stage
 from dragwidget.demo.training.architecture import Model, Preset, autocast
 from dragwidget.demo.training.export import RECOMMENDED, write_model, write_samples
 from dragwidget.demo.training.feed import VALIDATION_SEEDS, Bank, shortened
 from dragwidget.demo.training.loop import Training
-from dragwidget.demo.training.unet_stage import (
-    MIN_SNR_GAMMA,
-    Data,
-    Noising,
-    encode_images,
-    posterior_noise,
-    token_ids,
-)
+from dragwidget.demo.training.unet_stage import Data, Noising
 from dragwidget.diffusion.switches import run
 from dragwidget.diffusion.unet import attending, recorded, self_attention_layers
 from dragwidget.drag.noise_path import Schedule, Time, invert
@@ -111,15 +105,11 @@ def train_drags(
     training.average()
     export()
     unet.eval()
-    report: dict[str, Any] = {
-        "steps": training.step,
-        "minutes": round(training.seconds / 60, 1),
-        "loss": training.curve[-1]["loss"] if training.curve else None,
-        "drags": training.images,
-        "drags_made": len(drags.bank),
-        "validation_loss": ordinary.validate(preset.measured),
-    }
-    (folder / "drags.json").write_text(json.dumps(report, indent=2) + "\n")
+    training.write_report(
+        drags=training.images,
+        drags_made=len(drags.bank),
+        validation_loss=ordinary.validate(preset.measured),
+    )
     write_samples(folder / "model", folder / "samples.png", device, preset.samples)
 
 
@@ -167,27 +157,24 @@ class PrefetchedTasks:
         self._pool.shutdown(cancel_futures=True)
 
 
+@dataclass(eq=False)
 class Drags:
     """Warped latents of training tasks, with source and ground truth, put to the UNet."""
 
-    def __init__(
-        self,
-        unet: Model,
-        before: Model,
-        text_encoder: Model,
-        autoencoder: Model,
-        tokenizer: Any,
-        preset: Preset,
-        device: torch.device,
-        drawn: Callable[[Sequence[int]], Drawn],
-    ) -> None:
-        self.unet, self.before, self.text_encoder = unet, before, text_encoder
-        self.autoencoder, self.tokenizer = autoencoder, tokenizer
-        self.preset, self.device, self.drawn = preset, device, drawn
-        self.alphas_cumprod = Noising(device).alphas_cumprod
+    unet: Model
+    before: Model
+    text_encoder: Model
+    autoencoder: Model
+    tokenizer: Any
+    preset: Preset
+    device: torch.device
+    drawn: Callable[[Sequence[int]], Drawn]
+
+    def __post_init__(self) -> None:
+        self.alphas_cumprod = Noising(self.device).alphas_cumprod
         first = RECOMMENDED["render"]["start_layer"]
-        self.layers = tuple(range(first, len(self_attention_layers(unet))))
-        chunk = min(128, max(1, preset.first_drags // 16))
+        self.layers = tuple(range(first, len(self_attention_layers(self.unet))))
+        chunk = min(128, max(1, self.preset.first_drags // 16))
         self.bank = Bank(self.make, chunk, _FIRST_SEED)
 
     @torch.no_grad()
@@ -196,16 +183,16 @@ class Drags:
         wrapped = [seed % VALIDATION_SEEDS.start for seed in seeds]
         instructions, images = self.drawn(wrapped)
         drawn = torch.from_numpy(images).to(self.device)
-        means = encode_images(self.autoencoder, drawn * 2 - 1, self.preset)
+        means = unet_stage.encode_images(self.autoencoder, drawn * 2 - 1, self.preset)
         # Source and answer with the same noise: where nothing moves they must not differ.
         generator = torch.Generator().manual_seed(wrapped[0])
-        noise = posterior_noise(means[::2], self.autoencoder, generator)
+        noise = unet_stage.posterior_noise(means[::2], self.autoencoder, generator)
         source, target = means[::2] + noise, means[1::2] + noise
         warped = torch.cat(
             [warp(asked, latent[None]) for asked, latent in zip(instructions, source, strict=True)]
         )
         texts = shortened([asked.prompt for asked in instructions], wrapped)
-        tokens = token_ids(self.tokenizer, texts)
+        tokens = unet_stage.token_ids(self.tokenizer, texts)
         return source, target, warped, self.inverted_noise(source, tokens), tokens
 
     @torch.no_grad()
@@ -255,7 +242,7 @@ class Drags:
             )
         error = (predicted.float() - wanted).square().mean((1, 2, 3))
         snr = (a / (1 - a)).flatten().to(self.device)
-        mean: Tensor = (error * (snr.clamp(max=MIN_SNR_GAMMA) / snr)).mean()
+        mean: Tensor = (error * (snr.clamp(max=unet_stage.MIN_SNR_GAMMA) / snr)).mean()
         return mean
 
     def at_noise(self, clean: Tensor, noise: Tensor, a: Tensor) -> Tensor:

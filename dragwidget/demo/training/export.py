@@ -15,15 +15,8 @@ from transformers import CLIPTokenizer
 
 from dragwidget.data.presets import METHOD_SETTINGS
 from dragwidget.demo.scenes import TRAINING_SEEDS, captions, sample_scenes
-from dragwidget.demo.training.architecture import (
-    Model,
-    Networks,
-    Preset,
-    build_autoencoder,
-    build_scheduler,
-    build_text_encoder,
-    build_unet,
-)
+from dragwidget.demo.training import architecture
+from dragwidget.demo.training.architecture import Model, Networks, Preset
 
 SIZE_LIMIT = 25_000_000  # bytes of the whole folder
 # What the session starts from after stage 2: the paper's settings, of the decoder's blocks the one
@@ -69,13 +62,8 @@ def write_model(
 ) -> None:
     """Write the pipeline in float16; an older one at the same place stays until this is whole.
 
-    Args:
-        folder: where to.
-        preset: with the sizes of the networks.
-        states: weights of "unet" and "text_encoder".
-        autoencoder: as trained.
-        tokenizer_folder: holds the tokenizer's files.
-        recommended: settings that differ from the paper's.
+    `states`: weights of "unet" and "text_encoder"; `recommended`: settings that differ from the
+    paper's.
     """
     pipeline = _assemble(preset.networks, states, autoencoder, tokenizer_folder)
     temporary = folder.with_name(folder.name + ".new")
@@ -105,27 +93,21 @@ def _assemble(
     tokenizer_folder: Path,
 ) -> Any:
     tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder)
-    unet = build_unet(networks)
+    unet = architecture.build_unet(networks)
     unet.load_state_dict(states["unet"])
-    text_encoder = build_text_encoder(
-        networks,
-        len(tokenizer),
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    text_encoder = architecture.build_text_encoder(networks, tokenizer)
     text_encoder.load_state_dict(states["text_encoder"])
     half = {
         "unet": unet,
         "text_encoder": text_encoder,
-        "vae": build_autoencoder(networks, autoencoder),
+        "vae": architecture.build_autoencoder(networks, autoencoder),
     }
     for module in half.values():
         module.to(torch.float16, memory_format=torch.contiguous_format)
     return StableDiffusionPipeline(  # type: ignore[no-untyped-call]
         **half,
         tokenizer=tokenizer,
-        scheduler=build_scheduler(),
+        scheduler=architecture.build_scheduler(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

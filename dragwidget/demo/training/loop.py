@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import os
 import time
@@ -177,6 +178,16 @@ class Training:
         self.images = state.get("images", self.step * self.stage.batch)
         self.recent, self.curve = state["recent"], state["curve"]
         return True
+
+    def write_report(self, **numbers: float) -> None:
+        """`<name>.json`: how long the training was, how it ended, and these numbers."""
+        about = {
+            "steps": self.step,
+            "minutes": round(self.seconds / 60, 1),
+            "loss": self.curve[-1]["loss"] if self.curve else None,
+            **numbers,
+        }
+        (self.folder / f"{self.name}.json").write_text(json.dumps(about, indent=2) + "\n")
 
     def write_curve(self) -> None:
         """`<name>.csv` and `<name>.png` beside the checkpoint."""

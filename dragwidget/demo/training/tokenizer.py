@@ -20,18 +20,8 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 _WORD_END = "</w>"
 # Not in any caption of the domain; asked for by people, or used for images from elsewhere.
 EXTRA_WORDS = (
-    "an",
-    "and",
-    "drawing",
-    "in",
-    "of",
-    "on",
-    "photo",
-    "image",
-    "scribble",
-    "the",
-    "with",
-)
+    "an", "and", "drawing", "in", "of", "on", "photo", "image", "scribble", "the", "with",
+)  # fmt: skip
 
 
 def write_tokenizer(captions: Iterable[str], folder: Path) -> CLIPTokenizer:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,8 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from dragwidget.demo.scenes import captions, sample_scenes
-from dragwidget.demo.training.architecture import (
-    Model,
-    Preset,
-    autocast,
-    build_scheduler,
-    build_text_encoder,
-    build_unet,
-)
+from dragwidget.demo.training import architecture
+from dragwidget.demo.training.architecture import Model, Preset, autocast
 from dragwidget.demo.training.autoencoder_stage import validation_images
 from dragwidget.demo.training.export import RECOMMENDED_BASE, write_model, write_samples
 from dragwidget.demo.training.feed import SCRIBBLE_CAPTION, VALIDATION_SEEDS, Bank, images
@@ -90,28 +84,18 @@ def train_unet(
     training.average()
     export()
     parts["unet"].eval()
-    report: dict[str, Any] = {
-        "steps": training.step,
-        "minutes": round(training.seconds / 60, 1),
-        "loss": training.curve[-1]["loss"] if training.curve else None,
-        "images": training.images,
-        "images_encoded": len(data.bank),
-        "validation_loss": data.validate(preset.measured),
-    }
-    (folder / "unet.json").write_text(json.dumps(report, indent=2) + "\n")
+    training.write_report(
+        images=training.images,
+        images_encoded=len(data.bank),
+        validation_loss=data.validate(preset.measured),
+    )
     write_samples(folder / "model", folder / "samples.png", device, preset.samples)
 
 
 def make_parts(preset: Preset, tokenizer: CLIPTokenizer, device: torch.device) -> dict[str, Any]:
     """Return a new UNet and text encoder, laid out for training."""
-    text_encoder = build_text_encoder(
-        preset.networks,
-        len(tokenizer),
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    unet = build_unet(preset.networks).to(memory_format=torch.channels_last)
+    text_encoder = architecture.build_text_encoder(preset.networks, tokenizer)
+    unet = architecture.build_unet(preset.networks).to(memory_format=torch.channels_last)
     if device.type == "cpu":
         unet.set_attn_processor(AttnProcessor())  # its backward pass is quicker there
     return {"unet": unet.to(device), "text_encoder": text_encoder.to(device)}
@@ -146,24 +130,22 @@ def compute_gradients(
         step += 1
 
 
+@dataclass(eq=False)
 class Data:
     """Encoded images with their captions, noised and put to the networks."""
 
-    def __init__(
-        self,
-        parts: dict[str, Any],
-        autoencoder: Model,
-        tokenizer: CLIPTokenizer,
-        preset: Preset,
-        device: torch.device,
-        size: int,
-        first_seed: int = 0,
-    ) -> None:
-        self.parts, self.autoencoder, self.tokenizer = parts, autoencoder, tokenizer
-        self.preset, self.device, self.size = preset, device, size
-        self.noising = Noising(device)
-        self.bank = Bank(self.encode, min(256, preset.first_bank), first_seed)
-        self._empty = token_ids(tokenizer, [""])
+    parts: dict[str, Any]
+    autoencoder: Model
+    tokenizer: CLIPTokenizer
+    preset: Preset
+    device: torch.device
+    size: int
+    first_seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.noising = Noising(self.device)
+        self.bank = Bank(self.encode, min(256, self.preset.first_bank), self.first_seed)
+        self._empty = token_ids(self.tokenizer, [""])
 
     def encode(self, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Posterior means, scaled, (B, 4, h, w) float32 and token ids (B, n), both on the CPU."""
@@ -217,7 +199,7 @@ class Noising:
     """The forward process, and the loss under it."""
 
     def __init__(self, device: torch.device) -> None:
-        self.alphas_cumprod = build_scheduler().alphas_cumprod
+        self.alphas_cumprod = architecture.build_scheduler().alphas_cumprod
         self.device = device
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:

@@ -1,16 +1,16 @@
 """The label, meaning and range of every setting, as the user reads them.
 
-One entry for every field of every record in ``settings``. The ranges are those that the records
-accept.
+One entry for every field of every record in ``settings``, which knows the ranges.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, get_args
 
-__all__ = ["FIELDS", "TITLES", "Blocks", "Choice", "Field", "Flag", "Number", "shown"]
+from dragwidget.data.presets import METHOD_TITLES
+from dragwidget.data.settings import Between, Settings, hints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Field:
 
 @dataclass(frozen=True, kw_only=True)
 class Number(Field):
-    """A number in [low, high], or in (low, high] where ``open_low``.
+    """A number in [low, high], or in (low, high] where ``open_low``, as the record has it.
 
     Attributes:
         step: increment of the arrows beside it.
@@ -50,8 +50,8 @@ class Number(Field):
         slider: shown as a slider.
     """
 
-    low: float
-    high: float
+    low: float = 0
+    high: float = 0
     step: float = 1
     whole: bool = False
     open_low: bool = False
@@ -70,10 +70,10 @@ class Choice(Field):
     """One of several options.
 
     Attributes:
-        options: (label, value) of each.
+        options: (label, value) of each; by default the record's, labelled as they are.
     """
 
-    options: tuple[tuple[str, str], ...]
+    options: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,26 +88,20 @@ class Blocks(Field):
 
 TITLES = {"inversion": "Inversion", "lora": "LoRA", "drag": "Drag", "render": "Render"}
 
-FIELDS: Mapping[str, Mapping[str, Field]] = {
+_DESCRIBED: dict[str, dict[str, Field]] = {
     "inversion": {
         "steps": Number(
             label="DDIM steps",
             meaning="Number of DDIM steps T between image and noise. More steps reconstruct the "
             "image better and take longer.",
             source="T in the paper, 50 in section 4",
-            low=1,
-            high=1000,
-            whole=True,
         ),
         "strength": Number(
             label="Strength",
             meaning="Share of the DDIM steps that are inverted before the drag. A higher value "
             "lets shapes change more; a lower one preserves more of the image.",
             source="Section 3.1; figure 7 compares, 0.7 is the paper's",
-            low=0,
-            high=1,
             step=0.01,
-            open_low=True,
             slider=True,
         ),
         "method": Choice(
@@ -128,9 +122,6 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
             label="Iterations",
             meaning="Fixed point only: how often each step is repeated.",
             source="Not in the paper",
-            low=1,
-            high=100,
-            whole=True,
         ),
     },
     "lora": {
@@ -139,44 +130,30 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
             meaning="Number of LoRA training steps on this image, which preserve its identity in "
             "the edit. 0: no LoRA.",
             source="Section 3.2; the paper's 80 take about 25 s on an A100",
-            low=0,
-            high=100_000,
             step=10,
-            whole=True,
         ),
         "rank": Number(
             label="Rank",
             meaning="Rank of the LoRA matrices added to every attention projection: its capacity.",
             source="Section 3.2, 16 in section 4",
-            low=1,
-            high=256,
-            whole=True,
         ),
         "learning_rate": Number(
             label="Learning rate",
             meaning="Step size of AdamW on the LoRA weights.",
             source="Section 4, 5e-4",
-            low=0,
-            high=1,
             step=1e-4,
-            open_low=True,
         ),
         "batch_size": Number(
             label="Batch size",
             meaning="Number of noised copies of the image per training step. Fewer need less "
             "memory.",
             source="Section 4, 4",
-            low=1,
-            high=64,
-            whole=True,
         ),
         "weight_decay": Number(
             label="Weight decay",
             meaning="Decay of the LoRA weights towards zero in each step, relative to the "
             "learning rate.",
             source="The authors' code, 0.01",
-            low=0,
-            high=1,
             step=0.01,
         ),
         "random_crop": Flag(
@@ -190,17 +167,12 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
             meaning="Ends the training once its fixed-noise validation loss is at most this ratio "
             "of the loss without a LoRA. 0: never.",
             source="Not in the paper",
-            low=0,
-            high=1,
             step=0.05,
         ),
         "seed": Number(
             label="Seed",
             meaning="Seed of the training's random numbers. The same seed gives the same LoRA.",
             source="Not in the paper",
-            low=0,
-            high=2**63 - 1,
-            whole=True,
         ),
     },
     "drag": {
@@ -210,31 +182,20 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
             source="DragDiffusion is the paper's; GoodDrag (arXiv 2404.07206) drags and denoises "
             "in turn; Warp is one step without a gradient, after FastDrag (arXiv 2405.15769); "
             "Progressive warp, which repairs many small warps, is ours. Each has a preset",
-            options=(
-                ("DragDiffusion", "dragdiffusion"),
-                ("GoodDrag", "gooddrag"),
-                ("Warp", "warp"),
-                ("Progressive warp", "progressive"),
-            ),
+            options=tuple((title, name) for name, title in METHOD_TITLES.items()),
         ),
         "steps": Number(
             label="Max steps",
             meaning="Maximum number of latent updates in one drag.",
             source="Section 4, 80",
-            low=1,
-            high=100_000,
             step=10,
-            whole=True,
         ),
         "learning_rate": Number(
             label="Learning rate",
             meaning="Step size of Adam on the latent. A higher value drags faster and less "
             "precisely.",
             source="Section 4, 0.01",
-            low=0,
-            high=10,
             step=0.005,
-            open_low=True,
         ),
         "motion_radius": Number(
             label="Motion radius",
@@ -242,9 +203,6 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
             "the patch is 2 r_m + 1 cells wide.",
             source="r1 in equation 3, r_m in the authors' code; 1 in section 4",
             unit="cells",
-            low=0,
-            high=64,
-            whole=True,
         ),
         "tracking_radius": Number(
             label="Tracking radius",
@@ -252,24 +210,18 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
             "window is 2 r_p + 1 cells wide.",
             source="r2 of point tracking, section 3.3, r_p in the authors' code; 3 in section 4",
             unit="cells",
-            low=0,
-            high=64,
-            whole=True,
         ),
         "tracking": Choice(
             label="Tracking",
             meaning="Cells of the window that a handle may move to: all of them, those nearer to "
             "its target, or those in a cone of 30 degrees around the direction to it.",
             source="All in the paper; nearer is CLIPDrag's, the cone DragLoRA's",
-            options=(("window", "window"), ("nearer", "nearer"), ("cone", "cone")),
         ),
         "trace_back": Number(
             label="Trace back",
             meaning="A handle stays, for up to 3 steps, where the best match of its features "
             "differs by more than this on average. 0: never.",
             source="DragLoRA, 1.3; not in the paper, so 0",
-            low=0,
-            high=1e6,
             step=0.1,
         ),
         "step_length": Number(
@@ -279,18 +231,13 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
             source="The unit vector d in equation 3, so 1; up to 4 in GoodDrag; 0.4 in progressive "
             "warp",
             unit="cells",
-            low=0,
-            high=64,
             step=0.5,
-            open_low=True,
         ),
         "region_weight": Number(
             label="Region weight",
             meaning="Weight lambda of the region loss, which keeps the protected region "
             "unchanged. 0: it may drift.",
             source="Lambda in equation 3, 0.1 in section 4",
-            low=0,
-            high=1e6,
             step=0.05,
         ),
         "prior_weight": Number(
@@ -298,8 +245,6 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
             meaning="Weight of the prior loss, which keeps mean and spread of the latent as at "
             "this noise level.",
             source="Not in the paper, so 0",
-            low=0,
-            high=1e6,
             step=0.05,
         ),
         "stop_distance": Number(
@@ -307,10 +252,7 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
             meaning="A handle closer to its target than this has reached it.",
             source="2 in the authors' code",
             unit="cells",
-            low=0,
-            high=1000,
             step=0.5,
-            open_low=True,
         ),
         "patience": Number(
             label="Patience",
@@ -318,17 +260,12 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
             "trackings. 0: never.",
             source="Not in the paper, so 0; 10 in GoodDrag",
             unit="steps",
-            low=0,
-            high=100_000,
-            whole=True,
         ),
         "extra_weight": Number(
             label="Extra points",
             meaning="Weight of more supervised points, which the near warp field moves between and "
             "around the pairs. 0: none.",
             source="After FlowDrag (arXiv 2507.08285), without its mesh; not in the paper, so 0",
-            low=0,
-            high=1e6,
             step=0.1,
         ),
         "template": Choice(
@@ -362,10 +299,7 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
             meaning="Size of the feature grid relative to the image, feature cells per pixel. "
             "0.5: a cell is 2 x 2 pixels.",
             source="The authors' code, 0.5",
-            low=0,
-            high=1,
             step=0.05,
-            open_low=True,
             slider=True,
         ),
         "drag_timesteps": Number(
@@ -373,34 +307,23 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
             meaning="GoodDrag only: at how many denoising timesteps the latent is dragged; after "
             "each it is denoised by one step.",
             source="7 in the authors' code",
-            low=1,
-            high=999,
-            whole=True,
         ),
         "tracks_per_timestep": Number(
             label="Tracks/timestep",
             meaning="GoodDrag only: how often the handles are tracked at each of its timesteps.",
             source="B in GoodDrag, 10",
-            low=1,
-            high=1000,
-            whole=True,
         ),
         "updates_per_track": Number(
             label="Updates/track",
             meaning="GoodDrag and progressive warp only: updates of the latent between two "
             "trackings, or in each step.",
             source="J in GoodDrag, 3",
-            low=1,
-            high=1000,
-            whole=True,
         ),
         "loss_threshold": Number(
             label="Loss threshold",
             meaning="GoodDrag only: track at once when the motion loss is at most this times "
             "(2 r)^2, r being the motion radius. 0 means never.",
             source="The authors' code, 0",
-            low=0,
-            high=1e6,
             step=0.05,
         ),
         "warp_field": Choice(
@@ -409,30 +332,24 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
             "cell, around the targets. Stretch: whole cells with their noise, less with distance "
             "from the handle, and not at all on a circle around the mask.",
             source="Near is ours; stretch is FastDrag's, section 3.2",
-            options=(("near", "near"), ("stretch", "stretch")),
         ),
         "warp_combine": Choice(
             label="Warp combine",
             meaning="How a cell follows several pairs in a warp: a mean weighted by nearness, or "
             "the nearest pair alone.",
             source="FastDrag takes the mean; LazyDrag (arXiv 2509.12203) the winner",
-            options=(("mean", "mean"), ("winner", "winner")),
         ),
         "warp_holes": Choice(
             label="Warp holes",
             meaning="Stretch only: what vacated cells hold after a warp.",
             source="FastDrag interpolates between neighbours; LazyDrag takes new noise",
-            options=(("keep", "keep"), ("neighbours", "neighbours"), ("noise", "noise")),
         ),
         "warp_reach": Number(
             label="Warp reach",
             meaning="Near only: how far from its target a pair moves cells, in lengths of its "
             "displacement.",
             source="Not in a paper; 2.5 suits the embedded model",
-            low=0,
-            high=100,
             step=0.25,
-            open_low=True,
         ),
     },
     "render": {
@@ -446,18 +363,12 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
             label="From step",
             meaning="First denoising step that attends to the source image; 0 is the first.",
             source="Section 3.4; 0 in the authors' code",
-            low=0,
-            high=1000,
-            whole=True,
         ),
         "start_layer": Number(
             label="From layer",
             meaning="First self-attention layer that attends to the source image, counted from 0 "
             "in the order down, mid, up. Stable Diffusion 1 has 16.",
             source="Section 3.4; 10 in the authors' code, the decoder's last two blocks",
-            low=0,
-            high=1000,
-            whole=True,
         ),
         "keep_protected": Flag(
             label="Keep protected",
@@ -466,6 +377,25 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
             source="Not in the paper; DragFlow's hard constraint",
         ),
     },
+}
+
+
+def _completed(field: Field, hint: Any) -> Field:
+    """Return a field with what the record says of its range or its options."""
+    match field, get_args(hint):
+        case Number(), (kind, Between(low=low, high=high, open_low=open_low)):
+            return replace(field, low=low, high=high, open_low=open_low, whole=kind is int)
+        case Choice(options=()), words:
+            return replace(field, options=tuple((word, word) for word in words))
+    return field
+
+
+FIELDS: Mapping[str, Mapping[str, Field]] = {
+    stage: {
+        name: _completed(field, hints(getattr(Settings(), stage).__class__)[name])
+        for name, field in described.items()
+    }
+    for stage, described in _DESCRIBED.items()
 }
 
 

@@ -12,8 +12,6 @@ from dragwidget.ui.controls.fields import Blocks, Choice, Field, Flag, Number, s
 from dragwidget.ui.styles import escape
 from dragwidget.ui.tooltips import set_tooltip
 
-__all__ = ["Row"]
-
 LABEL_WIDTH = "122px"  # of the longest label, with the mark before it
 CHANGED = "● "  # before the label of a setting that is not as recommended
 _FLEXIBLE = {"flex": "1 1 0%", "width": "auto", "min_width": "0", "margin": "2px 0"}
@@ -30,7 +28,6 @@ class BlocksControl(widgets.HBox):
             layout=widgets.Layout(width=LABEL_WIDTH, flex="none", margin="0 4px 0 0")
         )
         self._buttons: list[Any] = []
-        self._disabled = False
         super().__init__([self._label], layout=widgets.Layout(**_FLEXIBLE))
         self._help = field.help
         self.grow(DECODER_BLOCKS)
@@ -41,7 +38,6 @@ class BlocksControl(widgets.HBox):
             name = "mid" if number == 0 else str(number)
             button = widgets.ToggleButton(
                 description=name,
-                disabled=self._disabled,
                 layout=widgets.Layout(
                     flex="1 1 0%", width="auto", min_width="20px", margin="0 1px", padding="0"
                 ),
@@ -76,16 +72,6 @@ class BlocksControl(widgets.HBox):
                 button.value = i in blocks or i - count in blocks
         finally:
             self._writing = False
-
-    @property
-    def disabled(self) -> bool:
-        return self._disabled
-
-    @disabled.setter
-    def disabled(self, disabled: bool) -> None:
-        self._disabled = disabled
-        for button in self._buttons:
-            button.disabled = disabled
 
     def _clicked(self, change: Any) -> None:  # noqa: ARG002 - all buttons count
         if not self._writing:
@@ -180,9 +166,3 @@ class Row(widgets.HBox):
         # hidden, but in its place: nothing moves
         self.back.layout.visibility = "visible" if changed else "hidden"
         set_tooltip(self.back, f"Reset {self.field.label} to {shown(recommended)}")
-
-    def lock(self, reason: str) -> None:
-        """Disable the control, with the reason as its tooltip; ``""`` enables it."""
-        self.control.disabled = self.back.disabled = bool(reason)
-        if not isinstance(self.control, BlocksControl):
-            set_tooltip(self.control, reason or self.field.help)

@@ -16,8 +16,6 @@ from dragwidget.ui.controls.rows import CHANGED, Row
 from dragwidget.ui.styles import STYLE, error_line, escape
 from dragwidget.ui.tooltips import set_tooltip
 
-__all__ = ["SettingsPanel"]
-
 CUSTOM = "Custom"
 STAGES = tuple(stage.name for stage in fields(Settings))
 
@@ -80,7 +78,7 @@ class SettingsPanel(widgets.VBox):
             tooltip="Reset all settings to the recommended ones",
             layout=widgets.Layout(width="88px", flex="none", margin="0"),
         )
-        self.reset_button.on_click(lambda _: self._try(self._recommended))
+        self.reset_button.on_click(lambda _: self._try(lambda: self._recommended))
         self.tabs = widgets.Tab(
             [self._page(stage) for stage in STAGES],
             selected_index=STAGES.index("drag"),
@@ -147,13 +145,6 @@ class SettingsPanel(widgets.VBox):
             wanted = replace(getattr(self.settings, stage), **{name: getattr(wanted, name)})
         self.settings = replace(self.settings, **{stage: wanted})
 
-    def lock(self, *stages: str, reason: str = "") -> None:
-        """Disable the settings of these stages, with a reason; enable all others."""
-        for stage in STAGES:
-            for row in self.rows[stage].values():
-                row.lock((reason or "not now") if stage in stages else "")
-        self.preset.disabled = self.reset_button.disabled = bool(stages)
-
     @traitlets.validate("settings")
     def _refuse_what_the_model_cannot(self, proposal: Any) -> Settings:
         settings: Settings = proposal["value"]
@@ -175,22 +166,18 @@ class SettingsPanel(widgets.VBox):
 
     def _editor(self, stage: str, name: str) -> Callable[[Any], None]:
         def edit(value: Any) -> None:
-            self._try_to(lambda: self._with(stage, name, value))
-            record = type(
-                getattr(self.settings, stage)
-            ).__name__  # a name that the user has not seen
-            self.error = self.error.replace(f"{record}.{name}", FIELDS[stage][name].label)
+            def changed() -> Settings:
+                record = replace(getattr(self.settings, stage), **{name: value})
+                return replace(self.settings, **{stage: record})
+
+            self._try(changed)
+            # The name of the record is one that the user has not seen.
+            said = f"{type(getattr(self.settings, stage)).__name__}.{name}"
+            self.error = self.error.replace(said, FIELDS[stage][name].label)
 
         return edit
 
-    def _with(self, stage: str, name: str, value: Any) -> Settings:
-        record = replace(getattr(self.settings, stage), **{name: value})
-        return replace(self.settings, **{stage: record})
-
-    def _try(self, settings: Settings) -> None:
-        self._try_to(lambda: settings)
-
-    def _try_to(self, make: Callable[[], Settings]) -> None:
+    def _try(self, make: Callable[[], Settings]) -> None:
         """Apply settings; if they are refused, show why and the settings that still hold."""
         try:
             self.settings = make()
@@ -201,7 +188,7 @@ class SettingsPanel(widgets.VBox):
 
     def _choose_preset(self, change: Any) -> None:
         if not self._showing_preset and change["new"] in self.presets:
-            self._try(self.presets[change["new"]])
+            self._try(lambda: self.presets[change["new"]])
         self._show()
 
     # What is seen

@@ -2,64 +2,29 @@
 
 from __future__ import annotations
 
-import math
 from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageColor
 
-__all__ = ["colours", "heat_overlay"]
-
-# Ends of the scale in OKLCh (Ottosson 2020): lightness, chroma, hue in degrees. Lightness rises
-# evenly, so that the map reads without colour, too, and the hue runs from blue by red to yellow.
-_LOW, _HIGH = (0.28, 0.10, 285.0), (0.94, 0.15, 465.0)
-_MIDDLE_CHROMA = 0.19
+# From low to high, evenly spaced on a curve in OKLCh (Ottosson 2020): lightness rises evenly, so
+# that the map reads without colour, too, and the hue runs from blue by red to yellow.
+_COLOURS = (
+    "#261d57", "#3b2462", "#51296d", "#6a2c76", "#842e7a", "#a03078", "#ba3371", "#d23c65",
+    "#e64b55", "#f56043", "#fe7831", "#fe9438", "#fead44", "#ffc451", "#ffda59", "#faf170",
+)  # fmt: skip
 
 
 @cache
 def colours() -> npt.NDArray[np.uint8]:
     """Return the colours of 256 steps from low to high, (256, 3)."""
-    share = np.linspace(0, 1, 256)
-    lightness = _LOW[0] + (_HIGH[0] - _LOW[0]) * share
-    ends = _LOW[1] + (_HIGH[1] - _LOW[1]) * share
-    chroma = ends + (_MIDDLE_CHROMA - (_LOW[1] + _HIGH[1]) / 2) * np.sin(math.pi * share) ** 2
-    hue = np.radians(_LOW[2] + (_HIGH[2] - _LOW[2]) * share)
-    for _ in range(200):  # less colourful, where a screen has no such colour
-        linear = _linear_rgb(lightness, chroma, hue)
-        outside = ((linear < 0) | (linear > 1)).any(axis=1)
-        if not outside.any():
-            break
-        chroma = np.where(outside, chroma * 0.98, chroma)
-    linear = linear.clip(0, 1)
-    encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    table: npt.NDArray[np.uint8] = np.rint(encoded * 255).astype(np.uint8)
-    return table
-
-
-def _linear_rgb(
-    lightness: npt.NDArray[Any], chroma: npt.NDArray[Any], hue: npt.NDArray[Any]
-) -> npt.NDArray[Any]:
-    """Return linear sRGB (N, 3) of OKLCh, by the matrices of OKLab."""
-    a, b = chroma * np.cos(hue), chroma * np.sin(hue)
-    cones = np.stack(
-        [
-            lightness + 0.3963377774 * a + 0.2158037573 * b,
-            lightness - 0.1055613458 * a - 0.0638541728 * b,
-            lightness - 0.0894841775 * a - 1.2914855480 * b,
-        ],
-        axis=1,
-    )
-    matrix = np.array(
-        [
-            [4.0767416621, -3.3077115913, 0.2309699292],
-            [-1.2684380046, 2.6097574011, -0.3413193965],
-            [-0.0041960863, -0.7034186147, 1.7076147010],
-        ]
-    )
-    rgb: npt.NDArray[Any] = cones**3 @ matrix.T
-    return rgb
+    places = np.linspace(0, 255, len(_COLOURS))
+    channels = np.array([ImageColor.getrgb(colour) for colour in _COLOURS]).T
+    table = np.stack([np.interp(np.arange(256), places, channel) for channel in channels], axis=1)
+    levels: npt.NDArray[np.uint8] = np.rint(table).astype(np.uint8)
+    return levels
 
 
 def heat_overlay(

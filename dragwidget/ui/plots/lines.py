@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dragwidget.ui.plots.svg import document, number, text
 from dragwidget.ui.styles import FAINT, TEXT
 
-__all__ = ["COLOURS", "decimate", "line_plot"]
-
 # Each has a contrast of 3 : 1 or more against white and against #111 (WCAG 2.1, 1.4.11).
 COLOURS = ("#2f7fd1", "#d9573f", "#2a9364", "#a267c9", "#b57a12", "#5f7f8f")
 DASHES = ("", "6 3", "2 3", "9 3 2 3", "12 4", "4 2 1 2")
@@ -49,21 +47,16 @@ def line_plot(
     title: str,
     width: int = 320,
     height: int = 110,
-    log: bool = False,
     unit: str = "",
-    first: int = 1,
 ) -> str:
     """Return a line plot over steps, as SVG.
 
     Args:
-        series: for each name one value per step; a value that is not finite is a gap, and with
-            ``log`` one that is not positive.
+        series: for each name one value per step; a value that is not finite is a gap.
         width, height: pixels; less on a narrower page.
-        log: whether the scale is logarithmic.
         unit: unit of the values.
-        first: number of the first step.
     """
-    usable = {name: [_usable(v, log) for v in values] for name, values in series.items()}
+    usable = {name: [_usable(v) for v in values] for name, values in series.items()}
     lines = {name: decimate(values) for name, values in usable.items()}
     lines = {name: points for name, points in lines.items() if points}
     steps = max((len(values) for values in series.values()), default=0)
@@ -80,13 +73,12 @@ def line_plot(
     right = min(width * 0.45, 12 + _CHARACTER * longest)
     x0, x1, y0, y1 = _LEFT, width - right, height - _BOTTOM, _TOP
     values = [v for points in lines.values() for _, v in points]
-    low, high, ticks = _scale(min(values), max(values), log)
+    low, high, ticks = _scale(min(values), max(values))
 
     def x(i: int) -> float:
         return x0 + (x1 - x0) * (i / (steps - 1) if steps > 1 else 1)
 
     def y(value: float) -> float:
-        value = math.log10(value) if log else value
         return y0 + (y1 - y0) * (value - low) / (high - low)
 
     for tick in ticks:
@@ -95,10 +87,10 @@ def line_plot(
             f'<path d="M{x0} {at:.1f}H{x1:.1f}" stroke="{TEXT}" stroke-opacity=".14" fill="none"/>'
         )
         parts.append(text(x0 - 5, at + 3.5, number(tick), anchor="end", colour=FAINT, size=10))
-    low_right = str(first + steps - 1) if steps > 1 else f"step {first}"
+    low_right = str(steps) if steps > 1 else "step 1"
     parts.append(text(x1, height - 4, low_right, anchor="end", colour=FAINT, size=10))
     if steps > 1:
-        parts.append(text(x0, height - 4, f"step {first}", colour=FAINT, size=10))
+        parts.append(text(x0, height - 4, "step 1", colour=FAINT, size=10))
 
     wanted = {name: y(points[-1][1]) for name, points in lines.items()}
     places = _spread(wanted, y1 + 4, y0)
@@ -123,9 +115,9 @@ def line_plot(
     return document(parts, width, height, f"{title} after {steps} steps: {summary}")
 
 
-def _usable(value: float, log: bool) -> float:
+def _usable(value: float) -> float:
     """Return the value, or nan for a gap; extreme floats would overflow the scale."""
-    if not abs(value) <= _HUGE or (log and value <= 1 / _HUGE):
+    if not abs(value) <= _HUGE:
         return math.nan
     return float(value) if abs(value) >= 1 / _HUGE else 0.0
 
@@ -150,15 +142,8 @@ def _path(
     return "".join(drawn)
 
 
-def _scale(low: float, high: float, log: bool) -> tuple[float, float, list[float]]:
-    """Return the ends of the axis (logarithms with ``log``) and the ticks."""
-    if log:
-        ends = math.log10(low), math.log10(high)
-        if ends[1] - ends[0] < 0.3:
-            ends = ends[0] - 0.15, ends[1] + 0.15
-        decades = range(math.ceil(ends[0]), math.floor(ends[1]) + 1)
-        ticks = [10.0**d for d in decades][:: max(1, len(decades) // 3)]
-        return *ends, ticks or [10 ** ((ends[0] + ends[1]) / 2)]
+def _scale(low: float, high: float) -> tuple[float, float, list[float]]:
+    """Return the ends of the axis and the ticks."""
     if high - low < 1e-9 * max(abs(high), abs(low), 1e-300):
         pad = abs(high) * 0.1 or 1.0
         low, high = low - pad, high + pad

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 from dragwidget.ui.styles import FONT, TEXT, escape
 
-__all__ = ["document", "number", "text"]
-
 # Round letters that lie over a line, in the colour of what is behind.
 _HALO = "paint-order:stroke;stroke:var(--jp-layout-color1,#fff);stroke-width:3px;"
 

@@ -8,8 +8,6 @@ from itertools import pairwise
 from dragwidget.ui.plots.svg import document, text
 from dragwidget.ui.styles import FAINT, TEXT
 
-__all__ = ["tree"]
-
 MAX_BRANCHES = 8  # that are shown: the current one and the newest
 _LANE = 18  # pixels from one branch to the next
 _LEFT = 10

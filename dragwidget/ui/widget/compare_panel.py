@@ -11,8 +11,6 @@ from PIL import Image
 from dragwidget.editor.export import before_after, side_by_side
 from dragwidget.editor.images import encoded
 
-__all__ = ["ComparePanel"]
-
 SIDE = 640  # longest side of what is sent to the page, pixels
 
 

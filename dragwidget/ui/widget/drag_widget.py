@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from dragwidget.session.session import DragSession
     from dragwidget.storage.cache import Store
 
-__all__ = ["DragWidget"]
-
 FIT = 500  # CSS pixels of the canvas: leaves room for the controls beside it in JupyterLab
 
 ImageLike = Image.Image | str | os.PathLike[str] | npt.NDArray[np.generic]
@@ -148,7 +146,7 @@ class DragWidget(StillImage, ipywidgets.VBox):
             on_state=self._changed,
             on_done=self._done,
             on_error=self._failed,
-            on_waiting=self._waiting,
+            on_waiting=lambda words: self._view.say("waiting", then=words),
         )
         self._view = View(
             self.canvas,
@@ -355,9 +353,6 @@ class DragWidget(StillImage, ipywidgets.VBox):
         elif state == "stopping" and not self._editing.waiting:
             self._view.say("stopping")
         self._view.state()
-
-    def _waiting(self, words: str) -> None:
-        self._view.say("waiting", then=words)
 
     def _done(self, _: object, error: BaseException | None) -> None:
         if error is not None:

@@ -9,8 +9,6 @@ from ipywidgets import Layout
 
 from dragwidget.editor.export import link
 
-__all__ = ["ExportPanel", "makers"]
-
 Make = Callable[[], bytes]
 
 

@@ -14,8 +14,6 @@ from dragwidget.editor.images import encoded
 from dragwidget.ui.closing import close_all
 from dragwidget.ui.plots.heat import heat_overlay
 
-__all__ = ["FeaturesPanel"]
-
 SIDE = 150  # of one map, pixels
 
 

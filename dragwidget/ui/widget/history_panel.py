@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING
 import ipywidgets
 from ipywidgets import Layout
 
-from dragwidget.editor.images import Images
+from dragwidget.editor.images import Images, evenly
 from dragwidget.ui.plots.tree import tree
 from dragwidget.ui.tooltips import set_tooltip
 
 if TYPE_CHECKING:
     from dragwidget.session.history import History
     from dragwidget.session.node import Node
-
-__all__ = ["HistoryPanel", "spread"]
 
 FRAMES = 8  # of the filmstrip
 _EMPTY = (
@@ -157,7 +155,7 @@ class _Frame(ipywidgets.VBox):
 
 def spread(last: int) -> set[int]:
     """Return the steps from 1 to ``last`` that fill the filmstrip, evenly spread."""
-    return {round(1 + k * (last - 1) / (FRAMES - 1)) for k in range(FRAMES)} if last else set()
+    return {1 + k for k in evenly(last, FRAMES)}
 
 
 def _chosen(path: list[Node], here: int, images: Images) -> list[Node]:
@@ -169,9 +167,7 @@ def _chosen(path: list[Node], here: int, images: Images) -> list[Node]:
     if len(path) < 2:
         return []
     seen = [node for node in path if node.index == here or images.thumbnail(node) is not None]
-    if len(seen) <= FRAMES:
-        return seen
-    chosen = [seen[round(k * (len(seen) - 1) / (FRAMES - 1))] for k in range(FRAMES)]
+    chosen = [seen[k] for k in evenly(len(seen), FRAMES)]
     if all(node.index != here for node in chosen):
         current = next(node for node in seen if node.index == here)
         nearest = min(range(1, FRAMES - 1), key=lambda k: abs(chosen[k].index - here))

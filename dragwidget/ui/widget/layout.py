@@ -8,9 +8,6 @@ import ipywidgets
 from ipywidgets import Layout
 
 from dragwidget.editor.editing import Action
-from dragwidget.ui.styles import STYLE
-
-__all__ = ["Buttons", "allow", "sections", "style_sheet", "two_columns"]
 
 _BUTTONS: dict[Action, tuple[str, str]] = {
     "prepare": ("Prepare", "Train the LoRA and invert the image, where they are not up to date"),
@@ -68,11 +65,6 @@ def two_columns(left: list[Any], right: list[Any], width: int) -> Any:
     )
     columns.add_class("dragwidget-columns")
     return columns
-
-
-def style_sheet() -> Any:
-    """Return the style sheet as a widget that takes no space."""
-    return ipywidgets.HTML(STYLE, layout=Layout(display="none"))
 
 
 def sections(parts: dict[str, Any]) -> Any:

@@ -10,8 +10,6 @@ from ipywidgets import Layout
 
 from dragwidget.ui.tooltips import set_tooltip
 
-__all__ = ["PointsTable"]
-
 _NAMES = ("handle x", "handle y", "target x", "target y")
 
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from dragwidget.ui.canvas import DragCanvas
     from dragwidget.ui.widget.view import View
 
-__all__ = ["RequestSync", "drawn", "why_nothing"]
-
 
 def drawn(canvas: DragCanvas) -> DragInstructions | None:
     """What is drawn, where it is enough to drag by."""

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from dragwidget.editor.work import Report
     from dragwidget.session.node import Node
 
-__all__ = ["ErrorLine", "StatusPanel", "distances_along"]
-
 STAGES = {"lora": "LoRA", "inversion": "Inversion", "reference": "Reference"}
 PLOT_EVERY = 0.2  # seconds
 PLOT_SHARE = 0.1  # of the time that curves may take, however long they are

@@ -6,20 +6,17 @@ and in 8 it stands still after the page is loaded again.
 
 from __future__ import annotations
 
-import contextvars
 from time import monotonic
 from typing import Any
 
-from dragwidget.editor.clocks import CLOCKS, ClockName, Drive, weakly
+from dragwidget.editor.clocks import CLOCKS, Clock, Drive, weakly
 from dragwidget.ui.closing import close_all
-
-__all__ = ["PlayClock"]
 
 TICK_BUDGET = 0.05  # seconds of work in one tick; a click is served between two ticks
 _COLOURS = 2**24
 
 
-class PlayClock:
+class PlayClock(Clock):
     """Works in ticks that come from the page, each for a short time, on the thread that serves it.
 
     A hidden canvas of one pixel is painted in a colour that was not there before, and sends its
@@ -30,8 +27,7 @@ class PlayClock:
         play: that canvas; ticks come only while it is on the page.
     """
 
-    name: ClockName = "play"
-    runs_in_wait = True
+    name = "play"
 
     def __init__(self, drive: Drive) -> None:
         from ipycanvas import Canvas
@@ -43,9 +39,6 @@ class PlayClock:
         self.play.layout.display = "none"
         self.play.observe(self._answered, "image_data")
         self.play.on_client_ready(self._page_is_new)
-
-    def context(self) -> contextvars.Context | None:
-        return None
 
     def go(self, state: str) -> bool:
         return state == "stopping"  # now: while paused, no tick would come

@@ -16,14 +16,15 @@ from dragwidget.data.presets import presets
 from dragwidget.data.settings import Settings
 from dragwidget.drag.method import Ended
 from dragwidget.editor.editing import PREVIEW
+from dragwidget.editor.images import evenly
 from dragwidget.editor.messages import PHASES, message
 from dragwidget.editor.messages import ended as ended_message
 from dragwidget.ui.controls import SettingsPanel
-from dragwidget.ui.styles import model_line, warning_line
+from dragwidget.ui.styles import STYLE, model_line, warning_line
 from dragwidget.ui.widget.compare_panel import ComparePanel
 from dragwidget.ui.widget.features_panel import FeaturesPanel
 from dragwidget.ui.widget.history_panel import HistoryPanel
-from dragwidget.ui.widget.layout import Buttons, allow, sections, style_sheet, two_columns
+from dragwidget.ui.widget.layout import Buttons, allow, sections, two_columns
 from dragwidget.ui.widget.points_table import PointsTable
 from dragwidget.ui.widget.status_panel import ErrorLine, StatusPanel
 
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     from dragwidget.session.node import Node
     from dragwidget.ui.canvas import DragCanvas
     from dragwidget.ui.widget.export_panel import ExportPanel
-
-__all__ = ["View"]
 
 log = logging.getLogger(__name__)
 
@@ -89,12 +88,10 @@ class View:
         )
         self.status = StatusPanel()
         self.error_line = ErrorLine()
+        model = session.model
+        recommended, paper = map(model.numbered, (model.recommended, Settings()))
         self.settings = SettingsPanel(
-            session.settings,
-            session.model.numbered(session.model.recommended),
-            session.model.numbered(Settings()),
-            presets(session.model.numbered(session.model.recommended)),
-            check=session.model.check,
+            session.settings, recommended, paper, presets(recommended), check=model.check
         )
         self.compare = ComparePanel(self.image)
         self.folded = sections(
@@ -113,11 +110,12 @@ class View:
         if editing.runner.play is not None:  # its ticks come only while it is on the page
             right.append(editing.runner.play)
         columns = two_columns([canvas, history], [*right, self.folded], width)
-        self.rows = [style_sheet(), canvas.toolbar, columns]
+        style = ipywidgets.HTML(STYLE, layout=Layout(display="none"))
+        self.rows = [style, canvas.toolbar, columns]
 
     def state(self) -> None:
         """Update the stage badges and the buttons."""
-        self.status.show_stages(self._editing.status)
+        self.status.show_stages(self._editing.session.status)
         for name, button in self.buttons.by_name.items():
             allow(button, self._editing.why_not(name), self.buttons.tooltips[name])
 
@@ -130,7 +128,7 @@ class View:
         state = self._editing.runner.state
         if report.phase != self._phase:
             self._phase = report.phase
-            self.status.show_stages(self._editing.status)
+            self.status.show_stages(self._editing.session.status)
         if report.step is not None:
             self.drag(report.node, hurry=state != "running")
         if report.image is not None:
@@ -257,9 +255,7 @@ def _described(model: Backbone) -> tuple[str, str]:
 
 def _thinned(path: list[Node]) -> list[Node]:
     """Return at most TRAIL nodes of a path, evenly spread, both ends among them."""
-    if len(path) <= TRAIL:
-        return path
-    return [path[k * (len(path) - 1) // (TRAIL - 1)] for k in range(TRAIL)]
+    return [path[k] for k in evenly(len(path), TRAIL)]
 
 
 def _hint(error: BaseException) -> str:
