@@ -65,6 +65,22 @@ def tiny(tiny_folder):
     return load_model(tiny_folder, device="cpu", dtype="float32")
 
 
+@pytest.fixture(scope="session")
+def xl_folder(tmp_path_factory):
+    """A tiny model of the shape of Stable Diffusion XL, as diffusers saves it. Read only."""
+    from tiny_xl import write_xl
+
+    return write_xl(tmp_path_factory.mktemp("models") / "tiny-xl")
+
+
+@pytest.fixture(scope="session")
+def xl(xl_folder):
+    """The same, loaded. Read only."""
+    from dragwidget.diffusion.loading import load_model
+
+    return load_model(xl_folder, device="cpu", dtype="float32")
+
+
 @pytest.fixture
 def broken(tiny_folder, tmp_path):
     """A copy of the tiny model's folder, to be broken."""

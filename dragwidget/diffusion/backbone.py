@@ -2,7 +2,8 @@
 
 A backbone turns an image into a latent and back, a text into a ``Condition``, and a latent into a
 prediction and features. Everything else, from the drag to the widget, calls these and no network.
-Stable Diffusion is one (``sd``); another family is another file with another class.
+Stable Diffusion (``sd``) and Stable Diffusion XL (``sdxl``) are two; another family is another file
+with another class.
 
 House letters: ``z`` latent (B, c, h, w) float32, ``t`` a place on the backbone's noise path;
 (H, W) image pixels, whose sides are ``vae_factor`` times (h, w).
@@ -109,6 +110,10 @@ class Backbone(Protocol):
     def image_multiple(self) -> int:
         """What both sides of an image should be multiples of, pixels."""
         ...
+
+    def longer_side(self, size: Size) -> int:  # noqa: ARG002 - for those that go by the area
+        """Return the longer side that an image of this (width, height) is worked on at, pixels."""
+        return self.image_side
 
     @property
     def feature_block_count(self) -> int:

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from dragwidget.data.frames import Size
 from dragwidget.diffusion.backbone import Condition
 from dragwidget.diffusion.costs import META
-from dragwidget.diffusion.devices import first_parameter, placed_like
-from dragwidget.diffusion.lora import TEXT_ENCODER, GivenLoRA, LoRA, given_lora, switches_of
-from dragwidget.diffusion.switches import run
-from dragwidget.diffusion.text import token_ids, token_limit
+from dragwidget.diffusion.devices import placed_like
+from dragwidget.diffusion.lora import LoRA
+from dragwidget.diffusion.text import encoded_text, token_limit
 from dragwidget.diffusion.unet_backbone import UNetBackbone
 from dragwidget.drag.torch_state import in_plain_torch, ordinary, ordinary_weights
 
@@ -98,18 +97,8 @@ class StableDiffusion(UNetBackbone):
         Args:
             lora: switched on meanwhile, where it has a part for the text encoder.
         """
-        network = self.text_encoder
-        tokens = token_ids(self.tokenizer, prompt, token_limit(self.tokenizer, network))
-        if lora is not None:  # on the device where the network is in a moment
-            dtype = first_parameter(network).dtype
-            lora = lora.map(lambda matrix: ordinary(matrix).to(self.device, dtype))
-        with torch.no_grad():
-            embeddings: Tensor = run(
-                network,
-                switches_of(network, lora, part=TEXT_ENCODER),
-                lambda: network(tokens.to(first_parameter(network).device))[0],
-                device=self.device,
-            )
+        states = encoded_text(self.text_encoder, self.tokenizer, prompt, self.device, lora)
+        embeddings: Tensor = states[0]
         return embeddings.float()
 
     def encode_text(
@@ -143,7 +132,3 @@ class StableDiffusion(UNetBackbone):
         return {
             "encoder_hidden_states": text if condition.guided else text.expand(count, -1, -1)
         }, condition.guidance_scale if condition.guided else 1.0
-
-    def read_lora(self, given: GivenLoRA, alpha: float | None = None) -> LoRA | None:
-        """Return a LoRA that a user gives, as weights or a file; see ``load_lora``."""
-        return given_lora(given, self.unet, self.text_encoder, alpha)

@@ -4,13 +4,51 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dragwidget.data.user_warning import warn_user
+from dragwidget.diffusion.devices import first_parameter
+from dragwidget.diffusion.lora import TEXT_ENCODER, LoRA, Part, switches_of
+from dragwidget.diffusion.switches import run
+from dragwidget.drag.torch_state import ordinary
 
-__all__ = ["MAX_PROMPT", "token_ids", "token_limit"]
+__all__ = ["MAX_PROMPT", "encoded_text", "token_ids", "token_limit"]
 
 MAX_PROMPT = 8192  # characters that are tokenized; 75 tokens are some 400
+
+
+def encoded_text(
+    network: Any,
+    tokenizer: Any,
+    prompt: str,
+    device: torch.device,
+    lora: LoRA | None = None,
+    part: Part = TEXT_ENCODER,
+    *,
+    warn: bool = True,
+    **asked: Any,
+) -> Any:
+    """Return what a text encoder answers to a text, as transformers has it.
+
+    Args:
+        device: where it is meanwhile, should it wait elsewhere.
+        lora: switched on meanwhile, where it has a part for this text encoder.
+        part: which of the LoRA's parts that is.
+        warn: say where the text is too long.
+        asked: options of the network.
+    """
+    tokens = token_ids(tokenizer, prompt, token_limit(tokenizer, network), warn=warn)
+    if lora is not None:  # on the device where the network is in a moment
+        dtype = first_parameter(network).dtype
+        lora = lora.map(lambda matrix: ordinary(matrix).to(device, dtype))
+    with torch.no_grad():
+        return run(
+            network,
+            switches_of(network, lora, part=part),
+            lambda: network(tokens.to(first_parameter(network).device), **asked),
+            device=device,
+        )
 
 
 def token_limit(tokenizer: Any, text_encoder: Any) -> int:
@@ -19,8 +57,8 @@ def token_limit(tokenizer: Any, text_encoder: Any) -> int:
     return int(min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings))
 
 
-def token_ids(tokenizer: Any, prompt: str, limit: int) -> Tensor:
-    """Return the tokens of a text, (1, L) int64; a longer text is cut, with a warning.
+def token_ids(tokenizer: Any, prompt: str, limit: int, *, warn: bool = True) -> Tensor:
+    """Return the tokens of a text, (1, L) int64; a longer text is cut, with a warning if wanted.
 
     Of a text of more than ``MAX_PROMPT`` characters only that many are tokenized at all.
     """
@@ -30,7 +68,7 @@ def token_ids(tokenizer: Any, prompt: str, limit: int) -> Tensor:
     ).input_ids
     # A second full tokenization is cheap; the warning of the first would be another one.
     full = tokenizer(read, padding=False, truncation=False, verbose=False).input_ids
-    if len(full) > limit or len(read) < len(prompt):
+    if warn and (len(full) > limit or len(read) < len(prompt)):
         of = "" if read == prompt else f" in the first {len(read)} of {len(prompt)} characters"
         warn_user(
             f"the prompt has {len(full) - 2} tokens{of} and this model reads {limit - 2}: "

@@ -1,7 +1,7 @@
 """A backbone of diffusers' parts: a UNet, an autoencoder and the noise levels of DDPM.
 
 What Stable Diffusion and Stable Diffusion XL share is here; what they do not is how a text is
-read, which a subclass says (``sd``).
+read, which a subclass says (``sd``, ``sdxl``).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dragwidget.diffusion.costs import META, FusedAttention, bytes_of, without_w
 from dragwidget.diffusion.devices import first_parameter, placed_like
 from dragwidget.diffusion.domain import Domain
 from dragwidget.diffusion.fingerprint import digest_of, stamp_of
-from dragwidget.diffusion.lora import LoRA, switches_of
+from dragwidget.diffusion.lora import PARTS, GivenLoRA, LoRA, Part, given_lora, switches_of
 from dragwidget.diffusion.low_memory import Memory, check_memory, checkpoints
 from dragwidget.diffusion.switches import Switch, Turn, lock_of, run
 from dragwidget.diffusion.unet import (
@@ -123,6 +123,11 @@ class UNetBackbone(Trainable):
     def tokenizers(self) -> Sequence[Any]:
         """What cuts a text into tokens, as far as the fingerprint must know."""
         return ()
+
+    @property
+    def text_settings(self) -> Mapping[str, object]:
+        """What the reading of a text depends on beside networks and tokenizers, for JSON."""
+        return {}
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -278,6 +283,11 @@ class UNetBackbone(Trainable):
     def decode(self, latent: Tensor) -> Tensor:
         """Return the image (1, 3, H, W) float32 in [0, 1] of a latent (1, c, h, w)."""
         return autoencoder.decode(self.vae, latent, self.device)
+
+    def read_lora(self, given: GivenLoRA, alpha: float | None = None) -> LoRA | None:
+        """Return a LoRA that a user gives, as weights or a file; see ``load_lora``."""
+        parts: dict[Part, nn.Module] = {p: self.networks[p] for p in PARTS if p in self.networks}
+        return given_lora(given, parts, alpha)
 
     def initial_lora(self, rank: int, generator: torch.Generator) -> LoRA:
         """Draw a LoRA that changes nothing yet."""

@@ -113,7 +113,7 @@ def _source(session: DragSession) -> Iterator[str]:
 def _size_arguments(session: DragSession) -> dict[str, int]:
     """The arguments of ``set_image`` that fit the image to the size that was worked at."""
     model, image = session.model, session.request.image
-    side, factor, sides = model.image_side, model.vae_factor, image.fitted_size
+    side, factor, sides = model.longer_side(image.size), model.vae_factor, image.fitted_size
     usual = {"max_side": side, "multiple": model.image_multiple}
     # Any other multiple that may have been asked for divides both sides.
     others = [m for m in range(factor, min(sides) + 1, factor) if not any(s % m for s in sides)]

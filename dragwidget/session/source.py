@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dragwidget.data.frames import Size
 from dragwidget.data.image import SourceImage, source_image
+from dragwidget.data.image_reading import read_image
 from dragwidget.data.instructions import check_prompt, check_size
 from dragwidget.data.request import EditRequest
 from dragwidget.data.settings import Between, InversionSettings, check_fields
@@ -161,9 +162,10 @@ def fitted(model: Backbone, image: Any, max_side: int | None, multiple: int | No
             f"multiple must be {model.vae_factor}, the pixels of one latent cell of this model, or "
             f"a multiple of it, got {multiple}"
         )
-    side = model.image_side
+    read = read_image(image)
+    side = model.longer_side((read.pixels.shape[1], read.pixels.shape[0]))
     max_side = side if max_side is None else max_side
-    return source_image(image, multiple=multiple, max_side=max_side, min_side=side)
+    return source_image(read, multiple=multiple, max_side=max_side, min_side=side)
 
 
 def image_of(request: EditRequest, decoded: Tensor) -> Image.Image:

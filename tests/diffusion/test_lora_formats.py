@@ -156,7 +156,7 @@ def test_a_text_encoders_part_needs_the_text_encoder(unet, text, tmp_path):
         load_lora(tmp_path, unet)
     lora = load_lora(tmp_path, unet, text_encoder=text)
     with pytest.raises(ValueError, match="changes the text encoder too, and none was given"):
-        lora.check(unet)
+        lora.check({"unet": unet})
 
 
 def test_alphas_of_some_layers_only_are_refused(unet, tmp_path):

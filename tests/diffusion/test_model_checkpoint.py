@@ -128,7 +128,6 @@ def test_a_text_called_safetensors_is_refused(tiny_folder, tmp_path):
 @pytest.mark.parametrize(
     ("weights", "kind"),
     [
-        ({"conditioner.embedders.0.x": (1,)}, "Stable Diffusion XL"),
         ({"model.diffusion_model.input_blocks.0.0.weight": (8, 9, 3, 3)}, "inpainting"),
         ({"lora_unet_down_blocks_0.lora_down.weight": (4, 8)}, "is a LoRA"),
         ({"double_blocks.0.img_attn.norm.key_norm.scale": (4,)}, "no Stable Diffusion checkpoint"),

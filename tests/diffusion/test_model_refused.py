@@ -35,7 +35,7 @@ def refused(folder, match, error=ValueError):
 @pytest.mark.parametrize(
     "kind",
     [
-        "StableDiffusionXLPipeline",
+        "StableDiffusionXLInpaintPipeline",
         "StableDiffusionInpaintPipeline",
         "StableDiffusion3Pipeline",
         "FluxPipeline",
@@ -59,13 +59,14 @@ def test_a_network_of_other_channels_is_refused(tmp_path):
     refused(folder, r"an image-instructed \(InstructPix2Pix\) UNet of 8 input channels, not 4")
 
 
-def test_a_network_of_the_xl_kind_is_refused_by_name(tmp_path):
+def test_a_network_of_the_xl_kind_in_a_pipeline_of_another_is_refused_by_name(tmp_path):
     unet = {
         "addition_embed_type": "text_time",
         "addition_time_embed_dim": 8,
         "projection_class_embeddings_input_dim": 64,
     }
-    refused(write_model(tmp_path / "xl", unet=unet), "is a Stable Diffusion XL type of model")
+    folder = write_model(tmp_path / "xl", unet=unet)
+    refused(folder, "a pipeline of Stable Diffusion 1 or 2 with a UNet of Stable Diffusion XL")
 
 
 def test_a_prediction_of_another_kind_is_refused(tmp_path):

@@ -22,6 +22,8 @@ RESNET = {
 UNET_ENDS = {
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
     "conv_in": "input_blocks.0.0",
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
@@ -49,9 +51,10 @@ OPEN_CLIP = {
 
 def write_checkpoint(folder: Path, file: Path, *, open_clip: bool = False) -> Path:
     """Write the model in ``folder`` as one file; ``open_clip`` as Stable Diffusion 2.x has it."""
-    text = load_file(folder / "text_encoder" / "model.safetensors")
-    text = {key.removeprefix("text_model."): tensor for key, tensor in text.items()}
-    if open_clip:
+    text = text_weights(folder / "text_encoder")
+    if (folder / "text_encoder_2").is_dir():
+        texts = xl_texts(text, text_weights(folder / "text_encoder_2"))
+    elif open_clip:
         texts = {f"cond_stage_model.model.{k}": t for k, t in open_clip_layout(text).items()}
     else:
         texts = {f"cond_stage_model.transformer.text_model.{k}": t for k, t in text.items()}
@@ -66,6 +69,21 @@ def write_checkpoint(folder: Path, file: Path, *, open_clip: bool = False) -> Pa
         file,
     )
     return file
+
+
+def text_weights(folder: Path) -> Weights:
+    text = load_file(folder / "model.safetensors")
+    return {key.removeprefix("text_model."): tensor for key, tensor in text.items()}
+
+
+def xl_texts(first: Weights, second: Weights) -> Weights:
+    """Both text encoders of Stable Diffusion XL."""
+    second = {**second, "logit_scale": torch.tensor(4.6)}
+    second["text_projection"] = second.pop("text_projection.weight").T.contiguous()
+    inner = "conditioner.embedders.0.transformer.text_model."
+    return {f"{inner}{k}": t for k, t in first.items()} | {
+        f"conditioner.embedders.1.model.{k}": t for k, t in open_clip_layout(second).items()
+    }
 
 
 def unet_name(key: str, unet: Weights) -> str:

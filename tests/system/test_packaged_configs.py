@@ -15,19 +15,31 @@ from dragwidget.diffusion.loading.checkpoint import PACKAGED
 from dragwidget.diffusion.loading.folder import ModelFolder
 from dragwidget.diffusion.loading.kinds import prediction_guess
 from dragwidget.diffusion.loading.reading import read_configs
+from dragwidget.diffusion.unet import (
+    decoder_layers,
+    paper_block,
+    paper_layer,
+    self_attention_layers,
+)
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 # Of the published checkpoints v1-5 and v2-1 (EMA): what their networks hold.
 PARAMETERS = {
     1: {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480},
     2: {"unet": 865_910_724, "vae": 83_653_863, "text_encoder": 340_387_840},
+    "xl": {
+        "unet": 2_567_463_684,
+        "vae": 83_653_863,
+        "text_encoder": 123_060_480,
+        "text_encoder_2": 694_659_840,
+    },
 }
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", PARAMETERS)
 def test_the_networks_have_as_many_weights_as_those_published(version):
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
     configs = read_configs(ModelFolder(PACKAGED[version]), "ours")
     with torch.device("meta"):
@@ -36,8 +48,24 @@ def test_the_networks_have_as_many_weights_as_those_published(version):
             "vae": AutoencoderKL.from_config(configs["vae"]),
             "text_encoder": CLIPTextModel(configs["text_encoder"]),
         }
+        if version == "xl":
+            second = CLIPTextModelWithProjection(configs["text_encoder_2"])
+            networks["text_encoder_2"] = second
     counts = {part: sum(p.numel() for p in net.parameters()) for part, net in networks.items()}
     assert counts == PARAMETERS[version]
+
+
+@pytest.mark.slow
+def test_the_published_xl_has_its_layers_where_the_papers_settings_are_counted():
+    from diffusers import UNet2DConditionModel
+
+    configs = read_configs(ModelFolder(PACKAGED["xl"]), "ours")
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(configs["unet"])
+    assert len(self_attention_layers(unet)) == 70
+    assert (paper_block(unet), paper_layer(unet)) == (2, 64)
+    assert decoder_layers(unet)[0] == 34
+    assert prediction_guess(configs["unet"]) is None
 
 
 def test_what_the_two_versions_predict_and_how_their_text_is_read():

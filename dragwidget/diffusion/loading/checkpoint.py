@@ -1,8 +1,9 @@
 """A model in one checkpoint file, in the layout of Stable Diffusion's original code.
 
-The settings of its networks are not in such a file. Those of Stable Diffusion 1 and 2 are in this
-package (``configs``): the numbers of CompVis' and Stability AI's published model configurations
-(``v1-inference.yaml``, ``v2-inference-v.yaml``). CLIP's vocabulary comes from the hub.
+The settings of its networks are not in such a file. Those of Stable Diffusion 1, 2 and XL are in
+this package (``configs``): the numbers of CompVis' and Stability AI's published model
+configurations (``v1-inference.yaml``, ``v2-inference-v.yaml``, ``sd_xl_base.yaml``). CLIP's
+vocabulary comes from the hub.
 """
 
 from __future__ import annotations
@@ -12,19 +13,26 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from dragwidget.diffusion.loading.folder import ModelFolder
 from dragwidget.diffusion.loading.hub import CONFIGS, fetch
-from dragwidget.diffusion.loading.kinds import SUPPORTED, channels_refused, prediction_guess
+from dragwidget.diffusion.loading.kinds import (
+    REFINER,
+    SUPPORTED,
+    channels_refused,
+    prediction_guess,
+)
 from dragwidget.diffusion.loading.noise_levels import marks_of
 from dragwidget.diffusion.loading.reading import (
+    TOKENIZERS,
     blaming,
     build,
     check_tokens,
+    empty_prompt,
     quiet,
     read_configs,
     read_scheduler,
@@ -36,19 +44,22 @@ from dragwidget.drag.noise_path import PredictionType
 
 __all__ = ["check_suffix", "config_folder", "is_checkpoint", "read_checkpoint", "read_vae_file"]
 
-PACKAGED = {k: Path(__file__).parent / "configs" / f"sd{k}" for k in (1, 2)}
+Version: TypeAlias = Literal[1, 2, "xl"]
+_VERSIONS: tuple[Version, ...] = (1, 2, "xl")
+PACKAGED = {k: Path(__file__).parent / "configs" / f"sd{k}" for k in _VERSIONS}
 _BASE_SIDE = 64  # latent cells; of Stable Diffusion 2's base models, which predict noise
-_VERSION_OF_WIDTH = {768: 1, 1024: 2}
+_VERSION_OF_WIDTH: dict[int, Version] = {768: 1, 1024: 2}
 _PICKLED = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 _UNET = "model.diffusion_model."
 _FIRST_LAYER = f"{_UNET}input_blocks.0.0.weight"
 _TEXT, _OPEN_CLIP = "cond_stage_model.", "cond_stage_model.model."
+_XL = "conditioner."
+_XL_TEXT, _XL_OPEN_CLIP = f"{_XL}embedders.0.", f"{_XL}embedders.1.model."
 _VAES = ("first_stage_model.", "vae.")
-_PLACES = {"unet": (_UNET,), "vae": _VAES, "text encoder": (_TEXT,)}
+_PLACES = {"unet": (_UNET,), "vae": _VAES, "text encoder": (_TEXT, _XL_TEXT)}
 _ATTENTION = re.compile(r"model\.diffusion_model\..*\.attn2\.to_k\.weight")
 # Models of other kinds by what only they have in a file, the first that is found counts.
 _KINDS = (
-    (r"conditioner\.", "a Stable Diffusion XL checkpoint"),
     (r".*lora", "a LoRA, which goes with a model"),
     (r"edm_(mean|std|vpred)", "a checkpoint of EDM's continuous noise levels"),
     (r"control_model\.|controlnet_cond_embedding\.|input_hint_block\.", "a ControlNet"),
@@ -97,8 +108,10 @@ class Checkpoint:
         _check_kind(path.name, self.header, vae_given=vae_given)
 
     @property
-    def version(self) -> int | None:
-        """1 or 2 of Stable Diffusion, by the width of its text; ``None``: neither."""
+    def version(self) -> Version | None:
+        """1 or 2 of Stable Diffusion, by the width of its text, or XL; ``None``: none of them."""
+        if _of_xl(self.header):
+            return "xl"
         widths = {self.header.shapes[k][-1] for k in self.header.shapes if _ATTENTION.fullmatch(k)}
         return _VERSION_OF_WIDTH.get(widths.pop()) if len(widths) == 1 else None
 
@@ -121,7 +134,8 @@ def config_folder(
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: no folder is named, and the checkpoint is neither Stable Diffusion 1 nor 2.
+        ValueError: no folder is named, and the checkpoint is of neither Stable Diffusion 1, 2 nor
+            XL.
     """
     if config is not None:
         folder = locate(config, "a configuration (config=)")
@@ -154,7 +168,7 @@ def read_checkpoint(
         vae: an autoencoder that takes the place of its own.
         vae_name: what to call that one.
         prediction_type: what the UNet predicts; by default what the file says, or ``folder``.
-        dtype: of the weights; ``None``: the file's own.
+        dtype: of the weights but the autoencoder's; ``None``: the file's own, as that has.
 
     Raises:
         ValueError: a file of another kind, or a broken one.
@@ -170,20 +184,21 @@ def read_checkpoint(
     scheduler = read_scheduler(folder, name, configs, marks, prediction_type)
     if folder.path == PACKAGED[2] and scheduler.config["prediction_type"] == "epsilon":
         configs["unet"]["sample_size"] = _BASE_SIDE
-    tokenizer = _tokenizer(folder, name, cache_dir)
-    check_tokens(tokenizer, configs["text_encoder"], name)
-    parts = {"scheduler": scheduler, "tokenizer": tokenizer, "vae": vae}
+    parts = {"scheduler": scheduler, "vae": vae, **empty_prompt(configs)}
+    for text, part in TOKENIZERS.items():
+        if text in configs:
+            parts[part] = _tokenizer(folder, part, name, cache_dir)
+            check_tokens(parts[part], configs[text], name)
     for part, (prefixes, convert) in _CONVERTERS.items():
-        if parts.get(part) is None:
+        if part in configs and parts.get(part) is None:
             with blaming(part, name):
                 weights = convert(checkpoint.tensors(*prefixes), configs[part])
-                parts[part] = build(part, configs[part], weights, dtype)
+                kept = None if part == "vae" else dtype
+                parts[part] = build(part, configs[part], weights, kept)
     return parts
 
 
-def read_vae_file(
-    path: Path, config: Mapping[str, Any], name: str, dtype: torch.dtype | None = None
-) -> Any:
+def read_vae_file(path: Path, config: Mapping[str, Any], name: str) -> Any:
     """The autoencoder in one file: alone, in the original layout or diffusers', or in a checkpoint.
 
     Args:
@@ -209,7 +224,7 @@ def read_vae_file(
                 "it is another kind of model's"
             )
         weights = read_weights(path, [key for key in shapes if key.startswith(prefix)])
-        return build("vae", config, _convert_vae(weights, config), dtype)
+        return build("vae", config, _convert_vae(weights, config))
 
 
 def _convert_unet(weights: dict[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -233,15 +248,15 @@ def _convert_text(weights: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
 
     The latter with ``text_model.`` in their names, or without, as in old merges.
     """
-    if not any(key.startswith(_OPEN_CLIP) for key in weights):
-        bare = {key.removeprefix(_TEXT): tensor for key, tensor in weights.items()}
+    layouts = (p for p in (_OPEN_CLIP, _XL_OPEN_CLIP) if any(key.startswith(p) for key in weights))
+    prefix = next(layouts, None)
+    if prefix is None:
+        bare = {k.removeprefix(_TEXT).removeprefix(_XL_TEXT): t for k, t in weights.items()}
         return {key.removeprefix("transformer."): tensor for key, tensor in bare.items()}
     from diffusers.loaders import single_file_utils
 
     convert: Any = single_file_utils.convert_open_clip_checkpoint
-    converted: dict[str, Tensor] = convert(
-        SimpleNamespace(config=config), weights, prefix=_OPEN_CLIP
-    )
+    converted: dict[str, Tensor] = convert(SimpleNamespace(config=config), weights, prefix=prefix)
     return converted
 
 
@@ -256,20 +271,21 @@ def _with_leftovers(
 
 _CONVERTERS: dict[str, tuple[tuple[str, ...], Callable[..., dict[str, Tensor]]]] = {
     "unet": ((_UNET,), _convert_unet),
-    "text_encoder": ((_TEXT,), _convert_text),
+    "text_encoder": ((_TEXT, _XL_TEXT), _convert_text),
+    "text_encoder_2": ((_XL_OPEN_CLIP,), _convert_text),
     "vae": (_VAES, _convert_vae),
 }
 
 
-def _tokenizer(folder: ModelFolder, name: str, cache_dir: Any) -> Any:
-    """Return the tokenizer in a folder; where it has no vocabulary, with CLIP's, from the hub."""
-    own = folder.part("tokenizer")
+def _tokenizer(folder: ModelFolder, part: str, name: str, cache_dir: Any) -> Any:
+    """Return a tokenizer in a folder; where it has no vocabulary, with CLIP's, from the hub."""
+    own = folder.part(part)
     with quiet():
         if folder.path not in PACKAGED.values():
-            with blaming("tokenizer", name):
+            with blaming(part, name):
                 return read_tokenizer(own)
         vocabulary = _vocabulary(name, cache_dir)
-        with blaming("tokenizer", name):
+        with blaming(part, name):
             return read_tokenizer(vocabulary, settings=own)
 
 
@@ -294,9 +310,15 @@ def _vocabulary(name: str, cache_dir: Any) -> ModelFolder:
     ) from failed
 
 
+def _of_xl(header: Header) -> bool:
+    return any(key.startswith(_XL) for key in header.shapes)
+
+
 def _check_kind(name: str, header: Header, *, vae_given: bool) -> None:
     """Raise ValueError unless the header is that of a whole model of a supported kind."""
-    keys = header.shapes.keys()
+    xl = _of_xl(header)
+    # What XL's UNet reads beside text and time is given to it.
+    keys = [k for k in header.shapes if not (xl and k.startswith(f"{_UNET}label_emb."))]
     wanted = f"wanted a whole model; supported are {SUPPORTED}"
     for pattern, what in _KINDS:
         if any(re.match(pattern, key) for key in keys):
@@ -309,6 +331,8 @@ def _check_kind(name: str, header: Header, *, vae_given: bool) -> None:
         )
     if shape[1] != 4:
         raise channels_refused(name, shape[1])
+    if xl and not any(key.startswith(_XL_OPEN_CLIP) for key in keys):
+        raise ValueError(f"{name} is {REFINER}; {wanted}")
     for part, prefixes in _PLACES.items():
         if not any(key.startswith(prefixes) for key in keys) and not (part == "vae" and vae_given):
             hint = "; name one by vae=" if part == "vae" else ""

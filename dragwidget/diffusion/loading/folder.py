@@ -21,6 +21,7 @@ STEMS = {
     "unet": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
     "text_encoder": "model",
+    "text_encoder_2": "model",
 }
 MAX_JSON = 16 * 2**20  # bytes; the largest, a CLIP tokenizer.json, has 3.6 million
 _PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".pkl")

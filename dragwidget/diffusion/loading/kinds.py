@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dragwidget.data.quoting import quoted
@@ -15,7 +15,9 @@ __all__ = [
     "MAX_SIDE",
     "MAX_WIDTH",
     "PARTS",
+    "REFINER",
     "SUPPORTED",
+    "XL_PARTS",
     "channels_refused",
     "check_configs",
     "check_index",
@@ -27,8 +29,15 @@ __all__ = [
     "vae_config",
 ]
 
-SUPPORTED = "Stable Diffusion 1.x and 2.x, epsilon or v-prediction"
+SUPPORTED = "Stable Diffusion 1.x and 2.x and XL, epsilon or v-prediction"
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+XL_PARTS = (*PARTS, "text_encoder_2", "tokenizer_2")
+_PIPELINES = {"StableDiffusionPipeline": PARTS, "StableDiffusionXLPipeline": XL_PARTS}
+REFINER = ("the refiner of Stable Diffusion XL, which finishes what the base model has begun and "
+            "reads one text encoder")  # fmt: skip
+_XL_SIZES = 6  # numbers that an XL UNet is told of an image's size; the refiner's reads five
+# The scale of the latents, which are of another space where it is another.
+_SCALES = {0.18215: "Stable Diffusion 1 and 2", 0.13025: "Stable Diffusion XL"}
 MAX_LAYERS, MAX_WIDTH = 128, 1_000_000  # of any number in a network's configuration
 MAX_SIDE = 512  # latent cells; Stable Diffusion has 64 to 96
 _VELOCITY_SIDE = 96  # latent cells: 768 pixels
@@ -60,25 +69,34 @@ _TEXT_SETTINGS = (  # of all that a configuration may say, what decides the netw
 _TEXT_KINDS = ("clip_text_model", "clip", None)
 
 
-def check_index(index: Mapping[str, Any], name: str) -> None:
-    """Raise ValueError unless a ``model_index.json`` is of a model of a supported kind.
+def check_index(index: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    """Return the parts of the model that a ``model_index.json`` describes: ``PARTS``, ``XL_PARTS``.
 
     Args:
         name: what to call the model in an error.
+
+    Raises:
+        ValueError: a model of a kind that is not supported.
     """
     kind = str(index.get("_class_name"))
-    if kind != "StableDiffusionPipeline":
+    if kind not in _PIPELINES and not kind.startswith("StableDiffusionXLImg2Img"):
         raise ValueError(f"{name} is a {kind}; supported are {SUPPORTED}")
+    parts = _PIPELINES.get(kind, XL_PARTS)
     absent = [
         part
-        for part in PARTS
+        for part in parts
         if not (isinstance(index.get(part), list) and index[part] and index[part][0])
     ]
+    if parts == XL_PARTS and {"text_encoder", "tokenizer"} == set(absent):
+        raise ValueError(f"{name} is {REFINER}; supported are {SUPPORTED}")
+    if kind not in _PIPELINES:
+        raise ValueError(f"{name} is a {kind}; supported are {SUPPORTED}")
     if absent:
         raise ValueError(
             f"{name} lacks its {', '.join(absent)}: its model_index.json names none; wanted all of "
-            f"{', '.join(PARTS)}"
+            f"{', '.join(parts)}"
         )
+    return parts
 
 
 def check_sizes(config: Any, name: str = "its configuration") -> None:
@@ -100,8 +118,11 @@ def check_sizes(config: Any, name: str = "its configuration") -> None:
         raise ValueError(f"{name} is {quoted(config)}, and at most {limit} is read")
 
 
-def unet_config(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+def unet_config(config: Mapping[str, Any], name: str, *, xl: bool = False) -> dict[str, Any]:
     """Return the settings of a UNet, defaults filled in.
+
+    Args:
+        xl: of Stable Diffusion XL.
 
     Raises:
         ValueError: a network of another kind, or one that asks for an input that is not given.
@@ -109,12 +130,16 @@ def unet_config(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     settings = _settings(UNet2DConditionModel, config, "UNet", name)
-    if settings.get("addition_embed_type") == "text_time":
+    of_xl = settings.get("addition_embed_type") == "text_time"
+    if of_xl != xl:
+        kinds = {True: "Stable Diffusion XL", False: "Stable Diffusion 1 or 2"}
         raise ValueError(
-            f"{name} is a Stable Diffusion XL type of model; supported are {SUPPORTED}"
+            f"{name} is a pipeline of {kinds[xl]} with a UNet of {kinds[of_xl]} "
+            f"(addition_embed_type is {quoted(settings.get('addition_embed_type'))}); wanted parts "
+            "that belong together"
         )
     for setting, what in _INPUTS.items():
-        if settings.get(setting) is not None:
+        if settings.get(setting) is not None and not (xl and setting == "addition_embed_type"):
             raise ValueError(
                 f"{name} has a UNet that takes {what} ({setting} is {quoted(settings[setting])}), "
                 f"which is not given to it; supported are {SUPPORTED}"
@@ -222,21 +247,46 @@ def _settings(kind: Any, config: Mapping[str, Any], part: str, name: str) -> dic
 
 
 def check_configs(
-    unet: Mapping[str, Any], vae: Mapping[str, Any], text: Any, name: str, vae_name: str
+    unet: Mapping[str, Any],
+    vae: Mapping[str, Any],
+    texts: Sequence[Any],
+    name: str,
+    vae_name: str,
 ) -> None:
-    """Raise ValueError unless the parts of a model fit each other."""
+    """Raise ValueError unless the parts of a model fit each other; ``texts``: one, or XL's two."""
+    of_xl = len(texts) > 1
+    wanted = "Stable Diffusion XL" if of_xl else "Stable Diffusion 1 and 2"
     if unet["in_channels"] != vae["latent_channels"]:
         raise ValueError(
             f"the vae of {vae_name} has {quoted(vae['latent_channels'])} latent channels, and the "
             f"UNet of {name} reads {unet['in_channels']}: they are of different kinds of model; "
             f"supported are {SUPPORTED}"
         )
-    widths = _widths(unet)
-    if widths != {text.hidden_size}:
+    if _SCALES.get(vae["scaling_factor"], wanted) != wanted:
+        raise ValueError(
+            f"the vae of {vae_name} is of {_SCALES[vae['scaling_factor']]} (scaling_factor is "
+            f"{vae['scaling_factor']}), whose latents are others than those of {wanted}, which "
+            f"{name} is; wanted parts that belong together"
+        )
+    widths, width = _widths(unet), sum(text.hidden_size for text in texts)
+    if widths != {width}:
         raise ValueError(
             f"the parts of {name} are of different models: its UNet reads text of "
-            f"{', '.join(map(quoted, sorted(widths, key=str)))} channels, its text encoder writes "
-            f"{text.hidden_size}; wanted parts that belong together"
+            f"{', '.join(map(quoted, sorted(widths, key=str)))} channels, its text "
+            f"encoder{'s write' if of_xl else ' writes'} {width}; wanted parts that belong together"
+        )
+    if of_xl:
+        _check_added(unet, texts[1].projection_dim, name)
+
+
+def _check_added(unet: Mapping[str, Any], pooled: int, name: str) -> None:
+    """Raise ValueError unless an XL UNet reads the pooled text and the sizes that it is given."""
+    each, reads = unet["addition_time_embed_dim"], unet["projection_class_embeddings_input_dim"]
+    if type(each) is not int or type(reads) is not int or reads - _XL_SIZES * each != pooled:
+        raise ValueError(
+            f"the UNet of {name} reads {quoted(reads)} channels beside text and time, and is given "
+            f"{quoted(pooled)} of the pooled text and {_XL_SIZES} times {quoted(each)} of the "
+            f"image's size: it may be {REFINER}; supported are {SUPPORTED}"
         )
 
 

@@ -31,6 +31,7 @@ from dragwidget.diffusion.loading.reading import read_configs, read_parts, read_
 from dragwidget.diffusion.loading.sources import locate
 from dragwidget.diffusion.low_memory import Memory, check_memory
 from dragwidget.diffusion.sd import StableDiffusion
+from dragwidget.diffusion.sdxl import StableDiffusionXL
 from dragwidget.diffusion.unet import paper_block, paper_layer
 from dragwidget.drag.torch_state import in_plain_torch
 
@@ -110,8 +111,8 @@ def load_model(
     config: str | os.PathLike[str] | None = None,
     prediction_type: str | None = None,
     memory: Memory = "normal",
-) -> StableDiffusion:
-    """Load a model of Stable Diffusion 1.x's or 2.x's kind.
+) -> StableDiffusion | StableDiffusionXL:
+    """Load a model of the kind of Stable Diffusion 1.x, 2.x or XL.
 
     Args:
         source: the name of an embedded model (``EMBEDDED``, offline), a diffusers folder, a
@@ -122,7 +123,8 @@ def load_model(
             those of the model's own; or a hub id.
         device: ``"auto"`` is CUDA, else MPS, else CPU.
         dtype: of the weights: ``"float32"``, ``"float16"``, ``"bfloat16"``; ``"auto"`` is float16
-            on CUDA and float32 elsewhere.
+            on CUDA and float32 elsewhere. An XL autoencoder that overflows in float16, as its
+            ``force_upcast`` says, has float32 then.
         revision: branch, tag or commit of a hub model.
         variant: which weights are read (and fetched) where a folder or hub model has several, as
             ``"fp16"`` or ``"non_ema"``: of each network those of this variant, or the plain ones
@@ -131,7 +133,7 @@ def load_model(
             or else the only ones that there are.
         cache_dir: where hub models are kept; by default Hugging Face's own folder.
         config: for a checkpoint file, the diffusers folder or hub id whose layout it has; by
-            default that of Stable Diffusion 1 or 2, told by the width of its text.
+            default that of Stable Diffusion 1, 2 or XL, told by its text encoders.
         prediction_type: ``"epsilon"`` or ``"v_prediction"``: what the UNet predicts, noise or
             velocity. By default what the checkpoint itself says (the tensor ``v_pred``, or
             ``modelspec.prediction_type`` or ``modelspec.predict_key`` in its header), else the
@@ -180,16 +182,23 @@ def load_model(
             folder, name, vae=None if other is None else other.config, vae_name=str(vae or "")
         )
         if here is None:
-            request.weights(name, [p for p in STEMS if p != "vae" or other is None], folder)
+            request.weights(
+                name, [p for p in STEMS if p in configs and (p != "vae" or other is None)], folder
+            )
         parts = read_parts(folder, name, configs=configs, vae=other, prediction_type=predicts)
         recommended = _recommended(folder, parts["unet"])
         domain = _domain(folder) if other is None else Domain()
         encoding = _encoding(folder) if other is None else "mean"
-    for part, where in (("unet", device), ("vae", waits), ("text_encoder", waits)):
+    family = StableDiffusionXL if "text_encoder_2" in parts else StableDiffusion
+    for part in [stem for stem in STEMS if stem in parts]:
         # Not ``parts[part].to``: diffusers would log that it may not suit every model.
-        parts[part] = torch.nn.Module.to(parts[part], where, dtype)
+        parts[part] = torch.nn.Module.to(
+            parts[part],
+            device if part == "unet" else waits,
+            _vae_dtype(parts["vae"], family, dtype) if part == "vae" else dtype,
+        )
     scheduler = parts.pop("scheduler")
-    return StableDiffusion(
+    return family(
         **parts,
         alphas_cumprod=scheduler.alphas_cumprod,
         prediction_type=scheduler.config["prediction_type"],
@@ -212,6 +221,16 @@ def load_model(
             if word is not None
         },
     )
+
+
+def _vae_dtype(vae: Any, family: type, dtype: torch.dtype) -> torch.dtype:
+    """Return the autoencoder's number format: float32 where it would overflow in float16.
+
+    Its configuration says so by ``force_upcast``, in Stable Diffusion XL; in other models that word
+    stands there by default.
+    """
+    overflows = family is StableDiffusionXL and vae.config["force_upcast"]
+    return torch.float32 if overflows and dtype == torch.float16 else dtype
 
 
 @dataclass(frozen=True)
@@ -248,7 +267,7 @@ def _read_vae(name: str, here: Path | None, own: ModelFolder, request: _Request)
         own: the folder of the model's own, whose settings are those of a single file.
     """
     if here is not None and not here.is_dir():
-        return read_vae_file(here, read_vae_config(own, str(own.path)), name, request.dtype)
+        return read_vae_file(here, read_vae_config(own, str(own.path)), name)
     # The revision and the variant that are named are the model's; a vae may not have them.
     request = replace(request, revision=None, variant=None)
     folder = request.open(here, name, VAE_CONFIGS)

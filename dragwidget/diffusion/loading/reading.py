@@ -43,9 +43,11 @@ from dragwidget.drag.noise_path import PredictionType
 __all__ = [
     "PARTS",
     "SUPPORTED",
+    "TOKENIZERS",
     "blaming",
     "build",
     "check_tokens",
+    "empty_prompt",
     "first_line",
     "quiet",
     "read_configs",
@@ -54,6 +56,7 @@ __all__ = [
     "read_vae_config",
 ]
 
+TOKENIZERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
 _BYTES = 256  # a CLIP tokenizer has at least a token for each
 # The attention of autoencoders that were saved before diffusers 0.17.
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -70,6 +73,8 @@ def read_configs(
 ) -> dict[str, Any]:
     """Return the settings of a model's networks, of a supported kind and such that they fit.
 
+    Those of Stable Diffusion XL have a ``text_encoder_2``.
+
     Args:
         name: what to call the model in an error.
         vae: the settings of the autoencoder that takes the place of its own.
@@ -82,19 +87,22 @@ def read_configs(
         )
     with blaming("index", name):
         index = folder.json("model_index.json")
-    check_index(index, name)
+    texts = [part for part in check_index(index, name) if part.startswith("text_encoder")]
     with blaming("unet", name):
         unet = folder.part("unet").json("config.json")
         check_sizes(unet)
-    unet = unet_config(unet, name)
-    with blaming("text_encoder", name):
-        text = folder.part("text_encoder").json("config.json")
-        check_sizes(text)
-    with blaming("text_encoder", name):
-        text = text_config(text, name)
+    unet = unet_config(unet, name, xl=len(texts) > 1)
+    read = {part: _read_text_config(folder, part, name) for part in texts}
     vae = dict(read_vae_config(folder.part("vae"), name) if vae is None else vae)
-    check_configs(unet, vae, text, name, vae_name or name)
-    return {"index": index, "unet": unet, "vae": vae, "text_encoder": text}
+    check_configs(unet, vae, list(read.values()), name, vae_name or name)
+    return {"index": index, "unet": unet, "vae": vae, **read}
+
+
+def _read_text_config(folder: ModelFolder, part: str, name: str) -> Any:
+    with blaming(part, name):
+        config = folder.part(part).json("config.json")
+        check_sizes(config)
+        return text_config(config, name)
 
 
 def read_vae_config(folder: ModelFolder, name: str) -> dict[str, Any]:
@@ -106,9 +114,9 @@ def read_vae_config(folder: ModelFolder, name: str) -> dict[str, Any]:
 
 
 def read_vae(folder: ModelFolder, config: Mapping[str, Any], name: str) -> Any:
-    """Return the autoencoder in a folder, of these settings."""
+    """Return the autoencoder in a folder, of these settings and in the files' number format."""
     with blaming("vae", name):
-        return build("vae", config, folder.weights("vae"), folder.dtype)
+        return build("vae", config, folder.weights("vae"))
 
 
 def read_parts(
@@ -136,14 +144,23 @@ def read_parts(
     parts: dict[str, Any] = {
         "scheduler": read_scheduler(folder, name, configs, marks, prediction_type)
     }
-    with blaming("tokenizer", name), quiet():
-        parts["tokenizer"] = read_tokenizer(folder.part("tokenizer"))
-    check_tokens(parts["tokenizer"], configs["text_encoder"], name)
-    for part in ("unet", "text_encoder"):
+    for text, tokenizer in TOKENIZERS.items():
+        if text in configs:
+            with blaming(tokenizer, name), quiet():
+                parts[tokenizer] = read_tokenizer(folder.part(tokenizer))
+            check_tokens(parts[tokenizer], configs[text], name)
+    for part in ("unet", *(text for text in TOKENIZERS if text in configs)):
         with blaming(part, name):
             parts[part] = build(part, configs[part], folder.part(part).weights(part), folder.dtype)
     parts["vae"] = read_vae(folder.part("vae"), configs["vae"], name) if vae is None else vae
-    return parts
+    return parts | empty_prompt(configs)
+
+
+def empty_prompt(configs: Mapping[str, Any]) -> dict[str, bool]:
+    """Return what a Stable Diffusion XL's index says of an empty negative prompt, if it is one."""
+    word = "force_zeros_for_empty_prompt"
+    xl = "text_encoder_2" in configs
+    return {"zeros_for_empty": bool(configs["index"].get(word, True))} if xl else {}
 
 
 def read_scheduler(
@@ -218,9 +235,9 @@ def _make(part: str, config: Any) -> Any:
         from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
         return AutoencoderKL.from_config(dict(config))
-    from transformers import CLIPTextModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-    return CLIPTextModel(config)
+    return (CLIPTextModelWithProjection if part == "text_encoder_2" else CLIPTextModel)(config)
 
 
 def _fitted(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:

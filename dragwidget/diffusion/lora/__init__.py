@@ -1,14 +1,17 @@
 """LoRA: its weights and how they are applied, its files, and (in ``training``) its training."""
 
 from dragwidget.diffusion.lora.files import GivenLoRA, given_lora, load_lora, save_lora
-from dragwidget.diffusion.lora.peft_config import TEXT_ENCODER, UNET
+from dragwidget.diffusion.lora.peft_config import PARTS, TEXT_ENCODER, TEXT_ENCODER_2, UNET, Part
 from dragwidget.diffusion.lora.weights import LoRA, enabled, projections, switches_of
 
 __all__ = [
+    "PARTS",
     "TEXT_ENCODER",
+    "TEXT_ENCODER_2",
     "UNET",
     "GivenLoRA",
     "LoRA",
+    "Part",
     "enabled",
     "given_lora",
     "load_lora",

@@ -17,7 +17,10 @@ from torch import Tensor, nn
 from dragwidget.data.paths import absolute, user_path
 from dragwidget.diffusion.lora.formats import LoRAFile, parse_lora
 from dragwidget.diffusion.lora.peft_config import (
+    PARTS,
     TEXT_ENCODER,
+    TEXT_ENCODER_2,
+    TEXT_PARTS,
     UNET,
     Part,
     PeftConfig,
@@ -53,9 +56,11 @@ def save_lora(
         file /= FILE_NAME
     tensors: dict[str, Tensor] = {}
     configuration: dict[str, Any] = {}
-    for part, start in ((UNET, "unet."), (TEXT_ENCODER, "text_encoder.text_model.")):
+    for part in PARTS:
         matrices = lora.part(part)
         for layer, (down, up) in matrices.items():
+            inner = "" if part == UNET or layer == "text_projection" else "text_model."
+            start = f"{part}.{inner}"
             tensors[f"{start}{layer}.lora_A.weight"] = down
             tensors[f"{start}{layer}.lora_B.weight"] = up
         if matrices:
@@ -90,6 +95,7 @@ def load_lora(
     unet: nn.Module,
     *,
     text_encoder: nn.Module | None = None,
+    text_encoder_2: nn.Module | None = None,
     alpha: float | None = None,
 ) -> LoRA:
     """Read a LoRA that kohya's scripts, diffusers, peft, the authors' code or ``save_lora`` wrote.
@@ -103,6 +109,7 @@ def load_lora(
         path: a ``.safetensors`` file or a folder with one.
         unet: the network that it must fit.
         text_encoder: the one that it must fit where it changes the text encoder too.
+        text_encoder_2: likewise the second one of Stable Diffusion XL.
         alpha: for a file that does not say its own; each layer is scaled by alpha / rank.
 
     Raises:
@@ -117,26 +124,26 @@ def load_lora(
             header = opened.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{file} is not a readable safetensors file: {error}") from error
-    networks: dict[Part, nn.Module] = {UNET: unet}
-    if text_encoder is not None:
-        networks[TEXT_ENCODER] = text_encoder
+    given = ((UNET, unet), (TEXT_ENCODER, text_encoder), (TEXT_ENCODER_2, text_encoder_2))
+    networks = {part: network for part, network in given if network is not None}
     layers = {part: adaptable_layers(network) for part, network in networks.items()}
     lora = _fold(parse_lora(tensors, _configs(file, header), layers, str(file), alpha))
     lora = replace(lora, path=absolute(path), alpha=alpha)
-    lora.check(unet, text_encoder)
+    lora.check(networks)
     return lora
 
 
 def given_lora(
-    given: GivenLoRA, unet: nn.Module, text_encoder: nn.Module, alpha: float | None = None
+    given: GivenLoRA, networks: Mapping[Part, nn.Module], alpha: float | None = None
 ) -> LoRA | None:
     """A LoRA that fits the networks, from weights or from a file, as ``load_lora`` reads it."""
     if given is not None and not isinstance(given, LoRA):
-        return load_lora(given, unet, text_encoder=text_encoder, alpha=alpha)
+        unet, texts = networks[UNET], {part: networks.get(part) for part in TEXT_PARTS}
+        return load_lora(given, unet, **texts, alpha=alpha)
     if alpha is not None:
         raise ValueError("alpha is only for a LoRA file that does not give it: leave alpha out")
     if given is not None:
-        given.check(unet, text_encoder)
+        given.check(networks)
     return given
 
 
@@ -144,7 +151,7 @@ def _fold(parsed: LoRAFile) -> LoRA:
     """Return a LoRA whose up matrices hold the scale."""
     down, up = {}, {}
     for (part, layer), delta in parsed.deltas.items():
-        path = f"{TEXT_ENCODER}.{layer}" if part == TEXT_ENCODER else layer
+        path = layer if part == UNET else f"{part}.{layer}"
         down[path], up[path] = delta.down, delta.up * delta.scale
     scales = sorted({delta.scale for delta in parsed.deltas.values()})
     scale = (

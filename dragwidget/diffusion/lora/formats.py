@@ -15,7 +15,16 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dragwidget.data.user_warning import warn_user
-from dragwidget.diffusion.lora.peft_config import TEXT_ENCODER, UNET, Layer, Part, PeftConfig
+from dragwidget.diffusion.lora.families import family_of, of_xl, original_names
+from dragwidget.diffusion.lora.peft_config import (
+    PARTS,
+    TEXT_ENCODER,
+    TEXT_ENCODER_2,
+    UNET,
+    Layer,
+    Part,
+    PeftConfig,
+)
 
 __all__ = ["Delta", "LoRAFile", "parse_lora"]
 
@@ -41,7 +50,7 @@ class LoRAFile:
 
     Attributes:
         program: whose format it is, ``kohya``, ``diffusers`` or ``peft``.
-        deltas: by part and path of the layer. The text encoder's paths lack ``text_model.``.
+        deltas: by part and path of the layer. The text encoders' paths lack ``text_model.``.
     """
 
     program: str
@@ -66,14 +75,22 @@ _REFUSED = tuple(
         (r"\.lora_embedding_", "a LoRA of token embeddings"),
         (r"\.lora(?:_[AB]|_down|_up|\.down|\.up|_linear_layer).*\.bias$", "a LoRA with biases"),
         (r"^(?:bundle_emb|emb_params|string_to_param)", "a file with textual inversions"),
-        (r"^lora_te[12]_|^text_encoder_2\.", _XL),
-        (r"^(?:lora_unet_|diffusion_model\.)(?:input_blocks|middle_block|output_blocks)",
+        (r"^diffusion_model\.(?:input_blocks|middle_block|output_blocks)",
          f"{_XL}, or of another network in the original layout"),
         (r"^transformer\.|^lora_transformer_|(?:double|single|joint|transformer)_blocks?_\d+_(?:img|txt|linear|x_block|context)|^lora_te3_",
          "a LoRA of a diffusion transformer (Flux, Stable Diffusion 3, ..)"),
         (r"^lora_controlnet$", "a Control-LoRA"),
     )
 )  # fmt: skip
+# What only the other of the two families has, by whether the model is of Stable Diffusion XL.
+_OTHER_FAMILY = {
+    False: (
+        (re.compile(r"^lora_te[12]_|^text_encoder_2\."), _XL),
+        (re.compile(r"^lora_unet_(?:input_blocks|middle_block|output_blocks)"),
+         f"{_XL}, or of another network in the original layout"),
+    ),
+    True: ((re.compile(r"^lora_te_"), "a LoRA of Stable Diffusion 1 or 2"),),
+}  # fmt: skip
 
 # How each program names a matrix of the layer ``path``. The down matrix, the up matrix or alpha is
 # what the group of that name has matched.
@@ -81,7 +98,7 @@ _KEYS = tuple(
     re.compile(pattern)
     for pattern in (
         # kohya's sd-scripts: the path's dots are underscores.
-        r"(?P<kohya>lora_(?:unet|te)_\w+)\.(?:lora_(?P<matrix>down|up)\.weight|(?P<alpha>alpha))",
+        r"(?P<kohya>lora_(?:unet|te[12]?)_\w+)\.(?:lora_(?P<matrix>down|up)\.weight|(?P<alpha>alpha))",
         # peft and diffusers since 0.22; a live network's keys also hold the adapter's name.
         r"(?P<path>.+?)\.lora_(?P<letter>[AB])(?:\.\w+)?\.weight",
         # diffusers before 0.22 and the authors; its text encoder; kohya's suffixes on these paths.
@@ -91,10 +108,15 @@ _KEYS = tuple(
         r"(?P<path>.+)\.(?P<alpha>alpha)",
     )
 )
+_TEXT = re.compile(
+    r"(?:text_encoder(?:_2)?\.)?text_model\.|text_encoder(?:_2)?\.|encoder\.layers\."
+)
 _MATRICES = {"A": "down", "B": "up"}
+_TEXT_PROJECTIONS = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "out_proj"}
 _PROJECTIONS: dict[Part, dict[str, str]] = {
     UNET: {"q": "to_q", "k": "to_k", "v": "to_v", "out": "to_out.0"},
-    TEXT_ENCODER: {"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "out_proj"},
+    TEXT_ENCODER: _TEXT_PROJECTIONS,
+    TEXT_ENCODER_2: _TEXT_PROJECTIONS,
 }
 
 
@@ -116,22 +138,19 @@ def parse_lora(
     Raises:
         ValueError: not a LoRA, of a kind that is not supported, damaged, or of unknown scale.
     """
+    xl = of_xl(layers[UNET])
     for key in tensors:
-        for pattern, what in _REFUSED:
+        for pattern, what in (*_REFUSED, *_OTHER_FAMILY[xl]):
             if pattern.search(key):
                 raise ValueError(
                     f"{name} is {what}, which is not supported: it holds {key[:200]!r}"
                 )
-    by_kohya = {
-        f"{prefix}{path.replace('.', '_')}": (part, path)
-        for part, prefix in ((UNET, "lora_unet_"), (TEXT_ENCODER, "lora_te_text_model_"))
-        for path in layers.get(part, ())
-    }
+    by_kohya = _kohya_names(layers, xl=xl)
     found: dict[str, dict[Layer, Tensor]] = {"down": {}, "up": {}, "alpha": {}}
     programs = set()
     unsure = False
     for key, tensor in tensors.items():
-        program, layer, kind, bare = _read_key(key, by_kohya, name)
+        program, layer, kind, bare = _read_key(key, by_kohya, name, family_of(tensors))
         if layer in found[kind]:
             raise ValueError(
                 f"{name} holds two {kind} matrices of {'.'.join(layer)}, the second as "
@@ -159,13 +178,33 @@ def parse_lora(
     return LoRAFile(program, deltas)
 
 
-def _read_key(key: str, by_kohya: Mapping[str, Layer], name: str) -> tuple[str, Layer, str, bool]:
+def _kohya_names(layers: Mapping[Part, Iterable[str]], *, xl: bool) -> dict[str, Layer]:
+    """Return the layers by kohya's names: the path's dots are underscores.
+
+    Those of an XL UNet may be made of Stability AI's names, or of diffusers'.
+    """
+    named: dict[str, Layer] = {
+        f"lora_unet_{path}": (UNET, layer)
+        for names in ({p: p for p in layers[UNET]}, original_names(layers[UNET]) if xl else {})
+        for path, layer in names.items()
+    }
+    for part, short in ((TEXT_ENCODER, "te1" if xl else "te"), (TEXT_ENCODER_2, "te2")):
+        for path in layers.get(part, ()):
+            inner = "" if path == "text_projection" else "text_model_"
+            named[f"lora_{short}_{inner}{path}"] = part, path
+    return {name.replace(".", "_"): layer for name, layer in named.items()}
+
+
+def _read_key(
+    key: str, by_kohya: Mapping[str, Layer], name: str, family: str
+) -> tuple[str, Layer, str, bool]:
     """Program, layer, which of its tensors, and whether it is as a live network of peft has it."""
     rest = re.sub(r"^(unet\.|base_model\.model\.)+", "", key)
     program = "peft" if "base_model.model." in key[: len(key) - len(rest)] else "diffusers"
     part = UNET
-    if text := re.match(r"(?:text_encoder\.)?text_model\.|text_encoder\.|encoder\.layers\.", rest):
-        part, rest = TEXT_ENCODER, rest[0 if text[0] == "encoder.layers." else text.end() :]
+    if text := _TEXT.match(rest):
+        part = TEXT_ENCODER_2 if text[0].startswith(TEXT_ENCODER_2) else TEXT_ENCODER
+        rest = rest[0 if text[0] == "encoder.layers." else text.end() :]
     match = next((m for m in (p.fullmatch(rest) for p in _KEYS) if m), None)
     if match is None:
         raise ValueError(
@@ -176,15 +215,17 @@ def _read_key(key: str, by_kohya: Mapping[str, Layer], name: str) -> tuple[str, 
     kind = groups.get("matrix") or _MATRICES.get(str(groups.get("letter"))) or "alpha"
     if kohya := groups.get("kohya"):
         if kohya not in by_kohya:
-            of_text = kohya.startswith("lora_te_")
-            if of_text and not any(part == TEXT_ENCODER for part, _ in by_kohya.values()):
+            of_text = kohya.startswith("lora_te")
+            asked = TEXT_ENCODER_2 if kohya.startswith("lora_te2") else TEXT_ENCODER
+            if of_text and not any(part == asked for part, _ in by_kohya.values()):
                 raise ValueError(
                     f"{name} changes the text encoder too ({kohya}), and none was given: give "
-                    "text_encoder="
+                    f"{asked}="
                 )
             raise ValueError(
                 f"{name} changes {kohya}, which is no linear or convolution layer of this model's "
                 f"{'text encoder' if of_text else 'UNet'}: it belongs to another model"
+                f"{f' ({family})' if family else ''}"
             )
         return "kohya", by_kohya[kohya], kind, False
     path = groups["path"].replace(".processor", "")
@@ -257,7 +298,8 @@ class _Scales:
             )
 
     def _warn_of_mixed_alphas(self) -> None:
-        for part, those in ((UNET, "all attention layers"), (TEXT_ENCODER, "all layers")):
+        for part in PARTS:
+            those = "all attention layers" if part == UNET else "all layers"
             values = {float(alpha) for layer, alpha in self.alphas.items() if layer[0] == part}
             if self.program == "kohya" and len(values) > 1:
                 warn_user(

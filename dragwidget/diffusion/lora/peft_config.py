@@ -11,13 +11,19 @@ from typing import Any, Literal, TypeAlias
 from dragwidget.data.quoting import quoted
 from dragwidget.data.user_warning import warn_user
 
-__all__ = ["TEXT_ENCODER", "UNET", "Layer", "Part", "PeftConfig", "read_configs"]
+__all__ = [
+    "PARTS", "TEXT_ENCODER", "TEXT_ENCODER_2", "TEXT_PARTS", "UNET", "Layer", "Part", "PeftConfig",
+    "part_of", "read_configs",
+]  # fmt: skip
 
-Part: TypeAlias = Literal["unet", "text_encoder"]
+Part: TypeAlias = Literal["unet", "text_encoder", "text_encoder_2"]
 Layer: TypeAlias = tuple[Part, str]
 Patterns: TypeAlias = tuple[tuple[re.Pattern[str], float], ...]
 UNET: Part = "unet"
 TEXT_ENCODER: Part = "text_encoder"
+TEXT_ENCODER_2: Part = "text_encoder_2"  # of Stable Diffusion XL
+TEXT_PARTS: tuple[Part, ...] = (TEXT_ENCODER, TEXT_ENCODER_2)
+PARTS: tuple[Part, ...] = (UNET, *TEXT_PARTS)
 
 _PATTERN = re.compile(r"\^?(?:[\w.]|\\\.){1,200}(?:\.\*(?:[\w.]|\\\.){1,200}){0,3}\$?")
 
@@ -126,7 +132,7 @@ def _value_of(layer: Layer, patterns: Patterns, otherwise: float | None) -> floa
     """Return the value of the first pattern that a layer's path matches."""
     part, path = layer
     # Releases of transformers differ in whether this is part of a text encoder's paths.
-    paths = (path, f"text_model.{path}") if part == TEXT_ENCODER else (path,)
+    paths = (path, f"text_model.{path}") if part in TEXT_PARTS else (path,)
     found = (value for p, value in patterns if any(map(p.fullmatch, paths)))
     return next(found, otherwise)
 
@@ -153,14 +159,18 @@ def read_configs(config: Mapping[str, Any], name: str, *, prefixed: bool) -> dic
 
     Args:
         prefixed: each field's name begins with its part, as in the header that diffusers writes;
-            without a part it is the UNet's. Otherwise, one configuration stands for both parts.
+            without a part it is the UNet's. Otherwise, one configuration stands for all parts.
     """
     if not prefixed:
         read = PeftConfig.read(config, name)
-        return {UNET: read, TEXT_ENCODER: read}
+        return dict.fromkeys(PARTS, read)
     parts: dict[Part, dict[str, Any]] = {}
     for key, value in config.items():
-        part = TEXT_ENCODER if key.startswith("text_encoder.") else UNET
-        field = key.removeprefix("text_encoder.").removeprefix("unet.")
-        parts.setdefault(part, {})[field] = value
+        part = part_of(key)
+        parts.setdefault(part, {})[key.removeprefix(f"{part}.")] = value
     return {part: PeftConfig.read(fields, name) for part, fields in parts.items()}
+
+
+def part_of(path: str) -> Part:
+    """Return the part that a path names first; without one it is the UNet's."""
+    return next((part for part in TEXT_PARTS if path.startswith(f"{part}.")), UNET)

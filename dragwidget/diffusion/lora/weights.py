@@ -1,4 +1,4 @@
-"""LoRA (Hu et al., arXiv 2106.09685) on a UNet and its text encoder, as plain data.
+"""LoRA (Hu et al., arXiv 2106.09685) on a UNet and its text encoders, as plain data.
 
 A LoRA adds ``up(down(x))`` to linear and convolution layers; one that is trained here, to the
 query, key, value and output projections of every attention layer, self and cross. It is switched
@@ -20,16 +20,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dragwidget.diffusion.lora.peft_config import TEXT_ENCODER, UNET, Part
+from dragwidget.diffusion.lora.families import family_of
+from dragwidget.diffusion.lora.peft_config import TEXT_PARTS, UNET, Part, part_of
 from dragwidget.diffusion.switches import Around, Switch, switched_on
 from dragwidget.drag.torch_state import in_plain_torch
 
 __all__ = ["LoRA", "adaptable_layers", "enabled", "projections", "switches_of"]
 
 _PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
-# Models by the width of the text that their UNet reads.
-_FAMILIES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x",
-             2048: "Stable Diffusion XL"}  # fmt: skip
+_NAMES: dict[Part, str] = {
+    "unet": "UNet", "text_encoder": "text encoder", "text_encoder_2": "second text encoder",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +39,8 @@ class LoRA:
 
     Attributes:
         down: by path of the layer in the UNet, (r, inputs), of a convolution (r, inputs, kh, kw).
-            A layer of the text encoder has a path that begins with ``text_encoder.``.
+            A layer of a text encoder has a path that begins with ``text_encoder.`` or
+            ``text_encoder_2.``.
         up: by the same paths, (outputs, r) or (outputs, r, 1, 1); any scaling is already in it.
         origin: the format of the file that it was read from, and its scale.
         path: absolute path of that file, or of its folder; ``None``: not known.
@@ -82,11 +84,10 @@ class LoRA:
 
     def part(self, part: Part) -> dict[str, tuple[Tensor, Tensor]]:
         """Return the down and up matrices of one network, by layer path."""
-        start = f"{TEXT_ENCODER}."
         return {
-            path.removeprefix(start): (down, self.up[path])
+            path.removeprefix(f"{part}."): (down, self.up[path])
             for path, down in self.down.items()
-            if path.startswith(start) == (part == TEXT_ENCODER)
+            if part_of(path) == part
         }
 
     @property
@@ -98,16 +99,16 @@ class LoRA:
         layers = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
         return ", ".join(filter(None, [self.origin, rank, f"layers: {layers}"]))
 
-    def check(self, unet: nn.Module, text_encoder: nn.Module | None = None) -> None:
+    def check(self, networks: Mapping[Part, nn.Module]) -> None:
         """Raise ValueError unless every matrix has its place in these networks."""
-        self._check_part(UNET, "UNet", adaptable_layers(unet))
-        if self.part(TEXT_ENCODER):
-            if text_encoder is None:
+        for part, name in _NAMES.items():
+            if part in networks:
+                self._check_part(part, name, adaptable_layers(networks[part]))
+            elif self.part(part):
                 raise ValueError(
-                    "this LoRA changes the text encoder too, and none was given: give "
-                    "text_encoder= (a session gives its model's)"
+                    f"this LoRA{self._family} changes the {name} too, and none was given: give "
+                    f"{part}= (a session gives its model's)"
                 )
-            self._check_part(TEXT_ENCODER, "text encoder", adaptable_layers(text_encoder))
 
     def _check_part(self, part: Part, name: str, layers: Mapping[str, Any]) -> None:
         for path, (down, up) in self.part(part).items():
@@ -140,8 +141,7 @@ class LoRA:
     @property
     def _family(self) -> str:
         """The family of models that it is of, as the width of its text tells."""
-        widths = {down.shape[1] for path, down in self.down.items() if ".attn2.to_k" in path}
-        family = next((_FAMILIES[width] for width in widths if width in _FAMILIES), "")
+        family = family_of(self.down)
         return f" ({family})" if family else ""
 
 
@@ -157,7 +157,7 @@ def adaptable_layers(network: nn.Module) -> dict[str, Any]:
 
 
 def _kind_of(path: str, down: Tensor) -> str:
-    if path.startswith(f"{TEXT_ENCODER}."):
+    if part_of(path) in TEXT_PARTS:
         return "text encoder"
     if ".attn1." in path or ".attn2." in path:
         return "attention"
