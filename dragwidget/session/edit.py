@@ -19,6 +19,7 @@ from torch.nn.functional import normalize
 
 from dragwidget.data.frames import PARTS, XY, Grid, Size
 from dragwidget.data.instructions import DragInstructions, on_grid, to_grid
+from dragwidget.data.regions import Regions
 from dragwidget.data.settings import DragSettings
 from dragwidget.diffusion.attention import AttendingToSource
 from dragwidget.drag.evaluation import DragModel, Evaluation, Passes
@@ -59,6 +60,7 @@ class Edit:
         before_pass: called before every forward pass; it may raise to stop the work.
         store: where the pass at the start is looked for, and cached for other sessions.
         checked: the last confidences, and what they are of.
+        regions: of the source image, once they are wanted.
         ending: why a drag was over, and the number of the node where it was.
     """
 
@@ -68,6 +70,7 @@ class Edit:
         self.before_pass: Callable[[], None] = lambda: None
         self.store: Store | None = None
         self.ending: tuple[int, Ended | None] = (0, None)
+        self.regions: Regions | None = None
         self.checked: Checked | None = None
         self.history = History(Node.start(inversion))
         # The last pass with its graph, for the next step; and, without graphs, the passes at nodes

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from dragwidget.data.frames import XY
+from dragwidget.data.frames import XY, BoolArray
 from dragwidget.data.image_reading import ImageSource
 from dragwidget.data.instructions import DragInstructions
 from dragwidget.data.request import EditRequest
@@ -392,8 +392,6 @@ class DragSession:
         """Go back to the start; all steps stay in the history."""
         self.rewind(0)
 
-    # Images
-
     def render(self, step: int | None = None) -> Image.Image:
         """Make the final render of the current node, or of ``step``, at the source's size."""
         return self._run(self.rendering(step))
@@ -426,11 +424,13 @@ class DragSession:
         """
         return self.stages.similarity(self.request, xy)
 
+    def select(self, points: Any, labels: Any = None, tolerance: Any = 1.0) -> BoolArray:
+        """Return the mask (H, W) of what is clicked at ``points`` (N, 2); see ``Stages.select``."""
+        return self.stages.select(self.request, points, labels, tolerance)
+
     def confidence(self) -> npt.NDArray[np.float64]:
         """Return how surely each handle is still on its content, (N,), 0 to 1; see ``Stages``."""
         return self.stages.confidence(self.request)
-
-    # Snapshots and files
 
     def snapshot(self) -> Snapshot:
         """A frozen copy of everything, also while a drag goes on in another thread."""

@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from dragwidget.data.frames import XY
+from dragwidget.data.frames import XY, BoolArray
 from dragwidget.data.image import SourceImage
 from dragwidget.data.request import EditRequest
+from dragwidget.data.selection import select_by_colour, select_regions
 from dragwidget.data.settings import RenderSettings
 from dragwidget.diffusion.attention import ReferenceBranch
 from dragwidget.diffusion.backbone import Backbone
@@ -29,6 +30,7 @@ from dragwidget.session import cached_stages, source
 from dragwidget.session.edit import Edit
 from dragwidget.session.node import Node
 from dragwidget.session.rendering import referencing, rendering
+from dragwidget.session.selecting import regions_of
 from dragwidget.session.source import Inversion, TrainedLoRA
 from dragwidget.storage.cache import Store
 
@@ -253,6 +255,36 @@ class Stages:
         blocks = tuple(range(self.model.feature_block_count))
         settings = replace(request.settings.drag, feature_blocks=blocks)
         return dict(zip(blocks, edit.similarity(xy, settings), strict=True))
+
+    def select(
+        self,
+        request: EditRequest,
+        points: npt.ArrayLike,
+        labels: npt.ArrayLike | None,
+        tolerance: npt.ArrayLike,
+    ) -> BoolArray:
+        """Return the mask (H, W) of the thing that is clicked in the source image.
+
+        Once the image is inverted its parts are told by the features of the network, which takes
+        one forward pass, once; before, the colours that touch the clicked place decide.
+
+        Args:
+            request: whose image it is.
+            points: the clicks, (N, 2), ``(x, y)`` in image pixels.
+            labels: (N,) bool: True on the thing, False off it; ``None``: all are on it.
+            tolerance: how much the thing may differ within itself, as a factor, 1/16 to 16; or one
+                a click, (N,).
+
+        Raises:
+            ValueError: these are no clicks on this image.
+        """
+        pixels, edit = request.image.original, self.edit(request)
+        if edit is None:
+            return select_by_colour(pixels, points, labels, tolerance)
+        if edit.regions is None:
+            self._check()
+            edit.regions = regions_of(edit.inversion)
+        return select_regions(pixels, edit.regions, points, labels, tolerance)
 
     def confidence(self, request: EditRequest) -> npt.NDArray[np.float64]:
         """Return how surely each handle is still on what it was drawn on, (N,), 0 to 1.

@@ -10,7 +10,7 @@ Class names to automate and style by (each on the element that it names):
 ``dragwidget-canvas-box``      the canvas with its toolbar and caption
 ``dragwidget-canvas``          the image with all that is drawn on it
 ``dragwidget-caption``         the line below the image
-``dragwidget-tool-<name>``     a tool: points, brush, eraser, lasso, rectangle, pan, probe
+``dragwidget-tool-<name>``     a tool: points, select, brush, eraser, lasso, rectangle, pan, probe
 ``dragwidget-undo``            undo
 ``dragwidget-redo``            redo
 ``dragwidget-prepare``         make LoRA and inversion

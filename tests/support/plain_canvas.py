@@ -10,6 +10,8 @@ import math
 import numpy as np
 import plain_shapes
 
+from dragwidget.data.selection import select_by_colour
+
 DROP, DRAG, REACH, TOUCH_REACH = 3, 12, 24, 48  # canvas pixels, two to a CSS pixel
 
 
@@ -31,7 +33,8 @@ class PlainCanvas:
         width, height = self.canvas.size
         self.size, self.shape = (width, height), (height, width)
         self.pairs, self.mask = [], None
-        self.past, self.future = [], []
+        self.pixels = np.asarray(self.canvas.image)
+        self.past, self.future, self.selections = [], [], []
         self.selected, self.end = None, "target"
         self.gesture = self.pending = None
         self.corners = []
@@ -93,6 +96,21 @@ class PlainCanvas:
 
     def rectangle(self, a, b, erase=False):
         self.paint(plain_shapes.rectangle(self.shape, a, b), erase)
+
+    def select(self, xy, tolerance):
+        """A click inside the mask erases; the clicks that made it as it is are weighed again."""
+        known = [(base, clicks) for mask, base, clicks in self.selections if same(mask, self.mask)]
+        base, clicks = known[-1] if known and self.mask is not None else (self.mask, [])
+        adds = self.mask is None or not self.mask[int(xy[1]), int(xy[0])]
+        clicks = [*clicks, (xy, adds, tolerance)]
+        where, on, factors = (np.array(column) for column in zip(*clicks, strict=True))
+        mask = np.zeros(self.shape, bool) if base is None else base
+        if mask.any() and not on.all():
+            mask = mask & ~select_by_colour(self.pixels, where, ~on, factors)
+        if on.any():
+            mask = mask | select_by_colour(self.pixels, where, on, factors)
+        self.selections.append((mask, base, clicks))
+        self.become(self.pairs, mask)
 
     def grow(self, radius):
         if self.mask is not None and abs(radius) >= 1:
@@ -207,6 +225,10 @@ class PlainCanvas:
                 self.stroke(points, gesture["size"], tool == "eraser")
             case "rectangle" if moved >= DRAG:
                 self.rectangle(self.image(gesture["start"]), self.image(xy))
+            case "select":
+                across = round((xy[0] - gesture["start"][0]) / 20) * 20
+                factor = min(max(2 ** (across / 160), 1 / 16), 16)
+                self.select(self.point(gesture["start"]), factor)
             case "lasso":
                 self.release_lasso(gesture, points, xy, moved)
             case "points":

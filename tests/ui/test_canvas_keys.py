@@ -138,7 +138,9 @@ def test_every_key_does_what_it_says(canvas, page):
     page.key("y", ctrl=True)
     assert len(canvas.pairs) == 1
     for key, tool in zip(
-        "pbelrh", ("points", "brush", "eraser", "lasso", "rectangle", "pan"), strict=True
+        "pwbelrh",
+        ("points", "select", "brush", "eraser", "lasso", "rectangle", "pan"),
+        strict=True,
     ):
         page.key(key)
         assert canvas.tool == tool

@@ -16,8 +16,8 @@ import ipywidgets
 import traitlets
 from PIL import Image
 
-from dragwidget.data.frames import XY, Size
-from dragwidget.data.image import SourceImage
+from dragwidget.data.frames import XY, BoolArray, Size
+from dragwidget.data.image import SourceImage, UInt8Array
 from dragwidget.ui.canvas import caption as captions
 from dragwidget.ui.canvas import keys
 from dragwidget.ui.canvas.guard import Guard
@@ -164,10 +164,15 @@ class DragCanvas(StillImage, SketchWidget):
         """(width, height) of the image; ``None`` until one is set."""
         return None if self._source is None else self._source.size
 
+    @property
+    def _pixels(self) -> UInt8Array | None:
+        return None if self._source is None else self._source.original
+
     def _take(self, source: SourceImage | None, keep: bool = False) -> None:
         with self._lock:
             self._controller.forget()
             self._source = source
+            self._selector.forget()
             self._view.set_source(source, fit=not keep)
             if not keep:
                 self._start_sketch(None if source is None else source.size)
@@ -260,6 +265,11 @@ class DragCanvas(StillImage, SketchWidget):
     def marks_changed(self) -> None:
         """Repaint the marks and everything else that has changed."""
         self._view.show_marks()
+
+    def _show_mask(self, mask: BoolArray | None) -> None:
+        self.scene.mask = mask
+        self.scene.touch("mask")
+        self.scene.refresh()
 
     def _show_sketch(self, mask_is_new: bool) -> None:
         if mask_is_new:

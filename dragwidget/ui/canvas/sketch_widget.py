@@ -17,10 +17,12 @@ import traitlets
 from PIL import Image
 
 from dragwidget.data.frames import XY, BoolArray, Size
+from dragwidget.data.image import UInt8Array
 from dragwidget.data.image_reading import read_mask
 from dragwidget.data.instructions import DragInstructions, PointPair, check_prompt
 from dragwidget.data.paths import user_path
 from dragwidget.storage.atomic import check_writable, write_whole
+from dragwidget.ui.canvas.selector import Clicks, Segment, Select, Selector
 from dragwidget.ui.canvas.sketch import Sketch
 from dragwidget.ui.canvas.viewport import inside
 
@@ -44,6 +46,7 @@ class SketchWidget(ipywidgets.VBox):
     def __init__(self, **options: Any) -> None:
         self._lock = threading.RLock()
         self._sketch: Sketch | None = None
+        self._selector = Selector()
         self._end = "target"
         self._default_brush = 40.0  # for this image
         self._version_shown = -1
@@ -54,6 +57,14 @@ class SketchWidget(ipywidgets.VBox):
 
     def _show_sketch(self, mask_is_new: bool) -> None:
         """Show the sketch as it is now."""
+
+    def _show_mask(self, mask: BoolArray | None) -> None:
+        """Show a mask that is not the sketch's, yet."""
+
+    @property
+    def _pixels(self) -> UInt8Array | None:
+        """The image at full resolution, (H, W, 3), as selecting sees it."""
+        return None
 
     def _drop_unfinished(self) -> None:
         """Drop what is half drawn."""
@@ -194,6 +205,65 @@ class SketchWidget(ipywidgets.VBox):
             mask = read_mask(mask)
         with self._editing() as sketch:
             sketch.set_mask(mask)
+
+    # ------------------------------------------------------------ selecting by a click
+
+    @property
+    def segment(self) -> Segment | None:
+        """What finds the thing that is clicked with the tool "select"; ``None``: ours.
+
+        It is called with the image (H, W, 3) uint8, the clicked points (N, 2), ``(x, y)`` in image
+        pixels, and their labels (N,) bool, True on the thing and False off it. It returns the mask
+        of the thing, (H, W) bool.
+        """
+        return self._selector.segment
+
+    @segment.setter
+    def segment(self, segment: Segment | None) -> None:
+        if segment is not None and not callable(segment):
+            raise TypeError(
+                f"segment must be a function of (image, points, labels), or None, got {segment!r}"
+            )
+        self._selector.segment = segment
+
+    def select_by(self, by_features: Select | None) -> None:
+        """Ask this function what is clicked, before colours decide; it may return ``None``.
+
+        Args:
+            by_features: called with points (N, 2), labels and tolerances (N,); returns a mask.
+        """
+        self._selector.by_features = by_features
+
+    def select_at(self, xy: XY, tolerance: float = 1.0) -> None:
+        """Add the thing at ``xy`` to the mask; inside the mask, erase the thing.
+
+        Clicks that follow each other are weighed against each other.
+
+        Args:
+            xy: a point inside the image, image pixels.
+            tolerance: how much the thing may differ from the clicked place, as a factor, 1/16 to
+                16; 2 selects more than 1. What is set as ``segment`` is not told.
+        """
+        with self._editing() as sketch:
+            mask, clicks = self._after_click(sketch, xy, tolerance)
+            self._selector.remember(mask, clicks)
+            sketch.set_mask(mask)
+
+    def preview_selection(self, xy: XY | None, tolerance: float = 1.0) -> None:
+        """Show what ``select_at`` would make of the mask; ``None``: the mask as it is."""
+        with self._lock:
+            sketch = self._sketch
+            if sketch is not None:
+                after = None if xy is None else self._after_click(sketch, xy, tolerance)[0]
+                self._show_mask(sketch.mask if after is None else after)
+
+    def _after_click(self, sketch: Sketch, xy: XY, tolerance: float) -> tuple[BoolArray, Clicks]:
+        pixels = self._pixels
+        if pixels is None:
+            raise RuntimeError("there are no pixels to select by: set an image first")
+        return self._selector.mask_after(pixels, sketch.mask, xy, tolerance)
+
+    # ------------------------------------------------------------ all of it
 
     def clear(self) -> None:
         """Delete all pairs and the mask."""

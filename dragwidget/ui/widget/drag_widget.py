@@ -186,6 +186,7 @@ class DragWidget(StillImage, ipywidgets.VBox):
         self.session.watchers.append(self._watcher)
         self.canvas.on_probe(self._guarded(self._probe))
         self.canvas.on_key(self._guarded(self._key))
+        self.canvas.select_by(self._select)
 
     def _guard(self, action: Callable[[], object]) -> object:
         """Run ``action`` and show its error: Jupyter drops uncaught errors of callbacks."""
@@ -335,6 +336,13 @@ class DragWidget(StillImage, ipywidgets.VBox):
         node = self._editing.work.history.current
         image = self._editing.image_of(node) or self.image
         self._view.features.show(image, maps, (x, y), self.settings.drag.feature_blocks)
+
+    def _select(self, points: Any, labels: Any, tolerances: Any) -> npt.NDArray[np.bool_] | None:
+        """Return what is clicked; ``None`` where that takes a pass and another one is going on."""
+        edit = self.session.edit
+        if edit is not None and edit.regions is None and self._editing.why_not("look"):
+            return None
+        return self.session.select(points, labels, tolerances)
 
     # Callbacks, on the thread that works
 
