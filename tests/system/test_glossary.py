@@ -65,11 +65,14 @@ INSTEAD = {
 
 # (file, as a pattern of its path; word, as it stands in INSTEAD): why it may stand there.
 ATTENTION = "diffusers' name for what computes an attention"
+INK = "digital ink, as browsers have it: what is drawn under the pointer before a program answers"
 ALLOWED = {
     ("dragwidget/demo/training/*.py", "processors?"): ATTENTION,
     ("dragwidget/diffusion/*.py", "processors?"): ATTENTION,
     ("dragwidget/diffusion/lora/*.py", "processors?"): "diffusers' keys in old LoRA files",
     ("dragwidget/bench/dev/*.py", "processors?"): ATTENTION,
+    ("dragwidget/ui/canvas/*", "inks?"): INK,
+    ("docs/architecture.md", "inks?"): INK,
     ("dragwidget/demo/domain/*.py", "inks?"): "the colour that eyes and noses are drawn with",
     ("notebooks/05_toolkit.ipynb", "bend|bends|bent|bending"): "what the joints of an arm do",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import re
@@ -145,3 +146,11 @@ def test_on_no_image_there_is_nothing_to_undo_and_nothing_to_set_pairs_on():
     empty.pairs = ()
     assert empty.pairs == ()
     empty.close()
+
+
+@pytest.mark.slow
+def test_the_page_warps_the_image_as_the_settings_of_the_drag_say(made):
+    assert made.canvas.live_warp == ("mean", 2.5)
+    drag = dataclasses.replace(made.settings.drag, warp_combine="winner", warp_reach=0.75)
+    made.settings = dataclasses.replace(made.settings, drag=drag)
+    assert made.canvas.live_warp == ("winner", 0.75)

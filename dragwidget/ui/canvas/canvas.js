@@ -8,12 +8,15 @@
  *
  * Messages: {event, x, y, ...}, points in pixels of the canvas' drawing buffer.
  *   ready                     the script is at work
+ *   zoom {dy}                 Ctrl and the wheel, or a pinch of a trackpad; dy in CSS pixels
+ *   key {key, shift, command} a key that the canvas knows, pressed on the canvas
+ *   tool {tool}               a tool was chosen, by a key or in the toolbar
+ *   gesture {tool, image, touch, zoom, centre}, and its points as a buffer: see ink.js
+ * In place of a gesture, where the ink layer has nothing to draw from:
  *   press {touch}             the left button, the pen's tip or the first finger went down
  *   move, release             of that pointer, also outside the canvas
  *   cancel                    the system took the pointer away: what it did counts for nothing
  *   second                    where another finger is while the first draws
- *   zoom {dy}                 Ctrl and the wheel, or a pinch of a trackpad; dy in CSS pixels
- *   key {key, shift, command} a key that the canvas knows, pressed on the canvas
  *
  * The model's state: name, the stem of the class names of this canvas' frame and toolbar; label,
  * what a screen reader says; cursor, CSS; known_keys, those that the canvas knows, "Mod+" before one
@@ -43,15 +46,16 @@ function render({ model, el }) {
   return () => end.abort();
 }
 
-function connect(model, frame, canvas, signal) {
-  const send = (event, more = {}) => model.send({ event, ...more });
+async function connect(model, frame, canvas, signal) {
+  const page = { ink: null, send: (event, more = {}) => model.send({ event, ...more }) };
   describe(model, canvas, signal);
   hideFromIpycanvas(frame, signal);
-  takePointer(canvas, send, signal);
-  takeWheel(frame, canvas, send, signal);
-  takeKeys(model, frame, canvas, send, signal);
-  returnFocus(model, frame, canvas, signal);
-  send("ready");
+  takePointer(canvas, page, signal);
+  takeWheel(frame, canvas, page, signal);
+  takeKeys(model, frame, canvas, page, signal);
+  returnFocus(model, frame, canvas, page, signal);
+  page.send("ready");
+  page.ink = await makeInkLayer(model, frame, canvas, signal);
 }
 
 function describe(model, canvas, signal) {
@@ -65,7 +69,7 @@ function describe(model, canvas, signal) {
     signal.addEventListener("abort", () => model.off(change, show));
   }
   canvas.setAttribute("role", "application"); // it takes keys that a screen reader would take
-  canvas.style.touchAction = "none"; // a finger draws and does not scroll
+  canvas.style.touchAction = "none"; // a finger draws and does not scroll; the ink layer knows when
   canvas.style.outlineOffset = "-2px"; // the frame would cut off a ring round it
 }
 
@@ -76,36 +80,48 @@ function hideFromIpycanvas(frame, signal) {
 }
 
 /** A pointer's place in the canvas' pixels: without border and padding, whatever scales it. */
-function place(canvas, event) {
-  const box = canvas.getBoundingClientRect();
-  const style = getComputedStyle(canvas);
-  const [left, right, top, bottom] = ["Left", "Right", "Top", "Bottom"].map(
-    (side) => parseFloat(style[`border${side}Width`]) + parseFloat(style[`padding${side}`]),
-  );
-  const across = box.width / canvas.offsetWidth; // of a transform
-  const down = box.height / canvas.offsetHeight;
-  const width = box.width - (left + right) * across;
-  const height = box.height - (top + bottom) * down;
+function place(canvas, event, box = contentBox(canvas)) {
   return {
-    x: ((event.clientX - box.left - left * across) * canvas.width) / width,
-    y: ((event.clientY - box.top - top * down) * canvas.height) / height,
+    x: ((event.clientX - box.left) * canvas.width) / box.width,
+    y: ((event.clientY - box.top) * canvas.height) / box.height,
   };
 }
 
-function takePointer(canvas, send, signal) {
+/** Hands each event of the pointer to the kernel, in place of the ink layer. */
+function makeSender(send) {
+  return {
+    press: ([x, y], event) => send("press", { x, y, touch: event.pointerType === "touch" }) ?? true,
+    move: (places) => send("move", at(places[places.length - 1].xy)),
+    second: (xy) => send("second", at(xy)),
+    release: (xy) => send("release", at(xy)),
+    cancel: () => send("cancel"),
+  };
+}
+
+const at = ([x, y]) => ({ x, y });
+
+function takePointer(canvas, page, signal) {
+  const sender = makeSender(page.send);
+  let hand = null; // who draws: the ink layer or the kernel
   let drawing = null; // the id of the pointer that draws
   let byTouch = false; // of that pointer: then another finger makes two; beside a pen it rests
   const isSecond = (event) => drawing !== null && byTouch && event.pointerType === "touch";
   const on = (type, action) => canvas.addEventListener(type, action, { signal });
+  const where = (event, box) => {
+    const { x, y } = place(canvas, event, box);
+    return [x, y];
+  };
   const finish = (name, event) => {
     drawing = null;
-    send(name, name === "release" ? place(canvas, event) : {});
+    name === "release" ? hand.release(where(event)) : hand.cancel();
   };
   on("pointerdown", (event) => {
     if (isSecond(event)) {
-      send("second", place(canvas, event));
+      hand.second(where(event));
     } else if (drawing === null && event.button === 0) {
       canvas.focus({ preventScroll: true });
+      hand = page.ink ?? sender;
+      if (!hand.press(where(event), event)) return;
       try {
         canvas.setPointerCapture(event.pointerId);
       } catch {
@@ -113,15 +129,20 @@ function takePointer(canvas, send, signal) {
       }
       drawing = event.pointerId;
       byTouch = event.pointerType === "touch";
-      send("press", { ...place(canvas, event), touch: byTouch });
     }
   });
   on("pointermove", (event) => {
     if (event.pointerId === drawing) {
       // With the button up it was let go where the page could not see it.
-      event.buttons & 1 ? send("move", place(canvas, event)) : finish("release", event);
+      if (!(event.buttons & 1)) {
+        finish("release", event);
+        return;
+      }
+      const events = event.getCoalescedEvents?.() ?? [];
+      const box = contentBox(canvas);
+      hand.move((events.length ? events : [event]).map((one) => ({ xy: where(one, box), event: one })));
     } else if (isSecond(event)) {
-      send("second", place(canvas, event));
+      hand.second(where(event));
     }
   });
   on("pointerup", (event) => event.pointerId === drawing && finish("release", event));
@@ -136,13 +157,14 @@ function takePointer(canvas, send, signal) {
 }
 
 /** Ctrl and the wheel zoom; the wheel alone scrolls the page. */
-function takeWheel(frame, canvas, send, signal) {
+function takeWheel(frame, canvas, page, signal) {
   const turn = (event) => {
     event.stopPropagation();
     if (event.ctrlKey) {
       event.preventDefault();
       const dy = event.deltaY * (event.deltaMode === WheelEvent.DOM_DELTA_LINE ? LINE : 1);
-      send("zoom", { ...place(canvas, event), dy });
+      const { x, y } = place(canvas, event);
+      page.ink ? page.ink.zoom([x, y], dy) : page.send("zoom", { x, y, dy });
     }
   };
   frame.addEventListener("wheel", turn, { capture: true, passive: false, signal });
@@ -154,7 +176,7 @@ function takeWheel(frame, canvas, send, signal) {
  * or Alt and not known here is for the whole page: it is handed on to its body, where an app's
  * shortcuts act (save, the command palette), and those on a notebook's cells do not.
  */
-function takeKeys(model, frame, canvas, send, signal) {
+function takeKeys(model, frame, canvas, page, signal) {
   const toolbar = `.${model.get("name")}-toolbar`;
   const all = frame.closest(".dragwidget") ?? frame.closest(".dragwidget-canvas-box") ?? frame;
   canvas.setAttribute(SUPPRESS, "true");
@@ -168,9 +190,7 @@ function takeKeys(model, frame, canvas, send, signal) {
     if (target === canvas && model.get("known_keys").includes(name)) {
       event.stopImmediatePropagation();
       event.preventDefault();
-      if (!event.repeat || REPEATED.test(event.key)) {
-        send("key", { key: event.key, shift: event.shiftKey, command: modifier !== "" });
-      }
+      if (!event.repeat || REPEATED.test(event.key)) pressKey(page, event, modifier !== "");
     } else if (modifier) {
       event.stopImmediatePropagation();
       const copy = new KeyboardEvent(event.type, event);
@@ -182,6 +202,17 @@ function takeKeys(model, frame, canvas, send, signal) {
   window.addEventListener("keydown", press, { capture: true, signal });
 }
 
+/** Act on a key that the canvas knows: what the ink layer has in hand is its own. */
+function pressKey(page, event, command) {
+  const { ink } = page;
+  const { key } = event;
+  const undoes = key === "Escape" || (command && key === "z");
+  if (undoes && ink?.cancel()) return;
+  const tool = command ? null : ink?.toolOf(key);
+  if (tool) ink.use(tool);
+  else page.send("key", { key, shift: event.shiftKey, command });
+}
+
 /** What is held beside a key; "" where a character is typed: many keyboards need Alt for a [. */
 function modifierOf(event) {
   const command = event.ctrlKey || event.metaKey;
@@ -190,7 +221,7 @@ function modifierOf(event) {
 }
 
 /** A click on a button of the toolbar leaves the focus on the canvas, where the keys are. */
-function returnFocus(model, frame, canvas, signal) {
+function returnFocus(model, frame, canvas, page, signal) {
   const name = model.get("name");
   const isNearest = (button) => {
     for (let node = button; node; node = node.parentElement) {
@@ -203,7 +234,10 @@ function returnFocus(model, frame, canvas, signal) {
     const target = event.target instanceof Element ? event.target : null;
     const button = target?.closest(`.${name}-toolbar button`);
     const byPointer = event.detail > 0; // whoever came by keyboard goes on from there
-    if (button && byPointer && isNearest(button)) canvas.focus({ preventScroll: true });
+    if (!button || !isNearest(button)) return;
+    if (byPointer) canvas.focus({ preventScroll: true });
+    const tool = /dragwidget-tool-(\w+)/.exec(button.className)?.[1];
+    if (tool) page.ink?.use(tool); // the button tells the kernel too; here it counts at once
   };
   document.addEventListener("click", click, { capture: true, signal });
 }

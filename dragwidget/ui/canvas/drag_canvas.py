@@ -19,7 +19,7 @@ from PIL import Image
 from dragwidget.data.frames import XY, BoolArray, Size
 from dragwidget.data.image import SourceImage, UInt8Array
 from dragwidget.ui.canvas import caption as captions
-from dragwidget.ui.canvas import keys
+from dragwidget.ui.canvas import ink, keys
 from dragwidget.ui.canvas.guard import Guard
 from dragwidget.ui.canvas.input import CanvasInput
 from dragwidget.ui.canvas.marks import Marks
@@ -58,7 +58,9 @@ class DragCanvas(StillImage, SketchWidget):
     never changed in place; ``selected``, the index of a pair or ``None``; ``tool``; ``brush_size``,
     a diameter in image pixels, by default a twelfth of the image's shorter side; ``mask_style``,
     ``mask_tint`` ("#rrggbb"), ``mask_opacity`` (0 to 1); ``zoom``, 1 = fitted, up to 32;
-    ``read_only``, for pointer and keys, not for methods; ``keyboard``, whether keys act: ``None``,
+    ``live_warp``, how the page warps the image while a point is pulled, ``(warp_combine,
+    warp_reach)`` of ``DragSettings``, or ``None``, the default, if it does not; ``read_only``, for
+    pointer and keys, not for methods; ``keyboard``, whether keys act: ``None``,
     the default, where the notebook does not act on them too, see ``has_keys``; ``mask_version``,
     up by one with every change of the mask; ``prompt``, carried along; ``last_error``, what went
     wrong while an event was handled, empty if nothing.
@@ -70,6 +72,10 @@ class DragCanvas(StillImage, SketchWidget):
     mask_opacity = Clamped(0.55, 0.0, 1.0)
     zoom = Clamped(1.0, 1.0, MAX_ZOOM)
     read_only = traitlets.Bool(False)
+    live_warp = traitlets.Tuple(
+        traitlets.Enum(("mean", "winner")), traitlets.Float(min=1e-3), default_value=None,
+        allow_none=True,
+    )  # fmt: skip
     keyboard = traitlets.Bool(None, allow_none=True)
     last_error = traitlets.Unicode("")
 
@@ -89,7 +95,9 @@ class DragCanvas(StillImage, SketchWidget):
         super().__init__(layout={"align_items": "flex-start", "max_width": "100%"})
         self.add_class("dragwidget-canvas-box")
         self._source: SourceImage | None = None
+        self.image_number = 0  # up by one with every image
         self._has_script = False
+        self._meshed: BoolArray | None = None  # the mask that our script has
         self._key_callbacks: list[Callable[[str], None]] = []
         self._probe_callbacks: list[Callable[[float, float], None]] = []
         guard = self._guard = Guard(
@@ -97,11 +105,12 @@ class DragCanvas(StillImage, SketchWidget):
             refresh=lambda: self.scene.refresh(),
             give_up=lambda: self._controller.cancel(),
             tell=partial(setattr, self, "last_error"),
+            end=self._tell_script,
         )
         self._view = CanvasView(None if width == "fit" else int(width), guard, self._marked)
         self._controller = PointerController(self)
         name = f"dragwidget-{self.scene.multi.model_id}"  # what the script finds its parts by
-        self._script = make_script(name)
+        self._script = make_script(name, self.scene.parts)
         self._toolbar = Toolbar(self, probe=probe)
         self._caption = ipywidgets.HTML(layout=dict(_CAPTION))
         self._lay_out(name, toolbar, caption)
@@ -173,6 +182,7 @@ class DragCanvas(StillImage, SketchWidget):
             self._controller.forget()
             self._source = source
             self._selector.forget()
+            self.image_number += 1
             self._view.set_source(source, fit=not keep)
             if not keep:
                 self._start_sketch(None if source is None else source.size)
@@ -197,6 +207,7 @@ class DragCanvas(StillImage, SketchWidget):
             self.scene.set_viewport(viewport)
             self.zoom = viewport.zoom
             self.scene.refresh()
+            self._tell_script()
 
     def zoom_to(self, factor: float, center: XY | None = None) -> None:
         """Zoom to ``factor`` times the fitted size, 1 to 32, centered on an image point."""
@@ -278,14 +289,29 @@ class DragCanvas(StillImage, SketchWidget):
         self._update()
 
     def _update(self) -> None:
-        """Update marks, buttons, caption, and what the script needs to know."""
+        """Update marks, buttons, caption, and our script."""
         self.marks_changed()
         self._toolbar.update()
         self.hint_changed()
-        if self._script is not None:
-            self._script.label = f"Image to draw on: {captions.describe(self._sketch)}"
-            self._script.known_keys = keys.known_keys() if self.has_keys else []
-            self._script.cursor = TOOLS[self.tool].cursor
+        self._tell_script()
+
+    def _tell_script(self) -> None:
+        """Tell our script what it needs to know: once an event, when all is painted."""
+        script = self._script
+        if script is None or self._guard.is_busy:
+            return
+        with script.hold_sync():
+            script.label = f"Image to draw on: {captions.describe(self._sketch)}"
+            script.known_keys = keys.known_keys() if self.has_keys else []
+            script.cursor = TOOLS[self.tool].cursor
+            if not self._has_script:  # no page draws by itself yet
+                return
+            if self.scene.mask is not self._meshed:
+                self._meshed = self.scene.mask
+                script.protected = ink.protected_cells(self._meshed)
+            script.state = ink.state(
+                self, self._controller, self.image_number, self._input.answered
+            )
 
     def hint_changed(self) -> None:
         """Update the caption: what is drawn and what to do next."""
@@ -372,7 +398,7 @@ class DragCanvas(StillImage, SketchWidget):
 
     # ------------------------------------------------------------ traits
 
-    @traitlets.observe("selected", "brush_size", "read_only", "last_error", "keyboard")
+    @traitlets.observe("selected", "brush_size", "read_only", "last_error", "keyboard", "live_warp")
     def _take_state(self, change: Any) -> None:
         with self._lock:
             if change["name"] == "read_only" and change["new"]:

@@ -18,6 +18,10 @@ class Guard:
         refresh: paints what an action has changed.
         give_up: cancels what an action has left unfinished.
         tell: shows an error, "Type: message".
+        end: sends what is sent once an action.
+
+    Attributes:
+        is_busy: whether an action is being called.
     """
 
     def __init__(
@@ -26,13 +30,17 @@ class Guard:
         refresh: Callable[[], None],
         give_up: Callable[[], object],
         tell: Callable[[str], None],
+        end: Callable[[], None],
     ) -> None:
         self.lock = lock
+        self.is_busy = False
+        self._end = end
         self._refresh, self._give_up, self._tell = refresh, give_up, tell
 
     def __call__(self, action: Callable[..., Any], *args: Any) -> None:
         """Call ``action`` and repaint; do not raise."""
         with self.lock:
+            was_busy, self.is_busy = self.is_busy, True
             try:
                 action(*args)
                 self._refresh()
@@ -40,6 +48,10 @@ class Guard:
                 log.exception("while handling an event of the canvas")
                 self._try(self._give_up)
                 self._try(self._tell, f"{type(error).__name__}: {error}")
+            finally:
+                self.is_busy = was_busy
+            if not was_busy:
+                self._try(self._end)
 
     @staticmethod
     def _try(action: Callable[..., object], *args: Any) -> None:

@@ -6,15 +6,20 @@ ipycanvas, which say less: no button, nothing from outside the canvas, every tur
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from dragwidget.data.frames import XY, Size
-from dragwidget.ui.canvas import keys
+from dragwidget.ui.canvas import ink, keys
 from dragwidget.ui.canvas.guard import Guard
 from dragwidget.ui.canvas.pointer import PointerController
 from dragwidget.ui.canvas.scene import Scene
+from dragwidget.ui.canvas.tools import TOOLS
 from dragwidget.ui.canvas.viewport import Viewport
+
+log = logging.getLogger(__name__)
 
 Touches = list[tuple[float, float]]
 WHEEL_STEP = 0.002  # zoom per pixel that a wheel turns, as a power of e
@@ -33,6 +38,8 @@ class InputHost(keys.KeyHost, Protocol):
     def size(self) -> Size | None: ...
     @property
     def has_keys(self) -> bool: ...
+    @property
+    def image_number(self) -> int: ...
 
     def show_viewport(self, viewport: Viewport) -> None: ...
     def script_is_ready(self) -> None: ...
@@ -50,6 +57,7 @@ class CanvasInput:
     ) -> None:
         self._host, self._pointer, self._guard, self._script = host, pointer, guard, script
         self._mouse: XY = (0.0, 0.0)  # where ipycanvas' mouse was last
+        self.answered: dict[str, int] = {}  # by page, the number of its last message
         self._listen()
 
     def close(self) -> None:
@@ -79,15 +87,25 @@ class CanvasInput:
 
     # ------------------------------------------------------------ our script
 
-    def on_script(self, _: Any, content: Any, __: Any) -> None:
-        """Take a message of our script."""
-        self._guard(self._take_message, content)
+    def on_script(self, _: Any, content: Any, buffers: Sequence[Any]) -> None:
+        """Take a message of our script; the next state says that one with a number is in it."""
+        match content:
+            case {"view": str(view), "n": int(number)}:
+                self.answered.pop(view, None)
+                self.answered[view] = number
+                while len(self.answered) > ink.VIEWS:
+                    del self.answered[next(iter(self.answered))]
+        self._guard(self._take_message, content, buffers)
 
-    def _take_message(self, content: Any) -> None:
+    def _take_message(self, content: Any, buffers: Sequence[Any]) -> None:
         pointer = self._pointer
         match content:
             case {"event": "ready"}:
                 self._host.script_is_ready()
+            case {"event": "gesture"}:
+                self._replay(content, buffers)
+            case {"event": "tool", "tool": tool} if tool in TOOLS:
+                self._host.tool = tool
             case {"event": "press", "x": x, "y": y, "touch": touch}:
                 self._press((x, y), bool(touch))
             case {"event": "move", "x": x, "y": y}:
@@ -103,11 +121,31 @@ class CanvasInput:
             case {"event": "key", "key": key, "shift": shift, "command": command}:
                 self._press_key(key, shift, command)
             case _:
-                raise ValueError(f"the canvas knows no message {content!r}")
+                self._refuse(f"the canvas knows no message {content!r:.200}")
 
-    def _press(self, xy: XY, is_touch: bool, is_known: bool = True) -> None:
+    def _refuse(self, why: str) -> None:
+        """Tell of a message that cannot be meant; what is half drawn stays."""
+        log.error("refused a message of the page: %s", why)
+        self._host.last_error = f"ValueError: {why}"
+
+    def _replay(self, content: Mapping[str, Any], buffers: Sequence[Any]) -> None:
+        try:
+            drawn = ink.read_gesture(content, buffers)
+        except ValueError as error:
+            self._refuse(str(error))
+            return
+        self._wake()
+        # What was drawn on an image that is no longer shown went with it.
+        if self._host.size is not None and drawn.image == self._host.image_number:
+            self._host.last_error = ""
+            ink.replay(self._pointer, drawn)
+
+    def _wake(self) -> None:
         if not self._host.scene.is_live:  # this page was ready before anybody listened
             self._show_again()
+
+    def _press(self, xy: XY, is_touch: bool, is_known: bool = True) -> None:
+        self._wake()
         if self._host.size is not None:
             self._host.last_error = ""
             self._pointer.press(xy, is_touch, is_known)

@@ -42,10 +42,10 @@ def started(operation: Operation, mask: BoolArray | None, shape: tuple[int, int]
 
 @dataclass(frozen=True, eq=False)
 class Stroke:
-    """Paints with a round brush of diameter ``size`` along points (N, 2)."""
+    """Paints with a round brush of diameter ``size``, or one a point (N), along points (N, 2)."""
 
     points: raster.Points
-    size: float
+    size: float | raster.Sizes
     erase: bool
     is_slow = False
 
@@ -55,7 +55,7 @@ class Stroke:
 
     @property
     def nbytes(self) -> int:
-        return int(self.points.nbytes)
+        return int(self.points.nbytes + np.asarray(self.size).nbytes)
 
     def paint(self, mask: BoolArray) -> None:
         raster.paint_stroke(mask, self.points, self.size, not self.erase)

@@ -39,19 +39,25 @@ class PointerController:
 
     # ------------------------------------------------------------ one press to its release
 
-    def press(self, xy: XY, is_touch: bool = False, is_known: bool = True) -> None:
+    def press(
+        self, xy: XY, is_touch: bool = False, is_known: bool = True, tool: str | None = None
+    ) -> None:
         """Begin a gesture at ``xy``; end the one before it, whose release was never seen.
 
-        ``is_known``: it is the left button, a pen's tip or a finger; else it may be any button.
+        Args:
+            xy: where the pointer went down.
+            is_touch: it is a finger.
+            is_known: it is the left button, a pen's tip or a finger; else it may be any button.
+            tool: the tool in use; ``None``: the canvas' own.
         """
         if self.gesture is not None:
             self.release(self.gesture.last)
         self.state.reach = TOUCH_REACH if is_touch else REACH
         self.is_known = is_known
         self._second = None
-        tool = TOOLS[self.host.tool]
-        if not (self.host.read_only and tool.draws):
-            self.gesture = tool.gesture(self.host, self.host.viewport.clamped(xy))
+        used = TOOLS[tool or self.host.tool]
+        if not (self.host.read_only and used.draws):
+            self.gesture = used.gesture(self.host, self.host.viewport.clamped(xy))
 
     def move(self, xy: XY) -> None:
         """Move the pointer; without a press nothing happens."""

@@ -19,23 +19,31 @@ import numpy.typing as npt
 from dragwidget.data.frames import BoolArray
 
 Points = npt.NDArray[np.float64]  # (N, 2), (x, y) in image pixels
+Sizes = npt.NDArray[np.float64]  # (N,), diameters in image pixels
 
 # A disc of this diameter holds the centre of the pixel it lies in, wherever it lies.
 THINNEST = math.sqrt(2)
 
 
-def paint_stroke(mask: BoolArray, points: Points, size: float, value: bool) -> None:
-    """Paint a polyline of N >= 1 points with a round brush of diameter ``size``, round caps."""
-    radius = max(size, THINNEST) / 2
+def paint_stroke(mask: BoolArray, points: Points, size: float | Sizes, value: bool) -> None:
+    """Paint a polyline of N >= 1 points with a round brush of diameter ``size``, round caps.
+
+    With a diameter for each point, (N), a segment is as wide as the mean of its ends.
+    """
+    sizes = np.broadcast_to(np.asarray(size, dtype=np.float64), len(points))
+    if len(points) > 1:
+        sizes = (sizes[:-1] + sizes[1:]) / 2
+    radii = np.maximum(sizes, THINNEST) / 2
+    widest = radii.max()
     # A pixel more than floating point needs on each side; the distances decide.
-    left, top = np.floor(points.min(axis=0) - radius) - 1
-    right, bottom = np.ceil(points.max(axis=0) + radius) + 1
+    left, top = np.floor(points.min(axis=0) - widest) - 1
+    right, bottom = np.ceil(points.max(axis=0) + widest) + 1
     window = _Window.clipped(mask, left, top, right, bottom)
     if window is None:
         return
     # One point is a segment of no length.
     starts, ends = (points[:-1], points[1:]) if len(points) > 1 else (points, points)
-    for start, end in zip(starts, ends, strict=True):
+    for start, end, radius in zip(starts, ends, radii.tolist(), strict=True):
         _add_capsule(window, start, end, radius)
     window.paint(value)
 

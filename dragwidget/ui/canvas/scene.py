@@ -10,11 +10,13 @@ Points are in image pixels, as ``viewport`` turns them into canvas pixels while 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import ipywidgets
 from ipycanvas import Canvas, MultiCanvas
+from ipycanvas.canvas import _CANVAS_MANAGER
 from PIL import Image
 
 from dragwidget.data.frames import XY, BoolArray
@@ -72,6 +74,7 @@ class Scene:
         self._masks = _Store()
         self.is_live = False
         self.is_closed = False
+        self.is_held = False
         self.image: Image.Image | None = None
         self.is_exact = True  # whether the image is to be sent without loss
         self.mask: BoolArray | None = None
@@ -83,6 +86,16 @@ class Scene:
         self._dirty = set(PARTS)
         self._unsent = set(PARTS)  # what the widgets' state does not hold yet
         self._resize()
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """The ids of the models in the browser that hold what is painted here.
+
+        image, mask: as they were sent, unscaled. marks: the layer. manager: what paints.
+        """
+        canvases = {"image": self._images.canvas, "mask": self._masks.canvas}
+        canvases |= {"marks": self._layers["marks"].canvas, "manager": _CANVAS_MANAGER}
+        return {name: str(canvas.model_id) for name, canvas in canvases.items()}
 
     def set_viewport(self, viewport: Viewport) -> None:
         if viewport == self.viewport:
@@ -120,9 +133,18 @@ class Scene:
         self.is_live = True
         self.touch(*PARTS)
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Paint nothing inside; the next refresh afterwards paints all that has changed."""
+        self.is_held = True
+        try:
+            yield
+        finally:
+            self.is_held = False
+
     def refresh(self) -> None:
         """Paint what changed, as one message."""
-        if self.is_closed or not self._dirty:
+        if self.is_closed or self.is_held or not self._dirty:
             return
         # Filled before any page is ready, too: Voila reads the state of all widgets once, and what
         # changes from then until it has made them all is lost.
@@ -267,10 +289,14 @@ class Scene:
 
     # ------------------------------------------------------------ during a stroke
 
+    @property
+    def _shows_strokes(self) -> bool:
+        return self.is_live and not self.is_held
+
     def begin_stroke(self, xy: XY, size: float, erase: bool) -> None:
         """Begin a stroke that the mask layer shows live."""
         self.stroke = LiveStroke([xy], size, erase)
-        if not self.is_live:
+        if not self._shows_strokes:
             return
         with drawing():
             if self.mask is None:
@@ -282,7 +308,7 @@ class Scene:
         if self.stroke is None:
             return
         self.stroke.points.append(xy)
-        if self.is_live:
+        if self._shows_strokes:
             with drawing():
                 self._paint_stroke(self.stroke.points[-2:])
 
@@ -293,7 +319,7 @@ class Scene:
         if self.trace is None:
             return
         self.trace.points.append(xy)
-        if self.is_live:
+        if self._shows_strokes:
             with drawing():
                 self._paint_trace(self.trace.points[-2:])
 

@@ -127,11 +127,22 @@ class Sketch:
 
     # ------------------------------------------------------------ mask
 
-    def stroke(self, points: Any, size: float, erase: bool = False) -> None:
-        """Paint, or erase, with a round brush of diameter ``size`` along points (N, 2)."""
-        if not (np.isfinite(size) and size > 0):
+    def stroke(self, points: Any, size: Any, erase: bool = False) -> None:
+        """Paint, or erase, with a round brush along points (N, 2).
+
+        ``size``: its diameter; or one for each point, (N), as a pen's pressure makes them.
+        """
+        along = check_points(points, 1)
+        sizes = np.array(size, dtype=np.float64)
+        if not (np.isfinite(sizes).all() and (sizes > 0).all()):
             raise ValueError(f"the brush size must be finite and greater than 0 pixels, got {size}")
-        self._paint(Stroke(check_points(points, 1), float(size), bool(erase)))
+        if sizes.shape not in ((), (len(along),)):
+            raise ValueError(
+                f"the brush needs one size, or one for each of {len(along)} points, "
+                f"got shape {sizes.shape}"
+            )
+        sizes.setflags(write=False)
+        self._paint(Stroke(along, sizes if sizes.ndim else float(sizes), bool(erase)))
 
     def lasso(self, points: Any, erase: bool = False) -> None:
         """Paint, or erase, the inside of a closed polygon of points (N, 2), N >= 3."""

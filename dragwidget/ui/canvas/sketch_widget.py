@@ -161,8 +161,13 @@ class SketchWidget(ipywidgets.VBox):
 
     # ------------------------------------------------------------ mask
 
-    def stroke(self, points: list[XY], erase: bool = False, size: float | None = None) -> None:
-        """Paint or erase with a round brush of diameter ``size``, image pixels."""
+    def stroke(
+        self, points: list[XY], erase: bool = False, size: float | list[float] | None = None
+    ) -> None:
+        """Paint or erase with a round brush.
+
+        ``size``: its diameter, image pixels; or a list with one for each point.
+        """
         with self._editing() as sketch:
             sketch.stroke(points, self.brush_size if size is None else size, erase)
 

@@ -79,6 +79,8 @@ class RequestSync:
             self._view.prompt.value = self._canvas.prompt = request.prompt
         if before is None or request.settings != before.settings:
             self._view.settings.settings = request.settings
+            drag = request.settings.drag
+            self._canvas.live_warp = (drag.warp_combine, drag.warp_reach)
         drew = before is None or request.instructions != before.instructions
         if drew and request.instructions != drawn(self._canvas):
             self._canvas.instructions = request.instructions

@@ -17,19 +17,26 @@ class Stroke(Gesture):
     def __init__(self, host: Host, start: XY) -> None:
         super().__init__(host, start)
         self.size = host.brush_size
-        self.points = [self.image(start)]
-        host.scene.begin_stroke(self.points[0], self.size, self.erase)
+        self.points: list[XY] = []
+        self.sizes: list[float] = []
+        self._add(start)
+        host.scene.begin_stroke(self.points[0], self.sizes[0], self.erase)
+
+    def _add(self, xy: XY) -> None:
+        self.points.append(self.image(xy))
+        self.sizes.append(self.host.pointer.brush or self.size)
 
     def move(self, xy: XY) -> None:
         if len(self.points) < MAX_STROKE_POINTS - 1:
-            self.points.append(self.image(xy))
+            self._add(xy)
             self.host.scene.extend_stroke(self.points[-1])
 
     def end(self, xy: XY) -> None:
         if xy != self.last:
-            self.points.append(self.image(xy))
+            self._add(xy)
         self.host.scene.end_stroke()
-        self.host.stroke(self.points, self.erase, self.size)
+        is_even = len(set(self.sizes)) == 1
+        self.host.stroke(self.points, self.erase, self.sizes[0] if is_even else self.sizes)
 
 
 BRUSH = Tool("brush", "Brush", "paint-brush", "b", "Paint the editable region", Stroke)
