@@ -317,10 +317,12 @@ class UNetBackbone(Trainable):
             with plain, turn:
                 given, scale = self._inputs(condition, len(z))
                 batch = placed_like(self.unet, z)
-                times = t.to(self.device) if isinstance(t, Tensor) else t
+                # A number would be copied to the device by diffusers, which waits for it.
+                times = t.to(self.device) if isinstance(t, Tensor) else _filled(t, self.device)
                 if scale > 1:
                     batch = torch.cat([batch, batch])
-                    times = torch.cat([times, times]) if isinstance(times, Tensor) else times
+                    if isinstance(times, Tensor) and times.ndim:
+                        times = torch.cat([times, times])
                 with suppress(PassDone):
                     prediction = self.unet(batch, times, **given).sample
                 maps = tuple(_guided_features(seen[block], scale) for block in features)
@@ -337,6 +339,11 @@ class UNetBackbone(Trainable):
         """Compute one layer a second time, for a gradient."""
         with FusedAttention() if self.device == META else nullcontext():
             return run(self.unet, switches, work)
+
+
+def _filled(t: Time, device: torch.device) -> Time | Tensor:
+    """Return a timestep as a tensor () that the device fills itself; MPS has other number types."""
+    return t if device.type == "mps" else torch.full((), t, device=device)
 
 
 def _guided(prediction: Tensor, scale: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,17 @@ from dragwidget.drag.supervision import Anchor, motion_supervision, placement, r
 from dragwidget.drag.tracking import distances, track_points
 from dragwidget.drag.warping import in_features, in_latent, sample_field, warp_latent
 
-__all__ = ["Placed", "descend", "look_ahead", "losses", "reached", "tracked", "warped"]
+__all__ = [
+    "Descent",
+    "Placed",
+    "descend",
+    "look_ahead",
+    "losses",
+    "reached",
+    "settle",
+    "tracked",
+    "warped",
+]
 
 PATIENCE = 3  # steps that a handle may stay because it lost its content
 
@@ -32,6 +43,41 @@ class Placed(NamedTuple):
 
     features: FeatureMap
     handles: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Descent:
+    """One step of Adam down the loss; what it did is still on the device: ``settle`` reads it.
+
+    Attributes:
+        latent: after the step, (1, c, h, w).
+        moments: Adam's, likewise.
+        names: of the loss's terms.
+        terms: the weighted terms of the loss before the step, (K,).
+        finite: whether the loss and its gradient are, and whether the step is, (2,) bool.
+        dtype: of the network.
+    """
+
+    latent: Tensor
+    moments: Moments
+    names: tuple[str, ...]
+    terms: Tensor
+    finite: Tensor
+    dtype: torch.dtype
+
+
+class Settled(NamedTuple):
+    """What the host knows of a step.
+
+    Attributes:
+        report: of the descent; empty without one.
+        handles: after the step, (N, 2) float32 on the CPU.
+        moved: whether a handle moved.
+    """
+
+    report: StepReport
+    handles: Tensor
+    moved: bool
 
 
 def reached(handles: Tensor, targets: Tensor, settings: DragSettings) -> Tensor:
@@ -100,7 +146,7 @@ def _extra(
         )
     )  # fmt: skip
     if not len(points):
-        return torch.zeros(())
+        return evaluation.latent.new_zeros(())
     if placed is None:
         every = torch.ones(len(points), dtype=torch.bool)
         loss = motion_supervision(
@@ -120,29 +166,76 @@ def descend(
     *,
     weight: float | None = None,
     placed: Placed | None = None,
-) -> tuple[Tensor, Moments, StepReport]:
-    """Return the latent one step of Adam down the loss, Adam's moments, and the loss's terms.
+) -> Descent:
+    """Take one step of Adam down the loss, without asking the device for a number.
 
     Args:
         evaluation: the pass at the state's latent; its graph is used up.
         weight, placed: as for ``losses``.
+    """
+    with torch.enable_grad():
+        named = losses(state, task, evaluation, weight=weight, placed=placed)
+        terms = torch.stack(list(named.values()))
+        total = terms.sum()
+        dtype = evaluation.features.blocks[0].dtype
+        scale = loss_scale(dtype)
+        (gradient,) = torch.autograd.grad(total * scale, evaluation.latent)
+        gradient = gradient / scale
+    latent, moments = adam_step(state.latent, gradient, state.moments, task.settings.learning_rate)
+    finite = torch.stack(
+        [
+            total.detach().isfinite() & gradient.isfinite().all(),
+            latent.isfinite().all() & moments.second.isfinite().all(),  # squares overflow first
+        ]
+    )
+    return Descent(latent, moments, tuple(named), terms.detach(), finite, dtype)
+
+
+def settle(
+    state: DragState,
+    descent: Descent | None = None,
+    *,
+    handles: Tensor | None = None,
+    ahead: Evaluation | None = None,
+) -> Settled:
+    """Read what a step did, in one copy from the device, and refuse it where it is not finite.
+
+    Args:
+        state: before the step.
+        descent: its step down the loss, if it took one.
+        handles: where they are after it, (N, 2); ``None``: where they were.
+        ahead: the pass at its new latent, if it was taken.
 
     Raises:
         ArithmeticError: a value is not finite.
     """
-    with torch.enable_grad():
-        terms = losses(state, task, evaluation, weight=weight, placed=placed)
-        total = torch.stack([term.to(state.latent.device) for term in terms.values()]).sum()
-        scale = loss_scale(evaluation.features.blocks[0].dtype)
-        (gradient,) = torch.autograd.grad(total * scale, evaluation.latent)
-        gradient = gradient / scale
-    values = {name: float(term.detach()) for name, term in terms.items()}
-    if not (total.isfinite() and gradient.isfinite().all()):
-        raise _refusal(state, f"its loss or gradient ({values}) is", evaluation)
-    latent, moments = adam_step(state.latent, gradient, state.moments, task.settings.learning_rate)
-    if not (latent.isfinite().all() and moments.second.isfinite().all()):  # squares overflow first
-        raise _refusal(state, "the step is so large that it is", evaluation)
-    return latent, moments, StepReport(values)
+    parts, names = [], ()
+    if handles is not None:
+        before = state.handles.to(handles.device, non_blocking=True)
+        parts = [handles.flatten(), (handles != before).any()[None]]
+    if descent is not None:
+        names = descent.names
+        parts += [descent.terms, descent.finite]
+    if ahead is not None:
+        blocks = [block.isfinite().all() for block in ahead.features.blocks]
+        parts.append(torch.stack(blocks).all()[None])
+    read = iter(torch.cat(parts).tolist())
+
+    if handles is None:
+        moved, handles = False, state.handles
+    else:
+        values = [next(read) for _ in range(handles.numel())]
+        handles, moved = torch.tensor(values).view_as(handles), bool(next(read))
+    terms = {name: next(read) for name in names}
+    if descent is not None:
+        loss_is_finite, step_is_finite = next(read), next(read)
+        if not loss_is_finite:
+            raise _refusal(state, f"its loss or gradient ({terms}) is", descent.dtype)
+        if not step_is_finite:
+            raise _refusal(state, "the step is so large that it is", descent.dtype)
+    if ahead is not None and not next(read):
+        raise _refusal(state, "its features are", ahead.features.blocks[0].dtype)
+    return Settled(StepReport(terms), handles, moved)
 
 
 def warped(passes: Passes, state: DragState, task: Problem) -> Tensor:
@@ -193,13 +286,12 @@ def look_ahead(passes: Passes, state: DragState, *, previous: bool) -> Evaluatio
         ArithmeticError: its features are not finite.
     """
     ahead = passes.at(state.latent, state.timestep, previous=previous)
-    if not all(block.isfinite().all() for block in ahead.features.blocks):
-        raise _refusal(state, "its features are", ahead)
+    settle(state, ahead=ahead)
     return ahead
 
 
-def _refusal(state: DragState, what: str, evaluation: Evaluation) -> ArithmeticError:
+def _refusal(state: DragState, what: str, dtype: torch.dtype) -> ArithmeticError:
     return ArithmeticError(
         f"drag step {state.index + 1} was refused: {what} not finite; try a smaller learning "
-        f"rate, or float32 in place of {evaluation.features.blocks[0].dtype}"
+        f"rate, or float32 in place of {dtype}"
     )

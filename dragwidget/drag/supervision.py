@@ -18,11 +18,13 @@ from dragwidget.drag.torch_state import ordinary
 __all__ = [
     "Anchor",
     "GaussianPrior",
-    "cells_around",
     "motion_supervision",
+    "originals",
     "placement",
     "region_loss",
 ]
+
+NEXT_TO_NOTHING = 1e-12  # cells
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,14 +40,27 @@ class Anchor:
     position: Tensor
 
 
-def cells_around(position: Tensor, radius: int, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Return rows and columns within ``radius`` of ``position`` (2,), cut at the grid's border."""
-    spans = []
-    for centre, size in zip(position.tolist(), grid, strict=True):
-        cell = int(centre)
-        spans.append(torch.arange(max(0, cell - radius), min(size, cell + radius + 1)))
-    rows, columns = spans
-    return rows.float(), columns.float()
+def originals(anchors: Sequence[Anchor], radius: int) -> Tensor:
+    """Return what lies around each handle where it was drawn, (N, (2 radius + 1)^2, C).
+
+    The cells within ``radius``, in row-major order. Handles of one map are read at once.
+    """
+    found: dict[int, Tensor] = {}
+    of_maps: dict[int, list[int]] = {}
+    for k, anchor in enumerate(anchors):
+        if isinstance(anchor.features, FeaturePatch):
+            found[k] = anchor.features.around(radius)
+        else:
+            of_maps.setdefault(id(anchor.features), []).append(k)
+    for numbers in of_maps.values():
+        features = anchors[numbers[0]].features
+        assert isinstance(features, FeatureMap)
+        corners = positions([anchors[k] for k in numbers]).floor() - radius
+        read = features.squares(corners, 2 * radius + 1)
+        if len(numbers) == len(anchors):
+            return read
+        found.update(zip(numbers, read, strict=True))
+    return torch.stack([found[k] for k in range(len(anchors))])
 
 
 def motion_supervision(
@@ -76,21 +91,38 @@ def motion_supervision(
         weight: of the mean; ``None``: (2 r_m + 1)^2, as in DragDiffusion.
     """
     weight = (2 * radius + 1) ** 2 if weight is None else weight
-    losses = []
-    for k in active.nonzero()[:, 0].tolist():
-        way = targets[k] - handles[k]
-        distance = way.norm()
-        shift = way / distance * distance.clamp(max=step_length)
-        rows, columns = cells_around(handles[k], radius, features.grid)
-        if templates is None:
-            wanted = features.detach().patch(rows, columns)
-        else:
-            offset = templates[k].position.floor() - handles[k].floor()
-            wanted = templates[k].features.patch(rows + offset[0], columns + offset[1])
-        moved = features.patch(rows + shift[0], columns + shift[1])
-        # The weight stays the same at the border, where the patch is smaller.
-        losses.append(weight * (wanted - moved).abs().mean())
-    return torch.stack(losses).sum() if losses else torch.zeros(())
+    device, side = features.blocks[0].device, 2 * radius + 1
+    handles, targets, active = (
+        given.to(device, non_blocking=True) for given in (handles, targets, active)
+    )
+    corners = handles.trunc() - radius
+    way = targets - handles
+    distance = way.norm(dim=-1, keepdim=True)
+    # A handle on its target has no way to go, and that is no way divided by next to nothing.
+    shift = way / distance.clamp(min=NEXT_TO_NOTHING) * distance.clamp(max=step_length)
+    if templates is None:
+        read = features.squares(torch.cat([corners, corners + shift]), side)
+        wanted, moved = read[: len(handles)].detach(), read[len(handles) :]
+    else:
+        wanted = originals(templates, radius)
+        moved = features.squares(corners + shift, side)
+    inside = features.inside(corners, side)
+    return _difference(wanted, moved, inside, weight * active[:, None])
+
+
+def _difference(wanted: Tensor, moved: Tensor, inside: Tensor, weight: Tensor | float) -> Tensor:
+    """Return weight x mean |A - B| of squares (N, m, C), summed over them.
+
+    The weight stays the same at the border, where fewer cells are inside.
+
+    Args:
+        inside: which cells are meant, (N, m) bool.
+        weight: (N, 1), or the same for all.
+    """
+    gap = (wanted - moved).abs().sum(-1)
+    cells = inside.to(gap.device, gap.dtype, non_blocking=True)
+    share = cells * (weight / (cells.sum(-1, keepdim=True) * wanted.shape[-1]))
+    return (gap * share).sum()
 
 
 def placement(
@@ -107,13 +139,11 @@ def placement(
         places: where it should be, (N, 2); fractions are meant.
         radius: r_m, cells.
     """
-    losses = []
-    for anchor, shift in zip(anchors, places - positions(anchors), strict=True):
-        rows, columns = cells_around(anchor.position, radius, features.grid)
-        wanted = anchor.features.patch(rows, columns)
-        placed = features.patch(rows + shift[0], columns + shift[1])
-        losses.append((2 * radius + 1) ** 2 * (wanted - placed).abs().mean())
-    return torch.stack(losses).sum()
+    drawn = positions(anchors)
+    corners, side = drawn.trunc() - radius, 2 * radius + 1
+    placed = features.squares(corners + (places - drawn), side)
+    inside = features.inside(corners, side)
+    return _difference(originals(anchors, radius), placed, inside, (2 * radius + 1) ** 2)
 
 
 def positions(anchors: Sequence[Anchor]) -> Tensor:

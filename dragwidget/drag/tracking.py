@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dragwidget.drag.features import FeatureMap
-from dragwidget.drag.supervision import Anchor, cells_around
+from dragwidget.drag.supervision import Anchor, originals
 
 __all__ = [
     "LOW_CONFIDENCE",
@@ -26,6 +26,9 @@ Candidates = Literal["window", "nearer", "cone"]
 
 LOW_CONFIDENCE = 0.3  # below this the content of a handle is told to be doubtful
 CONE = math.cos(math.radians(30))
+
+# Features that are compared at once: as many as a CPU's cache holds; a GPU wants many more.
+AT_ONCE_ON_CPU, AT_ONCE = 2**20, 2**26
 
 
 def track_points(
@@ -54,37 +57,61 @@ def track_points(
             larger than this (DragLoRA); 0: it never does for that.
 
     Returns:
-        The new handle points, (N, 2), whole cells. Of equal matches the first in row-major order
-        is taken.
+        The new handle points, (N, 2), whole cells, where the features are. Of equal matches the
+        first in row-major order is taken.
+
+    Raises:
+        ValueError: handles and anchors differ in number.
     """
-    found: list[Tensor] = []
+    if len(handles) != len(anchors):
+        raise ValueError(f"every handle needs an anchor, got {len(anchors)} for {len(handles)}")
+    side = 2 * radius + 1
     with torch.no_grad():
-        for handle, anchor in zip(handles, anchors, strict=True):
-            here = anchor.position.floor()
-            wanted = anchor.features.patch(here[:1], here[1:])
-            rows, columns = cells_around(handle, radius, features.grid)
-            gap = (features.patch(rows, columns) - wanted).abs().sum(0)
-            if candidates != "window":
-                assert targets is not None
-                cells = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1)
-                allowed = _allowed(cells, handle, targets[len(found)], candidates)
-                gap = torch.where(allowed.to(gap.device), gap, torch.inf)
-            row, column = divmod(int(gap.argmin()), len(columns))
-            cell = torch.stack([rows[row], columns[column]])
-            lost = trace_back > 0 and float(gap.min()) / len(wanted) > trace_back
-            found.append(handle if lost else cell)
-    return torch.stack(found)
+        wanted = originals(anchors, 0)
+        handles = handles.to(wanted.device, non_blocking=True)
+        corners = handles.trunc() - radius
+        gap = _differences(features, corners, side, wanted)
+        allowed = features.inside(corners, side)
+        offset = torch.arange(side * side, device=corners.device)
+        if candidates != "window":
+            assert targets is not None
+            cells = corners[:, None] + torch.stack([offset // side, offset % side], -1)
+            targets = targets.to(wanted.device, non_blocking=True)
+            allowed = allowed & _allowed(cells, handles, targets, candidates)
+        gap = gap.masked_fill(~allowed, torch.inf)
+        best = gap.argmin(-1)
+        found = corners + torch.stack([best // side, best % side], -1)
+        if trace_back > 0:
+            lost = gap.amin(-1) / wanted.shape[-1] > trace_back
+            found = torch.where(lost[:, None], handles, found)
+    return found
 
 
-def _allowed(cells: Tensor, handle: Tensor, target: Tensor, candidates: Candidates) -> Tensor:
-    """Return which cells (p, q, 2) a handle may move to, (p, q) bool; its own always."""
-    here, way = handle.floor(), target - handle.floor()
-    moves = cells - here
+def _differences(features: FeatureMap, corners: Tensor, side: int, wanted: Tensor) -> Tensor:
+    """Return sums of |A - B| over channels, (N, side * side).
+
+    Args:
+        corners: of the windows, (N, 2).
+        wanted: what is looked for in each, (N, 1, C).
+    """
+    one = side * side * wanted.shape[-1]
+    count = max(1, (AT_ONCE_ON_CPU if wanted.device.type == "cpu" else AT_ONCE) // one)
+    found = [
+        features.squares(some, side).sub_(this).abs_().sum(-1)
+        for some, this in zip(corners.split(count), wanted.split(count), strict=True)
+    ]
+    return torch.cat(found)
+
+
+def _allowed(cells: Tensor, handles: Tensor, targets: Tensor, candidates: Candidates) -> Tensor:
+    """Return which cells (N, m, 2) each handle may move to, (N, m) bool; its own always."""
+    here, targets = handles[:, None].floor(), targets[:, None]
+    way, moves = targets - here, cells - here
     allowed: Tensor
     if candidates == "nearer":
-        allowed = (target - cells).norm(dim=-1) <= way.norm()
+        allowed = (targets - cells).norm(dim=-1) <= way.norm(dim=-1)
     else:  # with a little slack: a cell on the cone's edge is in it however its angle is rounded
-        allowed = (moves * way).sum(-1) >= (CONE - 1e-6) * moves.norm(dim=-1) * way.norm()
+        allowed = (moves * way).sum(-1) >= (CONE - 1e-6) * moves.norm(dim=-1) * way.norm(dim=-1)
     return allowed
 
 

@@ -89,6 +89,45 @@ def test_gradients_of_a_patch_are_those_of_the_resize():
     torch.testing.assert_close(mine.grad, theirs.grad)
 
 
+@given(maps(), st.data(), st.integers(1, 7))
+def test_squares_are_the_patches_at_their_cells(given_map, data, side):
+    block, grid = given_map
+    places = st.tuples(*(st.floats(-9, n + 9, width=32, allow_subnormal=False) for n in grid))
+    corners = torch.tensor(data.draw(st.lists(places, min_size=1, max_size=4)))
+    features = FeatureMap((block, 2 * block[..., :1]), grid)
+    found = features.squares(corners, side)
+    for square, corner in zip(found, corners, strict=True):
+        rows, columns = corner[:, None] + torch.arange(side)
+        wanted = features.patch(rows, columns).flatten(1).T
+        torch.testing.assert_close(square, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_of_squares_are_those_of_patches_also_where_they_overlap():
+    corners = torch.tensor([[0.25, 3.5], [1.0, 3.0], [-2.0, 7.5], [8.5, 9.0]])
+    mine, theirs = (noise(1, 2, 5, 5).double().requires_grad_() for _ in range(2))
+    weights = noise(4, 9, 2, seed=1).double()
+    (FeatureMap((mine,), (10, 10)).squares(corners, 3) * weights).sum().backward()
+    for corner, weight in zip(corners.double(), weights, strict=True):
+        rows, columns = corner[:, None] + torch.arange(3)
+        patch = FeatureMap((theirs,), (10, 10)).patch(rows, columns)
+        (patch.flatten(1).T * weight).sum().backward()
+    torch.testing.assert_close(mine.grad, theirs.grad)
+
+
+def test_cells_of_squares_are_inside_or_past_the_border():
+    corners = torch.tensor([[-2.0, 5.0], [8.0, 3.0]])
+    found = FeatureMap((noise(1, 1, 5, 5),), (10, 9)).inside(corners, 5).view(2, 5, 5)
+    assert found[0].all(1).tolist() == [False, False, False, False, False]
+    assert found[0, :, 0].tolist() == [False, False, True, True, True]
+    assert found[0, 4].tolist() == [True, True, True, True, False]
+    assert found[1, :, 0].tolist() == [True, True, False, False, False]
+
+
+def test_a_corner_has_a_row_and_a_column_and_no_more():
+    with pytest.raises(ValueError, match="shorter"):
+        FeatureMap((noise(1, 1, 5, 5),), (8, 8)).inside(torch.tensor([[1.0, 2.0, 3.0]]), 1)
+
+
 def test_blocks_of_different_sizes_are_stacked_by_channel():
     coarse, fine = noise(1, 2, 4, 4), noise(1, 3, 8, 8, seed=1)
     full = FeatureMap((coarse, fine), (16, 16)).full()
@@ -125,3 +164,6 @@ def test_positions_come_to_where_the_features_are():
     assert got.device.type == "meta"
     assert got.shape == (2, 3, 2)
     assert got.dtype == torch.float32
+    squares = FeatureMap((block,), (8, 8)).squares(torch.tensor([[1.5, 2.0]]), 3)
+    assert squares.device.type == "meta"
+    assert squares.shape == (1, 9, 2)

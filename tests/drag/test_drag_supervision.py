@@ -11,7 +11,7 @@ from analytic_models import RolledImage
 from tiny_models import noise
 
 from dragwidget.drag import FeatureMap, GaussianPrior, Schedule, motion_supervision, region_loss
-from dragwidget.drag.supervision import Anchor, cells_around
+from dragwidget.drag.supervision import Anchor, originals
 
 ALL = torch.tensor([True])
 
@@ -132,15 +132,19 @@ def test_a_handle_anywhere_pulled_anywhere_gives_finite_gradients(radius):
         assert gradient.isfinite().all()
 
 
-def test_cells_around_a_point_are_cut_at_the_border():
-    rows, columns = cells_around(torch.tensor([0.0, 7.0]), 2, (10, 9))
-    assert rows.tolist() == [0, 1, 2]
-    assert columns.tolist() == [5, 6, 7, 8]
-
-
-def test_a_position_has_a_row_and_a_column_and_no_more():
-    with pytest.raises(ValueError, match="shorter"):
-        cells_around(torch.tensor([1.0, 2.0, 3.0]), 1, (8, 8))
+def test_originals_are_read_in_the_map_and_the_order_of_their_handles():
+    maps = [FeatureMap((noise(1, 5, 12, 12, seed=n),), (12, 12)) for n in range(2)]
+    kept = maps[0].around(torch.tensor([7.0, 2.0]), 3)
+    places = [[3.0, 4.0], [6.5, 8.0], [7.0, 2.0], [9.0, 9.0]]
+    anchors = [
+        Anchor(features, torch.tensor(place))
+        for features, place in zip([maps[0], maps[1], kept, maps[0]], places, strict=True)
+    ]
+    found = originals(anchors, 1)
+    for square, number, (row, column) in zip(found, (0, 1, 0, 0), places, strict=True):
+        rows, columns = (slice(int(x) - 1, int(x) + 2) for x in (row, column))
+        wanted = maps[number].blocks[0][0, :, rows, columns]
+        torch.testing.assert_close(square.T.reshape(5, 3, 3), wanted)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])

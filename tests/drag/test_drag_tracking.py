@@ -9,7 +9,7 @@ from drag_tasks import problem_of
 from tiny_models import noise
 
 from dragwidget.data.settings import DragSettings
-from dragwidget.drag import FeatureMap, track_points
+from dragwidget.drag import FeatureMap, track_points, tracking
 from dragwidget.drag.descent import tracked as where_tracked
 from dragwidget.drag.method import DragState
 from dragwidget.drag.optimizer import Moments
@@ -86,8 +86,22 @@ def test_the_arguments_are_not_changed_and_need_no_gradient():
 
 def test_a_handle_without_an_anchor_is_no_handle_less():
     handles = torch.tensor([[9.0, 9.0], [5.0, 5.0]])
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError, match="every handle needs an anchor, got 1 for 2"):
         track_points(features(), handles, [anchor([9.0, 9.0])], radius=1)
+
+
+def test_many_handles_are_tracked_as_each_alone(monkeypatch):
+    """However many of them are compared at once, and wherever the border cuts their windows."""
+    handles = torch.cartesian_prod(*2 * [torch.tensor([0.0, 5.0, 13.0, 22.0, 31.0])])
+    anchors = [anchor(place) for place in handles.roll(3, 1).tolist()]
+    alone = [
+        track_points(features(2, 3), one[None], [own], radius=4)[0]
+        for one, own in zip(handles, anchors, strict=True)
+    ]
+    for at_once in (1, 7 * 6 * 81, 2**20):
+        monkeypatch.setattr(tracking, "AT_ONCE_ON_CPU", at_once)
+        found = track_points(features(2, 3), handles, anchors, radius=4)
+        assert torch.equal(found, torch.stack(alone))
 
 
 def test_distances_are_euclidean():

@@ -180,10 +180,10 @@ def test_around_the_border_the_features_are_replicated(cell):
     torch.testing.assert_close(
         around.values, padded[:, cell[0] : cell[0] + 7, cell[1] : cell[1] + 7], rtol=0, atol=1e-6
     )
-    cells = torch.tensor(cell).float()[:, None] + torch.tensor([-3.0, 0.0, 3.0])
-    torch.testing.assert_close(around.patch(*cells), features.patch(*cells))
-    with pytest.raises(IndexError, match="not all within"):
-        around.patch(cells[0] + 1, cells[1])
+    cells = torch.tensor(cell).float()[:, None] + torch.tensor([-1.0, 0.0, 1.0])
+    torch.testing.assert_close(around.around(1), features.patch(*cells).flatten(1).T)
+    with pytest.raises(IndexError, match="holds 3 cells around its middle, got a radius of 4"):
+        around.around(4)
 
 
 @pytest.mark.parametrize("handle", [(0.0, 0.0), (15.0, 15.0), (0.0, 8.0), (8.0, 15.0)])

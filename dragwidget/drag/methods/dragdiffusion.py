@@ -1,18 +1,18 @@
 """DragDiffusion (Shi et al., arXiv 2306.14435, section 3.3): all steps at one timestep.
 
 One forward pass a step: the pass that tracks the points after an update also carries the gradient
-of the next update. Beside the paper's choices, the settings offer GoodDrag's template and a start
-from a warped latent, as FastDrag does.
+of the next update. The device is asked for numbers once, when a step's work is done: then its loss
+and its handles are known, and whether all is finite. Beside the paper's choices, the settings offer
+GoodDrag's template and a start from a warped latent, as FastDrag does.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
-from dragwidget.drag.descent import descend, look_ahead, reached, tracked, warped
+from dragwidget.drag.descent import descend, reached, settle, tracked, warped
 from dragwidget.drag.evaluation import Passes
 from dragwidget.drag.method import DragState, Ended, Problem, StepReport
 from dragwidget.drag.noise_path import Time
@@ -45,23 +45,22 @@ class DragDiffusion:
         The latent goes down the gradient; with ``start == "warped"`` the first step, and the first
         with a new target, warps it.
         """
-        settings = task.settings
+        settings, masked = task.settings, task.has_region_loss
+        descent = None
         if settings.start == "warped" and state.retarget:
             latent, moments = warped(passes, state, task), state.moments
-            report = StepReport()
         else:
-            masked = task.has_region_loss
-            latent, moments, report = descend(
-                state, task, passes.take(state.latent, state.timestep, previous=masked)
-            )
-        ahead = look_ahead(passes, replace(state, latent=latent), previous=task.has_region_loss)
-        if report.loss_terms:
-            handles = tracked(ahead.features, state, task)
+            here = passes.take(state.latent, state.timestep, previous=masked)
+            descent = descend(state, task, here)
+            latent, moments = descent.latent, descent.moments
+        ahead = passes.at(latent, state.timestep, previous=masked)
+        if descent is not None:
+            found = tracked(ahead.features, state, task)
         else:  # the warp carried them to their targets
-            handles = track_points(
+            found = track_points(
                 ahead.features, task.targets, state.anchors, radius=settings.tracking_radius
             )
-        moved = not torch.equal(handles, state.handles)
+        report, handles, moved = settle(state, descent, handles=found, ahead=ahead)
         after = replace(
             state,
             latent=latent,

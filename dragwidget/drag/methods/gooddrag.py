@@ -15,10 +15,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from dragwidget.drag.descent import descend, look_ahead, reached, tracked, warped
+from dragwidget.drag.descent import descend, look_ahead, reached, settle, tracked, warped
 from dragwidget.drag.evaluation import Passes
 from dragwidget.drag.method import DragState, Ended, Problem, StepReport
 from dragwidget.drag.noise_path import Time
@@ -87,16 +86,23 @@ def _update(passes: Passes, state: DragState, task: Problem) -> tuple[DragState,
     settings = task.settings
     evaluation = passes.take(state.latent, state.timestep, previous=task.has_region_loss)
     weight = (2 * settings.motion_radius) ** 2
-    latent, moments, report = descend(state, task, evaluation, weight=weight)
+    descent = descend(state, task, evaluation, weight=weight)
+    report = settle(state, descent).report
     counts = Counts(*state.counts)
     counts = counts._replace(updates=counts.updates + 1)
     handles, still = state.handles, state.still
     if _is_time_to_track(counts, report, task):
-        handles = tracked(evaluation.features, state, task)
-        still = still + 1 if torch.equal(handles, state.handles) else 0
+        found = tracked(evaluation.features, state, task)
+        _, handles, moved = settle(state, handles=found)
+        still = 0 if moved else still + 1
         counts = counts._replace(tracks=counts.tracks + 1, updates=0)
     after = replace(
-        state, latent=latent, moments=moments, handles=handles, still=still, counts=counts
+        state,
+        latent=descent.latent,
+        moments=descent.moments,
+        handles=handles,
+        still=still,
+        counts=counts,
     )
     return after, report
 
@@ -129,7 +135,7 @@ def _enter(passes: Passes, state: DragState, task: Problem) -> DragState:
     here = look_ahead(passes, state, previous=task.has_region_loss)
     handles = track_points(
         here.features, state.handles, anchors, radius=task.settings.tracking_radius
-    )
+    ).cpu()
     return replace(
         state,
         anchors=anchors,
@@ -166,5 +172,5 @@ def _warp(passes: Passes, state: DragState, task: Problem) -> DragState:
     ahead = look_ahead(passes, state, previous=task.has_region_loss)
     handles = track_points(
         ahead.features, task.targets, state.anchors, radius=task.settings.tracking_radius
-    )
+    ).cpu()
     return replace(state, handles=handles)

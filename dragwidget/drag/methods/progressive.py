@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from dragwidget.data.frames import PARTS
-from dragwidget.drag.descent import Placed, descend, warped
+from dragwidget.drag.descent import Placed, descend, settle, warped
 from dragwidget.drag.evaluation import Passes
 from dragwidget.drag.features import FeatureMap
 from dragwidget.drag.method import DragState, Ended, Problem, Start, StepReport
@@ -71,8 +71,9 @@ class Progressive:
         report = StepReport()
         for _ in range(task.settings.updates_per_track):
             here = passes.take(after.latent, state.timestep, previous=task.has_region_loss)
-            latent, moments, report = descend(after, task, here, placed=placed)
-            after = replace(after, latent=latent, moments=moments)
+            descent = descend(after, task, here, placed=placed)
+            report = settle(after, descent).report
+            after = replace(after, latent=descent.latent, moments=descent.moments)
         return replace(after, index=state.index + 1, still=0, retarget=False), report
 
     def ended(self, state: DragState, task: Problem) -> Ended | None:
