@@ -174,7 +174,7 @@ def _joined(leaf: Ints, description: Floats) -> tuple[list[int], list[float]]:
 
     def mixing(a: int, b: int) -> float:
         apart = means[a] - means[b]
-        return float(apart @ apart) * size[a] * size[b] / (size[a] + size[b]) / flat.size
+        return float(apart @ apart * size[a] * size[b] / (size[a] + size[b]) / flat.size)
 
     queue = [(mixing(a, b), a, b) for a in range(count) for b in beside[a] if a < b]
     heapq.heapify(queue)

@@ -197,7 +197,8 @@ def _apart(description: Floats, cell: npt.NDArray[np.int_]) -> Floats:
     """Return how different all places are from a cell (column, row) and those beside it."""
     rows, columns = (slice(max(at - 1, 0), at + 2) for at in cell[::-1])
     middle = description[rows, columns].mean(axis=(0, 1))
-    return np.linalg.norm(description - middle, axis=-1)
+    apart: Floats = np.linalg.norm(description - middle, axis=-1)
+    return apart
 
 
 def _refined(pixels: UInt8Array, coarse: BoolArray) -> BoolArray:
@@ -208,13 +209,15 @@ def _refined(pixels: UInt8Array, coarse: BoolArray) -> BoolArray:
     """
     image, size = Image.fromarray(pixels), (pixels.shape[1], pixels.shape[0])
     cells = (coarse.shape[1], coarse.shape[0])
-    small = np.asarray(image.resize(cells, Image.Resampling.BOX), dtype=np.float32) / 255
+    small = np.asarray(image.resize(cells, Image.Resampling.BOX)) / np.float32(255)
     slope, offset = guided_filter(small, coarse.astype(np.float32), REFINE_RADIUS, REFINE_EPSILON)
     scale = min(1.0, REFINED_SIDE / max(size))
     sharp = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
-    guide = np.asarray(image.resize(sharp, Image.Resampling.BOX), dtype=np.float32) / 255
-    soft = sum(_resized(slope[..., k], sharp) * guide[..., k] for k in range(3))
-    refined: BoolArray = _resized(soft + _resized(offset, sharp), size) > 0.5
+    guide = np.asarray(image.resize(sharp, Image.Resampling.BOX)) / np.float32(255)
+    soft = _resized(offset, sharp)
+    for k in range(3):
+        soft = soft + _resized(slope[..., k], sharp) * guide[..., k]
+    refined: BoolArray = _resized(soft, size) > 0.5
     return refined
 
 

@@ -209,7 +209,8 @@ def settle(
     Raises:
         ArithmeticError: a value is not finite.
     """
-    parts, names = [], ()
+    parts: list[Tensor] = []
+    names: tuple[str, ...] = ()
     if handles is not None:
         before = state.handles.to(handles.device, non_blocking=True)
         parts = [handles.flatten(), (handles != before).any()[None]]

@@ -88,7 +88,8 @@ class FeatureMap:
             (cells == cells.clamp(0, size - 1))
             for cells, size in zip((corners.T[..., None] + offset), self.grid, strict=True)
         )
-        return (rows[:, :, None] & columns[:, None]).flatten(1)
+        inside: Tensor = rows[:, :, None] & columns[:, None]
+        return inside.flatten(1)
 
     def around(self, cell: Tensor, radius: int) -> FeaturePatch:
         """Return the features within ``radius`` cells of ``cell`` (2,), whole, without gradient.

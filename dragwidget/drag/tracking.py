@@ -98,7 +98,7 @@ def _differences(features: FeatureMap, corners: Tensor, side: int, wanted: Tenso
     count = max(1, (AT_ONCE_ON_CPU if wanted.device.type == "cpu" else AT_ONCE) // one)
     found = [
         features.squares(some, side).sub_(this).abs_().sum(-1)
-        for some, this in zip(corners.split(count), wanted.split(count), strict=True)
+        for some, this in zip(torch.split(corners, count), torch.split(wanted, count), strict=True)
     ]
     return torch.cat(found)
 

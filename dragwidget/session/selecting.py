@@ -70,4 +70,5 @@ def _components(maps: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.flo
         values, vectors = np.linalg.eigh(flat @ flat.T)
         flat = vectors[:, np.argsort(values)[::-1][:count]].T @ flat
     flat /= np.sqrt((flat**2).sum(axis=0).mean()) + 1e-6
-    return flat.reshape(-1, *maps.shape[1:]).astype(np.float32)
+    found: npt.NDArray[np.float32] = flat.reshape(-1, *maps.shape[1:]).astype(np.float32)
+    return found

@@ -9,9 +9,9 @@ from huggingface_hub.constants import HF_HUB_OFFLINE
 from huggingface_hub.utils import filter_repo_objects
 
 from dragwidget.diffusion.loading import load_model
-from dragwidget.diffusion.loading.folder import STEMS
 from dragwidget.diffusion.loading.hub import CONFIGS, VAE_CONFIGS, is_hub_id, needed
 
+PARTS = ("unet", "vae", "text_encoder")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -112,7 +112,7 @@ REPOSITORY = [
 ]
 
 
-def chosen(there, parts=tuple(STEMS), variant=None, half=False):
+def chosen(there, parts=PARTS, variant=None, half=False):
     """The files of a whole model that are fetched, small and large."""
     small = set(filter_repo_objects(there, allow_patterns=list(CONFIGS)))
     return small | set(needed(there, parts, "someone/tiny", variant, half=half))
@@ -170,7 +170,7 @@ def test_the_shards_of_a_variant_are_fetched_with_its_index():
 
 def test_a_variant_that_no_part_has_is_refused_by_name():
     with pytest.raises(ValueError, match=r"no weights of the variant 'bf16'.*fp16, non_ema, plain"):
-        needed(REPOSITORY, tuple(STEMS), "someone/tiny", "bf16", half=False)
+        needed(REPOSITORY, PARTS, "someone/tiny", "bf16", half=False)
 
 
 def test_a_model_of_pickles_is_refused_before_anything_large_is_fetched():

@@ -115,10 +115,16 @@ def _stable_diffusion(device: torch.device, whole: bool) -> StableDiffusion:
     )
 
 
+def _critters(device: torch.device) -> StableDiffusion:
+    model = load_model("critters", device=device, dtype="float32")
+    assert isinstance(model, StableDiffusion)
+    return model
+
+
 SIZES = {
     "sd15": Size(_stable_diffusion, side=512, multiple=64, needs=8 * _GB),
     "critters": Size(
-        lambda device, _: load_model("critters", device=device, dtype="float32"),
+        lambda device, _: _critters(device),
         side=128,
         multiple=16,
         needs=0.2 * _GB,
