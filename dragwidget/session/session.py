@@ -46,8 +46,6 @@ from dragwidget.storage.image_files import EditedImage
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["Cancelled", "DragSession"]
-
 T = TypeVar("T")
 
 
@@ -425,7 +423,16 @@ class DragSession:
         return self.stages.similarity(self.request, xy)
 
     def select(self, points: Any, labels: Any = None, tolerance: Any = 1.0) -> BoolArray:
-        """Return the mask (H, W) of what is clicked at ``points`` (N, 2); see ``Stages.select``."""
+        """Return the mask (H, W) bool of the thing that is clicked in the source image.
+
+        Args:
+            points: the clicks, (N, 2), ``(x, y)`` in image pixels.
+            labels: (N,) bool: True on the thing, False off it; ``None``: all are on it.
+            tolerance: how much the thing may differ within itself, as a factor, 1/16 to 16.
+
+        Raises:
+            ValueError: these are no clicks on this image.
+        """
         return self.stages.select(self.request, points, labels, tolerance)
 
     def confidence(self) -> npt.NDArray[np.float64]:

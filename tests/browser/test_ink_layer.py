@@ -219,3 +219,17 @@ def test_a_second_view_shows_a_stroke_that_the_first_drew(lab):
     lab.kernel.wait_for("canvas.mask is not None")
     lab.until(lambda: np.array_equal(first.pixels(), second.pixels()), "both views are alike")
     lab.wait_for(IDLE)
+
+
+def test_the_selection_is_shown_by_the_kernel_while_the_pointer_is_down(lab):
+    canvas = drawn_on(lab)
+    use(lab, "select")
+    lab.kernel.run("heard.clear()")
+    before = canvas.pixels()
+    canvas.press((40, 45))
+    canvas.hover((60, 45))
+    lab.until(lambda: not np.array_equal(canvas.pixels(), before), "the selection shows")
+    assert lab.kernel.get("canvas.mask is None")
+    canvas.release()
+    lab.kernel.wait_for("canvas.mask is not None")
+    assert lab.kernel.get("['gesture' in heard, canvas.last_error]") == [False, ""]

@@ -120,7 +120,7 @@ function takePointer(canvas, page, signal) {
       hand.second(where(event));
     } else if (drawing === null && event.button === 0) {
       canvas.focus({ preventScroll: true });
-      hand = page.ink ?? sender;
+      hand = page.ink?.draws() ? page.ink : sender;
       if (!hand.press(where(event), event)) return;
       try {
         canvas.setPointerCapture(event.pointerId);

@@ -407,6 +407,11 @@ class InkLayer {
 
   // ------------------------------------------------------------ the pointer
 
+  /** Whether the tool's gestures are drawn here; what Select finds is known to the kernel alone. */
+  draws() {
+    return this.predict().tool !== "select";
+  }
+
   /** Begin a gesture; false: the press does nothing. */
   press(xy, event) {
     const scene = this.predict();
