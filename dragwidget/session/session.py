@@ -31,7 +31,7 @@ from dragwidget.diffusion.lora import GivenLoRA, LoRA
 from dragwidget.drag.loop import DragStep
 from dragwidget.drag.method import Ended
 from dragwidget.drag.torch_state import PlainTorch
-from dragwidget.progress import Cancelled, Monitor, Progress, StageStatus
+from dragwidget.progress import Monitor, Progress, StageStatus
 from dragwidget.session import session_file, source
 from dragwidget.session.domain_check import domain_warning
 from dragwidget.session.edit import Edit
