@@ -222,7 +222,9 @@ def test_a_second_view_shows_a_stroke_that_the_first_drew(lab):
 
 
 def test_the_selection_is_shown_by_the_kernel_while_the_pointer_is_down(lab):
-    canvas = drawn_on(lab)
+    pixels = f"pixels = np.full(({SIZE[1]}, {SIZE[0]}, 3), {GREY}, dtype='uint8')"
+    two = f"{pixels}\npixels[:, 90:] = 60\ncanvas = DragCanvas(pixels)"
+    canvas = drawn_on(lab, [CELLS[0], two, *CELLS[2:]])
     use(lab, "select")
     lab.kernel.run("heard.clear()")
     before = canvas.pixels()
