@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
+from dragwidget.data.presets import with_method
 from dragwidget.demo.tasks import drag_task
 from dragwidget.demo.training.architecture import build_scheduler
 from dragwidget.demo.training.drags_stage import PrefetchedTasks, draw_tasks, remains, warp
@@ -36,6 +38,8 @@ def test_tasks_are_warped_in_training_as_a_drag_bends_them(kind):
     session = DragSession(load_model("critters", device="cpu"))
     session.set_image(task.source.permute(1, 2, 0).numpy(), task.instructions.prompt)
     session.instructions = task.instructions
+    own = with_method(session.settings, "dragdiffusion")
+    session.settings = replace(own, drag=replace(own.drag, start="warped"))
     session.prepare()
     next(session.drag())
     before, after = (node.latent for node in session.history.path())

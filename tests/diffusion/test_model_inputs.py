@@ -29,8 +29,6 @@ UNETS = [
     ({"num_class_embeds": 10}, "class labels or a noise level"),
     ({"class_embed_type": "projection", "projection_class_embeddings_input_dim": 8}, "unCLIP"),
     ({"addition_embed_type": "text"}, "takes additional embeddings"),
-    ({"addition_embed_type": "text_time", "addition_time_embed_dim": 8,
-      "projection_class_embeddings_input_dim": 64}, "Stable Diffusion XL"),
     ({"encoder_hid_dim": 12}, "embeddings of images or of another text encoder"),
     ({"encoder_hid_dim_type": "text_proj", "encoder_hid_dim": 12}, "Kandinsky"),
     ({"in_channels": 5}, r"depth-guided .* UNet of 5 input channels, not 4"),
@@ -45,6 +43,13 @@ UNETS = [
 @pytest.mark.parametrize(("changes", "what"), UNETS)
 def test_a_folder_whose_unet_asks_for_more_is_refused_by_what_it_is(tmp_path, changes, what):
     refused(what, write_model(tmp_path / "model", unet=changes))
+
+
+def test_a_unet_of_the_larger_model_with_the_parts_of_the_smaller_is_refused(tmp_path):
+    added = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8,
+             "projection_class_embeddings_input_dim": 64}  # fmt: skip
+    with pytest.raises(ValueError, match=r"a UNet of Stable Diffusion XL .* belong together"):
+        load_model(write_model(tmp_path / "model", unet=added), device="cpu")
 
 
 @pytest.mark.parametrize("weights_kept", [True, False])

@@ -58,7 +58,7 @@ def seen(widget):
         ],
         "drawn": widget.instructions,
         "asked": (widget.prompt, widget.settings),
-        "stands": (widget.state, widget.index, widget._editing.status),
+        "stands": (widget.state, widget.index, session.status),
         "result": None if widget.result is None else widget.result.tobytes(),
         "history": (panel.slider.value, panel.slider.max, panel.branches.options),
         "buttons": {n: b.disabled for n, b in widget._view.buttons.by_name.items()},
