@@ -131,7 +131,7 @@ def test_out_of_memory_in_any_phase_is_said_with_advice_and_changes_nothing(
     assert "memory" in one.error.lower()
     assert "Lower max_side" in one._view.error_line.value
     # A stage that was finished before the fault is kept: the LoRA, or the reference branch.
-    as_it_was["stands"] = (*as_it_was["stands"][:2], one._editing.status)
+    as_it_was["stands"] = (*as_it_was["stands"][:2], one.session.status)
     as_it_was["session"]["status"] = one.session.status
     assert seen(one) == as_it_was
     before(undisturbed)
