@@ -8,7 +8,8 @@ import pytest
 import torch
 from tiny_sessions import N, Passes, ask, left_half, session_on, state
 
-from dragwidget.session.session import Cancelled, DragSession
+from dragwidget.progress import Cancelled
+from dragwidget.session.session import DragSession
 
 
 def prepared(session):
