@@ -154,3 +154,6 @@ def test_the_page_warps_the_image_as_the_settings_of_the_drag_say(made):
     drag = dataclasses.replace(made.settings.drag, warp_combine="winner", warp_reach=0.75)
     made.settings = dataclasses.replace(made.settings, drag=drag)
     assert made.canvas.live_warp == ("winner", 0.75)
+    drag = dataclasses.replace(drag, method="warp", warp_field="stretch")
+    made.settings = dataclasses.replace(made.settings, drag=drag)
+    assert made.canvas.live_warp is None  # the page has no such field

@@ -80,7 +80,9 @@ class RequestSync:
         if before is None or request.settings != before.settings:
             self._view.settings.settings = request.settings
             drag = request.settings.drag
-            self._canvas.live_warp = (drag.warp_combine, drag.warp_reach)
+            # The page knows the near field alone: it shows no warp where another one is asked for.
+            near = drag.method != "warp" or drag.warp_field == "near"
+            self._canvas.live_warp = (drag.warp_combine, drag.warp_reach) if near else None
         drew = before is None or request.instructions != before.instructions
         if drew and request.instructions != drawn(self._canvas):
             self._canvas.instructions = request.instructions
