@@ -82,7 +82,8 @@ class RequestSync:
             drag = request.settings.drag
             # The page knows the near field alone: it shows no warp where another one is asked for.
             near = drag.method != "warp" or drag.warp_field == "near"
-            self._canvas.live_warp = (drag.warp_combine, drag.warp_reach) if near else None
+            shown = (drag.warp_combine, drag.warp_reach) if near else None
+            self._canvas.set_trait("live_warp", shown)
         drew = before is None or request.instructions != before.instructions
         if drew and request.instructions != drawn(self._canvas):
             self._canvas.instructions = request.instructions
