@@ -117,7 +117,7 @@ class DragSession:
                 of the network divides evenly.
         """
         chosen = source.fitted(self.model, image, max_side, multiple)
-        self._change(lambda: EditRequest(chosen, prompt, settings=self.settings))
+        self.change(lambda: EditRequest(chosen, prompt, settings=self.settings))
 
     def generate(
         self,
@@ -137,7 +137,7 @@ class DragSession:
         steps = self.settings.inversion.steps
         generation = Generation(prompt, negative_prompt, guidance_scale, seed, size, steps)
         made = self._run(source.generating(self.model, generation))
-        self._change(lambda: EditRequest(made, prompt, settings=self.settings))
+        self.change(lambda: EditRequest(made, prompt, settings=self.settings))
         return self.image
 
     @property
@@ -152,14 +152,14 @@ class DragSession:
 
     @request.setter
     def request(self, request: EditRequest) -> None:
-        self._change(lambda: request)
+        self.change(lambda: request)
 
     def update_request(self, **changes: Any) -> None:
         """Replace these fields of ``request``; what another thread changes meanwhile stays."""
-        self._change(lambda: self.request.replace(**changes))
+        self.change(lambda: self.request.replace(**changes))
 
-    def _change(self, make: Callable[[], EditRequest]) -> tuple[EditRequest | None, EditRequest]:
-        """Set the request that ``make`` returns; return the one before, and this one."""
+    def change(self, make: Callable[[], EditRequest]) -> tuple[EditRequest | None, EditRequest]:
+        """Set what ``make`` returns as no other thread sets a request; return the old and it."""
         with self._changing:
             before = self._request
             self._request = request = source.check_request(self.model, make(), before)
@@ -208,7 +208,7 @@ class DragSession:
 
     @instructions.setter
     def instructions(self, instructions: DragInstructions) -> None:
-        self._change(lambda: self.request.drawn(instructions))
+        self.change(lambda: self.request.drawn(instructions))
 
     @property
     def lora(self) -> LoRA | None:
@@ -297,7 +297,7 @@ class DragSession:
         """
         if steps is not None and (not isinstance(steps, int) or steps < 1):
             raise ValueError(f"steps must be a whole number of 1 or more, got {steps!r}")
-        before, request = self._change(lambda: self.request.to_drag(instructions, settings))
+        before, request = self.change(lambda: self.request.to_drag(instructions, settings))
         self.monitor.start()
         return self._drag(steps or request.settings.drag.steps, request, before)
 
@@ -327,7 +327,7 @@ class DragSession:
             return ended
         except BaseException:
             if index == 0 and before is not None:
-                self._change(lambda: before if self._request is request else self.request)
+                self.change(lambda: before if self._request is request else self.request)
             raise
 
     def _next(self, edit: Edit) -> tuple[DragInstructions, DragSettings]:

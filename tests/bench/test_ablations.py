@@ -179,11 +179,10 @@ def test_any_executor_gives_the_same_results_in_the_order_of_the_jobs(critters, 
     def run(executor=None):
         return [[replace(r, seconds=0) for r in found] for found in sweep(jobs, executor)]
 
-    here = run()
-    assert [found[0].seed for found in here] == [900_805, 900_806]
-    assert run(Submits()) == here
+    one_at_a_time = run(Submits())
+    assert [found[0].seed for found in one_at_a_time] == [900_805, 900_806]
     with ThreadPoolExecutor(2) as executor:
-        assert run(executor) == here
+        assert run(executor) == one_at_a_time
 
 
 def test_a_failure_takes_back_what_was_not_begun(critters, quick):

@@ -73,7 +73,7 @@ def in_docstrings(path: Path) -> Iterator[Snippet]:
             code = textwrap.dedent(block)
             if _is_python(code):
                 name = getattr(node, "name", "module")
-                yield Snippet("python", code, "", f"{path.relative_to(ROOT)}: {name}")
+                yield Snippet("python", code, "", f"{path.name}: {name}")
 
 
 def _is_python(text: str) -> bool:

@@ -29,6 +29,15 @@ if ALIVE is None:  # ipywidgets 7
     ALIVE = registry.Widget.widgets
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _only_what_is_made_here_is_looked_through():
+    """Set aside what thousands of other tests hold: each collection would take seconds."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 def alive():
     """The models that are registered, each with an open comm."""
     gc.collect()

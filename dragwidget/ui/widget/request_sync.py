@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from dragwidget.ui.widget.view import View
 
 
+_BY_CODE = object()
+
+
 def drawn(canvas: DragCanvas) -> DragInstructions | None:
     """What is drawn, where it is enough to drag by."""
     try:
@@ -43,6 +46,7 @@ class RequestSync:
         self._image = editing.work.request.image  # on the canvas
         self._shown: EditRequest | None = None
         self._showing: set[int] = set()  # threads in ``show``
+        self._drawn: object = _BY_CODE  # instructions: the last that were drawn and asked for
         self.show()
 
     def connect(self, guarded: Callable[[Callable[..., object]], Callable[..., None]]) -> None:
@@ -66,7 +70,7 @@ class RequestSync:
             image = self._editing.work.request.image
             if image is not self._image:
                 self._image, self._canvas.image = image, image.unfitted
-                self._shown = None
+                self._shown, self._drawn = None, _BY_CODE  # nothing is drawn on this one
             while (request := session.request) is not self._shown:
                 self._show(request, self._shown)
                 self._shown = request
@@ -85,15 +89,39 @@ class RequestSync:
             shown = (drag.warp_combine, drag.warp_reach) if near else None
             self._canvas.set_trait("live_warp", shown)
         drew = before is None or request.instructions != before.instructions
-        if drew and request.instructions != drawn(self._canvas):
+        if drew and self._is_by_code(request) and request.instructions != drawn(self._canvas):
             self._canvas.instructions = request.instructions
+
+    def _is_by_code(self, request: EditRequest) -> bool:
+        """Return whether this is what is asked for, and was not drawn.
+
+        What was drawn is on the canvas, or has been drawn over since by what will be asked for.
+        """
+        session, is_by_code = self._editing.session, False
+
+        def look() -> EditRequest:
+            nonlocal is_by_code
+            is_by_code = session.request is request and request.instructions is not self._drawn
+            if is_by_code:
+                self._drawn = _BY_CODE
+            return session.request
+
+        session.change(look)
+        return is_by_code
 
     def _ask(self, **changes: Any) -> None:
         if threading.get_ident() in self._showing:
             return
         session = self._editing.session
+
+        def changed() -> EditRequest:
+            request = session.request.replace(**changes)
+            if "instructions" in changes:
+                self._drawn = request.instructions
+            return request
+
         try:
-            session.update_request(**changes)
+            session.change(changed)
         except (TypeError, ValueError):
             self._shown = None
             self.show()
