@@ -76,6 +76,9 @@ COMMANDS = {  # by the words that call it; the first of two is a group
         "measure how near to noise the inversion of images comes",
         "dragwidget.bench.dev.inversion_command",
     ),
+    "bench selection": Command(
+        "measure how much of a thing a click selects", "dragwidget.bench.dev.selection_command"
+    ),
     "bench soak": Command(
         "see whether memory grows while an edit goes on and on", "dragwidget.bench.dev.soak_command"
     ),

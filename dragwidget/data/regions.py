@@ -9,6 +9,7 @@ one of them.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,7 @@ SCALE = 10.0  # units of colour: how much a single pixel may differ from another
 LEAST_CELLS = 3  # of a smallest region
 LEAST_SHARE, MOST_SHARE = 0.004, 0.5  # of the image, that a click likely means
 BY_SIZE, BY_LASTING, BY_BORDER = 0.3, 0.2, 5.0  # weights of what makes a region likely
+MOST_CHANGE, LEEWAY = 3.0, 0.3  # by a correction: share of what is selected; of distinctness
 BESIDE = ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:]))
 SMALLEST_HEIGHT = 1e-4
 NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))
@@ -78,19 +80,28 @@ class Regions:
                 start += sizes[child]
         return cls(colours, first[leaf], leaf, first, after, np.array(parents), np.array(heights))
 
-    def likely(self, row: int, column: int) -> int:
-        """Return the region around a cell that a click on it most likely means.
+    def likely(self, around: Sequence[int]) -> int:
+        """Return the region, of nested ones, that a click on them most likely means.
 
-        That is a large one that stands out from what is beside it, stays as it is for long while
-        regions are joined, and does not run along the border of the image.
+        That is a distinct one that stays as it is for long while regions are joined.
         """
-        around = self.around(row, column)
-        return max(around, key=lambda region: self._likeness(region))
+        return max(around, key=self._likeness)
 
     def _likeness(self, region: int) -> float:
         inside = self.cells(region)
+        if inside.mean() < LEAST_SHARE:
+            return -np.inf
+        lasting = self.heights[self.parents[region]] / self.heights[region]
+        return self.distinctness(inside) + BY_LASTING * float(np.log(lasting))
+
+    def distinctness(self, inside: BoolArray) -> float:
+        """Return how much a mask (h, w) looks like a whole thing; comparable within one image.
+
+        That is a large one that differs from what is beside it and does not run along the border
+        of the image. Of nothing, and of more than ``MOST_SHARE``, it is minus infinity.
+        """
         share = float(inside.mean())
-        if not LEAST_SHARE <= share <= MOST_SHARE:
+        if not 0 < share <= MOST_SHARE:
             return -np.inf
         steps = [
             np.linalg.norm(self.colours[here] - self.colours[there], axis=-1)[
@@ -101,8 +112,29 @@ class Regions:
         contrast = float(np.concatenate(steps).mean()) + 1e-6
         frame = [inside[0], inside[-1], inside[:, 0], inside[:, -1]]
         along = float(np.concatenate(frame).mean())
-        lasting = self.heights[self.parents[region]] / self.heights[region]
-        return float(np.log(contrast * share**BY_SIZE * lasting**BY_LASTING) - BY_BORDER * along)
+        return float(np.log(contrast * share**BY_SIZE)) - BY_BORDER * along
+
+    def likely_change(self, found: BoolArray, around: Sequence[int], is_on: bool) -> int | None:
+        """Return the region, of nested ones, that a click to correct a mask most likely means.
+
+        Adding it, or taking it away, leaves the most distinct mask, and changes at most
+        ``MOST_CHANGE`` times as many cells as are selected. ``None``: each makes the mask less
+        distinct.
+
+        Args:
+            found: the mask (h, w) before the click.
+            around: the regions to choose from, the smallest first.
+            is_on: whether the region is added.
+        """
+        selected, best, most = int(found.sum()), None, self.distinctness(found) - LEEWAY
+        for region in around:
+            changed = found.copy()
+            changed[self.cells(region)] = is_on
+            if abs(int(changed.sum()) - selected) > MOST_CHANGE * selected:
+                break
+            if (score := self.distinctness(changed)) > most:
+                best, most = region, score
+        return best
 
     def cells(self, region: int) -> BoolArray:
         """Return the cells of a region, (h, w)."""

@@ -90,8 +90,10 @@ def select_regions(
 ) -> BoolArray:
     """Return the mask (H, W) of the regions of an image around the clicked places.
 
-    Each click adds, or takes away, the region around it that it most likely means, or with another
-    tolerance the largest that is so many times as mixed; a later click wins over an earlier one.
+    A click selects the region around it that it most likely means. A further one corrects: it adds,
+    or takes away, the region around it that leaves the most distinct mask, and none that holds an
+    earlier click of the other kind. With another tolerance a click means the largest region that is
+    so many times as mixed.
 
     Args:
         pixels: the image, (H, W, 3) uint8, whose edges the mask follows.
@@ -102,13 +104,29 @@ def select_regions(
     where, on, reach = check_clicks(size, points, labels, tolerance)
     height, width = regions.leaf.shape
     found = np.zeros((height, width), dtype=bool)
-    for (x, y), is_on, factor in zip(where, on, reach, strict=True):
-        cell = int(y * height / size[1]), int(x * width / size[0])
-        most = regions.heights[regions.likely(*cell)] * factor
-        around = regions.around(*cell)
+    cells = [(int(y * height / size[1]), int(x * width / size[0])) for x, y in where]
+    for number, (cell, is_on, factor) in enumerate(zip(cells, on, reach, strict=True)):
+        others = [cells[k] for k in range(number) if on[k] != is_on]
+        around = [r for r in regions.around(*cell) if not any(regions.cells(r)[c] for c in others)]
+        chosen = None
+        if around:
+            chosen = regions.likely_change(found, around, is_on) if found.any() else None
+            if chosen is None and is_on and not found[_beside(cell)].any():
+                chosen = regions.likely(around)  # another thing
+            if chosen is None and factor > 1:
+                chosen = around[0]
+        if chosen is None:  # the edge of what is selected
+            found[cell] = is_on
+            continue
+        most = regions.heights[chosen] * factor
         fitting = [region for region in around if regions.heights[region] <= most] or around[:1]
         found[regions.cells(fitting[-1])] = is_on
     return _refined(pixels, found)
+
+
+def _beside(cell: tuple[int, int]) -> tuple[slice, slice]:
+    row, column = cell
+    return np.s_[max(0, row - 2) : row + 3, max(0, column - 2) : column + 3]
 
 
 def check_clicks(

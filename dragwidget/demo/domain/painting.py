@@ -35,14 +35,14 @@ def render(scenes: Scenes, size: int = 128) -> Tensor:
     Differentiable in every continuous parameter; the same scene at every size.
     """
     head = head_of(scenes)
-    painter = _Painter(head, size)
+    painter = Painter(head, size)
     sky, layers = landscape(scenes, size)
     layers = [*layers, *painter.body(), *painter.ears(front=False), *painter.face()]
     layers += [*painter.ears(front=True), *painter.eyes(), *painter.mouth()]
     return paint(sky, layers, size)
 
 
-class _Painter:
+class Painter:
     """The layers of the animals of a batch, lit by the time of day."""
 
     def __init__(self, head: Head, size: int) -> None:
