@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import itertools
 import os
 import shutil
 import sys
@@ -16,6 +17,8 @@ from hypothesis import settings
 settings.register_profile("dragwidget", deadline=None, max_examples=50)
 settings.load_profile("dragwidget")
 
+
+NUMBERS = itertools.count()
 
 # What marks every test of a folder, or of a file of it.
 MARKS = {
@@ -35,9 +38,10 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True)
-def _own_store(tmp_path, monkeypatch):
-    """No test finds what another has made, nor what a user has."""
-    monkeypatch.setenv("DRAGWIDGET_CACHE", str(tmp_path / "cache of this test"))
+def _own_store(tmp_path_factory, monkeypatch):
+    """No test finds what another has made, nor what a user has. Most make no such folder."""
+    folder = tmp_path_factory.getbasetemp() / f"cache of test {next(NUMBERS)}"
+    monkeypatch.setenv("DRAGWIDGET_CACHE", str(folder))
 
 
 @pytest.fixture(scope="session", autouse=True)
