@@ -13,7 +13,6 @@ import ipywidgets
 import numpy as np
 import pytest
 import torch
-from busy_threads import run_at_once
 from PIL import Image
 from tiny_sessions import FAR, ask, left_half, session_on, waves
 
@@ -456,63 +455,3 @@ def test_an_image_in_the_home_folder_is_found(tmp_path, monkeypatch):
 def test_a_model_of_the_hub_that_cannot_be_reached_is_told_by_that():
     with pytest.raises(FileNotFoundError, match=r"^the Hugging Face hub cannot be reached"):
         DragWidget(waves(), model="somebody/some-model")
-
-
-def test_a_thread_that_comes_late_does_not_draw_what_was_drawn_over(widget):
-    """As one does that changes the settings while the page draws."""
-    widget = widget()
-    session, canvas, before = widget.session, widget.canvas, widget.session.request
-    canvas.pairs = [((5.0, 5.0), (20.0, 9.0))]
-    late = session.request
-    canvas.pairs = [((5.0, 5.0), (30.0, 9.0))]
-    widget._sync._show(late, before)
-    assert [pair.target for pair in canvas.pairs] == [(30.0, 9.0)]
-
-
-def test_a_request_that_was_drawn_is_drawn_again_with_its_image(widget):
-    widget = widget()
-    session, canvas = widget.session, widget.canvas
-    canvas.pairs = [((5.0, 5.0), (20.0, 9.0))]
-    drawn = session.request
-    session.set_image(waves(seed=5))
-    assert canvas.pairs == ()
-    session.request = drawn
-    assert canvas.instructions == drawn.instructions
-
-
-def test_instructions_that_code_sets_again_are_drawn_again(widget):
-    widget = widget()
-    session, canvas = widget.session, widget.canvas
-    old = session.instructions
-    canvas.pairs = [((5.0, 5.0), (20.0, 9.0))]
-    session.instructions = old
-    assert canvas.instructions == old
-    canvas.clear()
-    session.instructions = old
-    session.update_request(instructions=None)
-    assert canvas.pairs == ()
-
-
-@pytest.mark.slow
-def test_what_is_drawn_while_code_changes_the_settings_is_kept_with_them(widget):
-    """JupyterLab has a thread of its own for what comes from the page, and one for cells."""
-    widget = widget()
-    lost = []
-
-    def draw(number):
-        pair = ((5.0, 5.0), (float(number % 60), 9.0))
-        widget.canvas.pairs = [pair]
-        if [(p.handle, p.target) for p in widget.session.instructions.pairs] != [pair]:
-            lost.append("pair")
-
-    def adjust(number):
-        drag = replace(widget.settings.drag, steps=number)
-        widget.settings = replace(widget.settings, drag=drag)
-        if widget.settings.drag.steps != number:
-            lost.append("settings")
-
-    run_at_once(draw, adjust, times=40)
-    assert not lost
-    assert [(p.handle, p.target) for p in widget.canvas.pairs] == [
-        (p.handle, p.target) for p in widget.session.instructions.pairs
-    ]
