@@ -8,7 +8,7 @@ stage it made. A model may recommend other values (``Backbone.recommended``).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -75,17 +75,26 @@ class InversionSettings:
         method: where a step evaluates the network, which should be at the latent where it ends:
             ``"plain"``ly where it begins (the paper); ``"lookahead"``: at a guess of where it ends,
             which costs one pass in all and records the reference branch too; ``"fixed_point"``:
-            where it begins, and again at the result, ``iterations`` times.
+            where it begins, and again at the result, ``iterations`` times. ``"cycle_sde"`` adds
+            new noise instead, and keeps what leads back exactly (RegionDrag, ECCV 2024); it
+            records the reference branch too.
         iterations: of each step with ``"fixed_point"``, 1 to 100.
+        seed: of the noise of ``"cycle_sde"``.
     """
 
     steps: Annotated[int, Between(1, 1000)] = 50
     strength: Annotated[float, Between(0, 1, open_low=True)] = 0.7
-    method: Literal["plain", "lookahead", "fixed_point"] = "plain"
+    method: Literal["plain", "lookahead", "fixed_point", "cycle_sde"] = "plain"
     iterations: Annotated[int, Between(1, 100)] = 1
+    seed: Annotated[int, Between(0, 2**63 - 1)] = 0
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    @property
+    def records_reference(self) -> bool:
+        """Whether its passes are those of the reference branch, where a latent is inverted."""
+        return self.method in ("lookahead", "cycle_sde")
 
     @property
     def count(self) -> int:
@@ -162,6 +171,9 @@ class DragSettings:
         reference_attention: of a session: in every pass of the drag the decoder's self-attention
             takes its keys and values from the undragged latent at the same timestep (after
             EasyDrag, Hou et al., CVPR 2024). Not in the paper.
+        correspondence: of a session: as ``reference_attention``, and once a handle has moved by the
+            map of the drag so far, as in ``RenderSettings.correspondence``: the weight of the
+            source's own output, 0 to 1, the same in every step. 0: no correspondence attention.
         feature_blocks: which decoder features are compared: 0 is the mid block, i the
             decoder's i-th, -1 its last. The paper's choice is the last but one (figure 8), which
             is 3 in Stable Diffusion.
@@ -203,6 +215,7 @@ class DragSettings:
     template: Literal["current", "original"] = "current"
     start: Literal["inverted", "warped"] = "inverted"
     reference_attention: bool = False
+    correspondence: Annotated[float, Between(0, 1)] = 0.0
     feature_blocks: tuple[int, ...] = (-2,)
     feature_scale: Annotated[float, Between(0, 1, open_low=True)] = 0.5
     drag_timesteps: Annotated[int, Between(1, 999)] = 7
@@ -236,6 +249,21 @@ class DragSettings:
                 f"noise level that the prior belongs to, got {quoted(self.prior_weight)}"
             )
 
+    @property
+    def attends(self) -> bool:
+        """Whether the dragged latent attends to the undragged one."""
+        return self.reference_attention or self.correspondence > 0
+
+    @property
+    def seen_by(self) -> tuple[object, ...]:
+        """What the features of a pass depend on, beside latent and grid."""
+        return self.feature_blocks, self.attends, self.correspondence
+
+    @property
+    def without_map(self) -> DragSettings:
+        """The same, with reference attention in place of correspondence attention."""
+        return replace(self, correspondence=0.0, reference_attention=self.attends)
+
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Return the feature grid (rows, columns) for an image of ``height`` x ``width`` pixels."""
         return max(1, int(self.feature_scale * height)), max(1, int(self.feature_scale * width))
@@ -262,20 +290,38 @@ class RenderSettings:
             from 0; 10 of Stable Diffusion's 16 is the first of the last decoder block but one.
         keep_protected: while denoising, put back the source's latent outside the mask at every step
             (DragFlow's hard constraint). The paper's soft term alone is the default.
+        correspondence: let these layers attend to their own keys and values and to those of the
+            source cells that their content came from, by the map of the drag (LazyDrag, arXiv
+            2509.12203): the weight at the first step of the source's own output there, 0 to 1; it
+            falls evenly to 0. 0: no correspondence attention.
+        correspondence_share: of all denoising steps, in (0, 1]: the first so many take it, and the
+            others mutual self-attention. LazyDrag's 40 of 50 are 0.8.
     """
 
     mutual_self_attention: bool = True
     start_step: Annotated[int, Between(0, 1000)] = 0
     start_layer: Annotated[int, Between(0, 1000)] = 10
     keep_protected: bool = False
+    correspondence: Annotated[float, Between(0, 1)] = 0.0
+    correspondence_share: Annotated[float, Between(0, 1, open_low=True)] = 0.8
 
     def __post_init__(self) -> None:
         check_fields(self)
 
     @property
+    def attends(self) -> bool:
+        """Whether the edited image attends to the source image."""
+        return self.mutual_self_attention or self.correspondence > 0
+
+    @property
     def needs_reference(self) -> bool:
         """Whether a render needs the reference branch, the source image's own render."""
-        return self.mutual_self_attention or self.keep_protected
+        return self.attends or self.keep_protected
+
+    def gate(self, index: int, count: int) -> float:
+        """Return the weight of correspondence at denoising step ``index`` of ``count``."""
+        steps = max(1, round(self.correspondence_share * count))
+        return self.correspondence * max(0.0, 1 - index / steps)
 
 
 @dataclass(frozen=True, kw_only=True)

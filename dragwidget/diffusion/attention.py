@@ -16,8 +16,10 @@ from torch import Tensor
 
 from dragwidget.data.settings import InversionSettings, RenderSettings
 from dragwidget.diffusion.backbone import Predictor, SelfAttention
+from dragwidget.drag.correspondence import Correspondence
+from dragwidget.drag.cycle_sde import inversion_steps
 from dragwidget.drag.evaluation import ModelOutput
-from dragwidget.drag.noise_path import NoisePath, Predict, Time, denoise, inverted_latents
+from dragwidget.drag.noise_path import NoisePath, Predict, Time, denoise
 from dragwidget.drag.torch_state import in_plain_torch
 
 __all__ = [
@@ -37,11 +39,13 @@ class ReferenceBranch:
         layers: which self-attention layers it covers, counted in execution order.
         states: for each denoising step, the input of each of these layers, (B, tokens, d).
         latents: the source's own latents, the inverted one first, each (1, c, h, w).
+        noises: of each denoising step, where the inversion that recorded it kept one.
     """
 
     layers: tuple[int, ...]
     states: list[tuple[Tensor, ...]] = field(default_factory=list)
     latents: list[Tensor] = field(default_factory=list)
+    noises: list[Tensor] = field(default_factory=list)
 
 
 class AttendingToSource:
@@ -51,13 +55,20 @@ class AttendingToSource:
     keys and values do not depend on the drag, so here one pass a timestep records what they are
     made of: the pass at the source itself, where the drag takes that first.
 
+    Attributes:
+        moved: where the content of the next pass's latent came from; ``None``: nothing has moved.
+
     Args:
         predictor: the network with its text and LoRA.
         source: returns the source's latent at a timestep, (1, c, h, w).
+        gate: see ``SelfAttention``.
     """
 
-    def __init__(self, predictor: Predictor, source: Callable[[Time], Tensor]) -> None:
-        self._predictor, self._source = predictor, source
+    def __init__(
+        self, predictor: Predictor, source: Callable[[Time], Tensor], gate: float = 0.0
+    ) -> None:
+        self._predictor, self._source, self._gate = predictor, source, gate
+        self.moved: Correspondence | None = None
         self._layers = predictor.model.decoder_attention
         self._recorded: tuple[Time, tuple[Tensor, ...]] | None = None
 
@@ -79,7 +90,7 @@ class AttendingToSource:
                     source, timestep, attention=SelfAttention(self._layers)
                 ).states
             self._recorded = timestep, states
-        attention = SelfAttention(self._layers, self._recorded[1])
+        attention = SelfAttention(self._layers, self._recorded[1], self.moved, self._gate)
         return self._predictor(
             latent, timestep, blocks=blocks, predict=predict, attention=attention
         )
@@ -133,11 +144,10 @@ def record_inversion(
         return prediction
 
     branch = ReferenceBranch(layers, latents=[clean])
-    steps = inverted_latents(
-        predict, clean, schedule, count, method=inversion.method, iterations=inversion.iterations
-    )
-    for latent in steps:
+    for latent, noise in inversion_steps(predict, clean, schedule, count, inversion):
         branch.latents.insert(0, latent)
+        if noise is not None:
+            branch.noises.insert(0, noise)
         branch.states.insert(0, last)
         yield branch
 
@@ -146,7 +156,7 @@ def _layers(predictor: Predictor, settings: RenderSettings) -> tuple[int, ...]:
     """Return the self-attention layers that a reference branch covers."""
     predictor.model.check_layers(settings)
     total = predictor.model.self_attention_count
-    return tuple(range(settings.start_layer, total)) if settings.mutual_self_attention else ()
+    return tuple(range(settings.start_layer, total)) if settings.attends else ()
 
 
 def _recording(predictor: Predictor, branch: ReferenceBranch) -> Predict:
@@ -180,6 +190,7 @@ def render_latents(
     *,
     first: int = 0,
     plain_steps: int = 0,
+    moved: Correspondence | None = None,
 ) -> Iterator[Tensor]:
     """Denoise an edited latent with the reference branch; yield it after each of ``count`` steps.
 
@@ -188,6 +199,7 @@ def render_latents(
         branch: complete, of the same schedule and count; ``None`` where the settings need none.
         first: which of the ``count`` steps to begin with; the latent is at its timestep.
         plain_steps: so many steps from there on are taken without mutual self-attention.
+        moved: what the drag moved from where, for ``settings.correspondence``; ``None``: nothing.
         protected: 1 where ``settings.keep_protected`` puts the source's own latent back, (h, w).
     """
     latent = edited
@@ -202,7 +214,11 @@ def render_latents(
                 and index >= max(settings.start_step, first + plain_steps)
             ):
                 there = tuple(state.to(predictor.model.device) for state in branch.states[index])
-                attention = SelfAttention(branch.layers, there)
+                gate = 0.0 if moved is None else settings.gate(index, count)
+                if gate > 0:
+                    attention = SelfAttention(branch.layers, there, moved, gate)
+                elif settings.mutual_self_attention:
+                    attention = SelfAttention(branch.layers, there)
             prediction = predictor.predict(latent, timestep, attention)
             latent, _ = schedule.step(latent, prediction, timestep)
             if settings.keep_protected and protected is not None:

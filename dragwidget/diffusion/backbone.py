@@ -26,6 +26,8 @@ from dragwidget.data.settings import RenderSettings, Settings
 from dragwidget.diffusion.domain import Domain
 from dragwidget.diffusion.lora import GivenLoRA, LoRA
 from dragwidget.diffusion.low_memory import Memory
+from dragwidget.drag.correspondence import Correspondence
+from dragwidget.drag.cycle_sde import checked
 from dragwidget.drag.evaluation import ModelOutput
 from dragwidget.drag.noise_path import NoisePath, Time
 from dragwidget.drag.torch_state import in_plain_torch, ordinary
@@ -59,10 +61,17 @@ class SelfAttention:
         reference: for each of them the inputs, (B, tokens, d), that keys and values are made of,
             in place of the pass's own. ``None``: the pass is as ever, and its own inputs are
             returned as ``ModelOutput.states``.
+        moved: where each cell's content came from in ``reference``: keys and values are made of
+            what the pass itself has and of what its content had there. ``None``: of the reference
+            as it is.
+        gate: with ``moved`` only: how much of a cell's output is that of the reference at its
+            source cell, times the weight of the cell, 0 to 1.
     """
 
     layers: tuple[int, ...]
     reference: tuple[Tensor, ...] | None = None
+    moved: Correspondence | None = None
+    gate: float = 0.0
 
 
 class Backbone(Protocol):
@@ -246,7 +255,9 @@ class Backbone(Protocol):
         """
         if not isinstance(settings, Settings):
             raise TypeError(f"settings must be Settings, got {type(settings).__name__}")
-        self.schedule(settings.inversion.steps)
+        schedule = self.schedule(settings.inversion.steps)
+        if settings.inversion.method == "cycle_sde":
+            checked(schedule)
         blocks, count = settings.drag.feature_blocks, self.feature_block_count
         if not all(-count <= block < count for block in blocks):
             raise ValueError(
@@ -254,10 +265,10 @@ class Backbone(Protocol):
                 f"{blocks}: set DragSettings.feature_blocks"
             )
         self.check_layers(settings.render)
-        if settings.drag.reference_attention and not self.decoder_attention:
+        if settings.drag.attends and not self.decoder_attention:
             raise ValueError(
                 f"{self.name} shares no self-attention: set DragSettings.reference_attention to "
-                "False"
+                "False and DragSettings.correspondence to 0"
             )
         if settings.lora.steps and self.trainable is None:
             raise ValueError(
@@ -269,12 +280,12 @@ class Backbone(Protocol):
     def check_layers(self, settings: RenderSettings) -> None:
         """Raise ValueError where the render starts at a layer that this model does not have."""
         total = self.self_attention_count
-        if settings.mutual_self_attention and not total:
+        if settings.attends and not total:
             raise ValueError(
                 f"{self.name} shares no self-attention: set RenderSettings.mutual_self_attention "
-                "to False"
+                "to False and RenderSettings.correspondence to 0"
             )
-        if settings.mutual_self_attention and settings.start_layer > total:
+        if settings.attends and settings.start_layer > total:
             raise ValueError(
                 f"RenderSettings.start_layer is {settings.start_layer}, but this model has {total} "
                 f"self-attention layers: take one of 0 to {total - 1}, {total} for none of them "

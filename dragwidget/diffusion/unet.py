@@ -8,14 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dragwidget.diffusion.backbone import SelfAttention
 from dragwidget.diffusion.switches import Around, Behind, Switch
+from dragwidget.drag.correspondence import Correspondence
 
 __all__ = [
-    "PassDone", "attending", "attention_switches", "decoder_layers", "feature_blocks",
-    "feature_taps", "layers_of", "paper_block", "paper_layer", "recorded", "self_attention_layers",
+    "PassDone", "attending", "attention_switches", "corresponding", "decoder_layers",
+    "feature_blocks", "feature_taps", "layers_of", "paper_block", "paper_layer", "recorded",
+    "self_attention_layers",
 ]  # fmt: skip
 
 # Any, below: diffusers does not say what its modules hold.
@@ -87,7 +90,7 @@ def attention_switches(
         return [], {}
     if attention.reference is None:
         return recorded(unet, attention.layers)
-    return attending(unet, attention.layers, attention.reference), {}
+    return attending(unet, attention, attention.reference), {}
 
 
 def recorded(unet: Any, layers: tuple[int, ...]) -> tuple[list[Switch], dict[int, Tensor]]:
@@ -105,8 +108,8 @@ def recorded(unet: Any, layers: tuple[int, ...]) -> tuple[list[Switch], dict[int
     return [Around(modules[layer], record(layer)) for layer in layers], seen
 
 
-def attending(unet: Any, layers: tuple[int, ...], states: Sequence[Tensor]) -> list[Switch]:
-    """Return what lets ``layers`` take keys and values from another pass's ``states``."""
+def attending(unet: Any, attention: SelfAttention, references: Sequence[Tensor]) -> list[Switch]:
+    """Return what lets layers take keys and values from another pass's inputs, by layer."""
 
     def mutual(reference: Tensor) -> Callable[..., Any]:
         def attend(
@@ -117,15 +120,55 @@ def attending(unet: Any, layers: tuple[int, ...], states: Sequence[Tensor]) -> l
             **kwargs: Any,
         ) -> Any:
             assert encoder_hidden_states is None  # self-attention attends to nothing else
-            return forward(own, reference, *args, **kwargs)
+
+            def over(states: Tensor, others: Tensor) -> Any:
+                return forward(states, others, *args, **kwargs)
+
+            if attention.moved is None:
+                return over(own, reference)
+            return corresponding(over, own, reference, attention.moved, attention.gate)
 
         return attend
 
     modules = self_attention_layers(unet)
     return [
         Around(modules[layer], mutual(reference))
-        for layer, reference in zip(layers, states, strict=True)
+        for layer, reference in zip(attention.layers, references, strict=True)
     ]
+
+
+def corresponding(
+    attend: Callable[[Tensor, Tensor], Tensor],
+    own: Tensor,
+    reference: Tensor,
+    moved: Correspondence,
+    gate: float,
+) -> Tensor:
+    """Return attention by an explicit map, after LazyDrag (arXiv 2509.12203), (B, tokens, d).
+
+    There are two keys, and two values, for each cell: its own and its source cell's. The background
+    has the source's twice, a hole its own twice, and the background beside an editable cell one of
+    each; so where nothing has changed all weights are those of self-attention. The source's own
+    output is then mixed in at the destinations.
+
+    Args:
+        attend: a layer's attention of states, (B, tokens, d), to others.
+        own: input of the layer in this pass, (B, tokens, d).
+        reference: its input in the source's pass, likewise.
+        moved: the map.
+        gate: see ``SelfAttention``.
+    """
+    there = moved.at(own.shape[1])
+
+    def tokens(values: Tensor) -> Tensor:
+        return values.flatten().to(own.device)[:, None]
+
+    index = there.index.to(own.device)
+    first = torch.where(tokens(there.editable | there.border), own, reference)
+    second = torch.where(tokens(there.holes), own, reference[:, index])
+    output = attend(own, torch.cat([first, second], dim=1))
+    share = gate * tokens(there.weight).to(output)
+    return (1 - share) * output + share * attend(reference, reference)[:, index]
 
 
 def paper_block(unet: Any) -> int:

@@ -78,7 +78,7 @@ class Passes:
         settings: whose ``feature_blocks`` are read.
 
     Args:
-        before: called before every pass; it may raise to stop the work.
+        before: called with the latent before every pass; it may raise to stop the work.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Passes:
         path: NoisePath,
         grid: tuple[int, int],
         settings: DragSettings,
-        before: Callable[[], None] = lambda: None,
+        before: Callable[[Tensor], None] = lambda _: None,
     ) -> None:
         self.model, self.path, self.grid, self.settings = model, path, grid, settings
         self._before = before
@@ -107,7 +107,7 @@ class Passes:
             return live
         if graph:
             self._live = None
-        self._before()
+        self._before(latent)
         leaf = latent.detach().clone().requires_grad_(graph)
         with torch.set_grad_enabled(graph):
             output = self.model(

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "Combine", "Holes", "Moved", "displacements", "fill_from_neighbours", "move_cells",
-    "stretch_latent", "stretches",
+    "Combine", "Holes", "Moved", "Plan", "arriving", "displacements", "fill_from_neighbours",
+    "move_cells", "planned", "stretch_latent", "stretches",
 ]  # fmt: skip
 
 Combine = Literal["mean", "winner"]
@@ -80,36 +80,60 @@ class Moved(NamedTuple):
     wins: Tensor
 
 
-def move_cells(latent: Tensor, cells: Tensor, destinations: Tensor, order: Tensor) -> Moved:
-    """Move cells of a latent (1, c, h, w); of those with one destination, one arrives.
+class Plan(NamedTuple):
+    """Which cells of a latent move where.
 
-    Args:
+    Attributes:
         cells: (m, 2) whole numbers.
         destinations: (m, 2) whole numbers; a row of -1: the cell goes nowhere.
-        order: of the cells, (m,): the first in it arrives.
+        order: of the cells, (m,): of those with one destination the first in it arrives.
     """
-    height, width = latent.shape[2:]
+
+    cells: Tensor
+    destinations: Tensor
+    order: Tensor
+
+
+def planned(editable: Tensor, handles: Tensor, targets: Tensor, combine: Combine) -> Plan:
+    """Return where each of the ``editable`` cells, (h, w) bool, moves; see ``stretch_latent``."""
+    cells = editable.nonzero()
+    last = torch.tensor(editable.shape) - 1
+    moves = displacements(cells, handles, targets, combine)
+    destinations = (cells + moves).round().long().clamp(min=torch.zeros(2).long(), max=last)
+    inside = editable[destinations[:, 0], destinations[:, 1]]
+    destinations = torch.where(inside[:, None], destinations, -1)
+    order = torch.arange(len(cells))
+    if combine == "winner":
+        distance = (cells.double() - handles.double()[:, None]).norm(dim=-1).amin(0)
+        order = distance.argsort(stable=True)
+    return Plan(cells, destinations, order)
+
+
+def arriving(size: tuple[int, int], plan: Plan) -> Tensor:
+    """Return the number of the cell that arrives at each, -1 where none does, (h, w) int64."""
+    height, width = size
     source = np.full(height * width, -1)
-    there = (destinations[:, 0] * width + destinations[:, 1]).numpy()
-    rank = order.numpy()[::-1]  # the last that is written stays
-    rank = rank[(destinations[:, 0] >= 0).numpy()[rank]]
+    there = (plan.destinations[:, 0] * width + plan.destinations[:, 1]).numpy()
+    rank = plan.order.numpy()[::-1]  # the last that is written stays
+    rank = rank[(plan.destinations[:, 0] >= 0).numpy()[rank]]
     source[there[rank]] = rank
-    hit = np.flatnonzero(source >= 0)
+    return torch.from_numpy(source).view(height, width)
+
+
+def move_cells(latent: Tensor, plan: Plan) -> Moved:
+    """Move cells of a latent (1, c, h, w)."""
+    height, width = latent.shape[2:]
+    source = arriving((height, width), plan).flatten()
+    hit = (source >= 0).nonzero().flatten()
     flat = latent.flatten(2).clone()
-    here = (cells[:, 0] * width + cells[:, 1]).numpy()
-    flat[..., torch.from_numpy(hit).to(latent.device)] = latent.flatten(2)[
-        ..., torch.from_numpy(here[source[hit]]).to(latent.device)
-    ]
-    holes = np.zeros(height * width, dtype=bool)
+    here = plan.cells[:, 0] * width + plan.cells[:, 1]
+    flat[..., hit.to(latent.device)] = latent.flatten(2)[..., here[source[hit]].to(latent.device)]
+    holes = torch.zeros(height * width, dtype=torch.bool)
     holes[here] = True
     holes[hit] = False
-    wins = np.zeros(len(cells), dtype=bool)
+    wins = torch.zeros(len(plan.cells), dtype=torch.bool)
     wins[source[hit]] = True
-    return Moved(
-        flat.view_as(latent),
-        torch.from_numpy(holes).view(height, width),
-        torch.from_numpy(wins),
-    )
+    return Moved(flat.view_as(latent), holes.view(height, width), wins)
 
 
 def fill_from_neighbours(latent: Tensor, holes: Tensor) -> Tensor:
@@ -172,20 +196,9 @@ def stretch_latent(
         editable = torch.ones(height, width, dtype=torch.bool)
     else:
         editable = protected.cpu() == 0
-    cells = editable.nonzero()
-    if not len(cells):
+    if not editable.any():
         return latent
-    handles, targets = handles.cpu(), targets.cpu()
-    last = torch.tensor([height - 1, width - 1])
-    moves = displacements(cells, handles, targets, combine)
-    destinations = (cells + moves).round().long().clamp(min=torch.zeros(2).long(), max=last)
-    inside = editable[destinations[:, 0], destinations[:, 1]]
-    destinations = torch.where(inside[:, None], destinations, -1)
-    order = torch.arange(len(cells))
-    if combine == "winner":
-        distance = (cells.double() - handles.double()[:, None]).norm(dim=-1).amin(0)
-        order = distance.argsort(stable=True)
-    moved = move_cells(latent, cells, destinations, order)
+    moved = move_cells(latent, planned(editable, handles.cpu(), targets.cpu(), combine))
     if holes == "neighbours":
         return fill_from_neighbours(moved.latent, moved.holes)
     if holes == "noise":

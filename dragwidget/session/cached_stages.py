@@ -26,7 +26,7 @@ from dragwidget.diffusion.lora import LoRA
 from dragwidget.diffusion.lora.training import LoRAStep
 from dragwidget.drag.evaluation import Evaluation
 from dragwidget.drag.features import FeatureMap
-from dragwidget.session.source import Inversion, inversion_settings
+from dragwidget.session.source import Inversion, inversion_settings, keeps_noises
 from dragwidget.storage.cache import Store
 
 LAYOUT = 2  # of the tensors in an entry; counted up when it changes
@@ -108,12 +108,15 @@ def find_inversion(
     model: Backbone,
     request: EditRequest,
     lora: LoRA | None,
-) -> tuple[Tensor, ...] | None:
-    """The latents of exactly this inversion, clean first, if any session has walked it."""
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]] | None:
+    """Latents, clean first, and noises of exactly this inversion, if any session has walked it."""
     kept = _kept(store, "inversion", _inversion_made_by, model, request, lora)
     if kept is None:
         return None
-    return torch.split(kept["latents"].to(model.device), 1)
+    noises: tuple[Tensor, ...] = ()
+    if keeps_noises(request):
+        noises = torch.split(kept["noises"].to(model.device), 1)
+    return torch.split(kept["latents"].to(model.device), 1), noises
 
 
 def keep_inversion(
@@ -122,11 +125,14 @@ def keep_inversion(
     request: EditRequest,
     lora: LoRA | None,
     latents: tuple[Tensor, ...],
+    noises: tuple[Tensor, ...] = (),
 ) -> None:
     """Let other sessions find an inversion."""
     if store is not None:
-        made_by = _inversion_made_by(model, request, lora)
-        store.put("inversion", made_by, {"latents": torch.cat(latents)})
+        tensors = {"latents": torch.cat(latents)}
+        if noises:
+            tensors["noises"] = torch.cat(noises)
+        store.put("inversion", _inversion_made_by(model, request, lora), tensors)
 
 
 def find_reference(
@@ -236,7 +242,7 @@ def _start_made_by(inversion: Inversion) -> dict[str, Any]:
 
 
 def _reference_made_by(inversion: Inversion, render: RenderSettings) -> dict[str, Any]:
-    start_layer = render.start_layer if render.mutual_self_attention else None
+    start_layer = render.start_layer if render.attends else None
     return {**_start_made_by(inversion), "start_layer": start_layer}
 
 

@@ -7,7 +7,8 @@ change between two steps, and handles keep their identity while they do.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from dragwidget.data.instructions import DragInstructions, on_grid, to_grid
 from dragwidget.data.regions import Regions
 from dragwidget.data.settings import DragSettings
 from dragwidget.diffusion.attention import AttendingToSource
+from dragwidget.drag.correspondence import Correspondence, correspondence
 from dragwidget.drag.evaluation import DragModel, Evaluation, Passes
 from dragwidget.drag.features import FeatureMap
 from dragwidget.drag.loop import DragStep, describe, protected_cells
@@ -32,6 +34,7 @@ from dragwidget.drag.supervision import Anchor, GaussianPrior
 from dragwidget.drag.torch_state import in_plain_torch
 from dragwidget.drag.tracking import confidence
 from dragwidget.drag.trajectory import PlainTrajectory
+from dragwidget.drag.warping import in_latent
 from dragwidget.session.cached_stages import find_features, keep_features
 from dragwidget.session.history import History
 from dragwidget.session.node import Node, NodeTensors
@@ -79,6 +82,8 @@ class Edit:
         self._seen: dict[int, Evaluation] = {}
         # The images that handles were drawn on, at other timesteps; likewise.
         self._plain: dict[int, PlainTrajectory] = {}
+        # By which map the pass at a latent attends to the source.
+        self._map: Callable[[Tensor], Correspondence | None] = lambda _: None
 
     @classmethod
     def of(cls, copy: EditSnapshot) -> Edit:
@@ -148,6 +153,10 @@ class Edit:
             if self.history.nodes[number].timestep == node.timestep:
                 self._look(self.history.nodes[number])
         begun = self._state(node, instructions, settings, handles, anchors(node.timestep))
+        if settings.correspondence > 0 and begun.start is not None:
+            origin, here = self.history.path(node)[begun.start.index], self.correspondence(node)
+            known = (begun.latent, self._map_of(node)), (begun.start.latent, self._map_of(origin))
+            self._map = lambda latent: next((of for seen, of in known if seen is latent), here)
         try:
             state, report = method_named(settings.method).advance(passes, begun, task)
         except BaseException:
@@ -186,6 +195,38 @@ class Edit:
         cells = on_grid(instructions, self._grid(settings), (latent.shape[2], latent.shape[3]))
         return None if cells.mask is None else protected_cells(cells.mask, latent)
 
+    @in_plain_torch
+    def correspondence(self, node: Node) -> Correspondence | None:
+        """Return where each cell of a node's latent came from; ``None`` at the start.
+
+        By the warp of the handles from where they were drawn to where they are, in the settings of
+        the last step; by several, where the handles or the method changed, or with ``"warp"``,
+        which warps its own result.
+        """
+        path, found = self.history.path(node)[1:], None
+        while path:
+            last = 0
+            while last + 1 < len(path) and _goes_on(path[last], path[last + 1]):
+                last += 1
+            begin, end, path = self.history.nodes[path[0].parent], path[last], path[last + 1 :]
+            one = self._correspondence(begin, end)
+            found = one if found is None else found.then(one)
+        return found
+
+    def _correspondence(self, begin: Node, end: Node) -> Correspondence:
+        drawn, settings = end.instructions, end.settings
+        assert drawn is not None
+        assert settings is not None
+        grid, size = self._grid(settings), (begin.latent.shape[2], begin.latent.shape[3])
+        handles, targets = (
+            in_latent(self._handles(node, drawn, grid)[0], grid, begin.latent)
+            for node in (begin, end)
+        )
+        return correspondence(
+            size, handles, targets, self.protected(drawn, settings),
+            field=settings.warp_field, combine=settings.warp_combine, reach=settings.warp_reach,
+        )  # fmt: skip
+
     def change(self, node: Node, settings: DragSettings) -> Tensor:
         """How a drag has changed the network's guess at the clean latent, (1, c, h, w)."""
         if node.number == 0:
@@ -194,7 +235,8 @@ class Edit:
         first = self.history.nodes[0]
         same = node.timestep == first.timestep
         start = self._look(first, previous=True) if same else self._source(node.timestep)
-        here = self._finite(passes.at(node.latent, node.timestep, previous=True, graph=False))
+        with self._attending_as(node):
+            here = self._finite(passes.at(node.latent, node.timestep, previous=True, graph=False))
         assert here.x0 is not None
         assert start.x0 is not None
         return here.x0.detach() - start.x0
@@ -204,9 +246,11 @@ class Edit:
         self, instructions: DragInstructions, settings: DragSettings
     ) -> npt.NDArray[np.float64]:
         """Return how surely each handle is still on its content, (N,), 0 to 1; computed once."""
-        node, passes = self.history.current, self._match_features(settings)
+        node = self.history.current
         if self.checked is not None and self.checked[:3] == (node.number, instructions, settings):
             return self.checked.confidences
+        # The map would show what was drawn wherever it takes the handle to.
+        passes = self._match_features(settings.without_map)
         cells = on_grid(instructions, passes.grid, (node.latent.shape[2], node.latent.shape[3]))
         handles, anchor_nodes = self._handles(node, instructions, passes.grid)
         here = passes.at(node.latent, node.timestep, graph=False).features.detach()
@@ -235,7 +279,8 @@ class Edit:
             For each block the cosine, -1..1, (rows, columns) of the feature grid.
         """
         node, grid = self.history.current, self._grid(settings)
-        features = self._new_passes(settings).at(node.latent, node.timestep, graph=False).features
+        passes = self._new_passes(settings.without_map)
+        features = passes.at(node.latent, node.timestep, graph=False).features
         row, column = to_grid(np.array([xy]), self._size, grid)[0].astype(int)
         found = []
         for block in features.blocks:
@@ -270,7 +315,8 @@ class Edit:
         """The pass at a timestep of the inverted latent, denoised to there without a drag."""
         if timestep == self.inversion.timestep:
             return self._look(self.history.nodes[0], previous=True)
-        return self._plain_from(0).at(timestep)
+        with self._attending_as(self.history.nodes[0]):
+            return self._plain_from(0).at(timestep)
 
     def _anchors(
         self, numbers: tuple[int, ...], positions: Tensor, timestep: Time, radius: int
@@ -282,7 +328,8 @@ class Edit:
         nodes = [self.history.nodes[number] for number in numbers]
         for number in {n.number for n in nodes if n.timestep != timestep}:  # all of one at once
             there = [p for n, p in zip(nodes, positions, strict=True) if n.number == number]
-            self._plain_from(number).anchors(timestep, there, radius)
+            with self._attending_as(self.history.nodes[number]):
+                self._plain_from(number).anchors(timestep, there, radius)
         return tuple(
             Anchor(self._look(node).features, position)
             if node.timestep == timestep
@@ -372,13 +419,14 @@ class Edit:
         passes, previous = self._match_features(task.settings), task.has_region_loss
         if passes.live(node.latent, node.timestep, previous=previous) is not None:
             return
-        cached = any_pass and node.number == 0 and not task.settings.reference_attention
+        cached = any_pass and node.number == 0 and not task.settings.attends
         if cached:
             found = find_features(self.store, self.inversion, task.settings, passes.grid, previous)
             if found is not None:
                 self._seen[node.number] = found
                 return
-        evaluation = self._finite(passes.at(node.latent, node.timestep, previous=previous))
+        with self._attending_as(node):
+            evaluation = self._finite(passes.at(node.latent, node.timestep, previous=previous))
         if node.number in self._seen:
             # The same kernels for what is compared: other rounding would be told as movement.
             self._seen[node.number] = evaluation.detach()
@@ -390,7 +438,8 @@ class Edit:
         seen = self._seen.get(node.number)
         if seen is None or (previous and seen.previous is None):
             assert self._passes is not None
-            seen = self._passes.at(node.latent, node.timestep, previous=previous, graph=False)
+            with self._attending_as(node):
+                seen = self._passes.at(node.latent, node.timestep, previous=previous, graph=False)
             seen = self._finite(seen).detach()
             self._seen[node.number] = seen
         return seen
@@ -406,18 +455,46 @@ class Edit:
         return evaluation
 
     def _new_passes(self, settings: DragSettings) -> Passes:
-        inversion, grid = self.inversion, self._grid(settings)
+        inversion, weight = self.inversion, settings.correspondence
         model: DragModel = inversion.predictor
-        if settings.reference_attention:
-            model = AttendingToSource(inversion.predictor, inversion.latent_at)
-        return Passes(model, inversion.schedule, grid, settings, lambda: self.before_pass())
+        if settings.attends:
+            model = AttendingToSource(inversion.predictor, inversion.latent_at, weight)
+
+        def before(latent: Tensor) -> None:
+            self.before_pass()
+            if isinstance(model, AttendingToSource) and weight > 0:
+                model.moved = self._map(latent)
+
+        return Passes(model, inversion.schedule, self._grid(settings), settings, before)
+
+    def _map_of(self, node: Node) -> Correspondence | None:
+        """Return the map of every pass at a node's latent: that of the step that made it.
+
+        Its own handles are known only after the first such pass, which tracks them.
+        """
+        return self.correspondence(self.history.nodes[node.parent])
+
+    @contextmanager
+    def _attending_as(self, node: Node) -> Iterator[None]:
+        """Let passes attend by a node's map, as long as this lasts."""
+        before, self._map = self._map, lambda _: self._map_of(node)
+        try:
+            yield
+        finally:
+            self._map = before
 
     def _match_features(self, settings: DragSettings) -> Passes:
         """The passes; those of other feature settings are forgotten."""
         passes, grid = self._passes, self._grid(settings)
-        if passes is None or (
-            passes.settings.feature_blocks, passes.settings.reference_attention, passes.grid
-        ) != (settings.feature_blocks, settings.reference_attention, grid):  # fmt: skip
+        if passes is None or (passes.settings.seen_by, passes.grid) != (settings.seen_by, grid):
             self.release()
             passes = self._passes = self._new_passes(settings)
         return passes
+
+
+def _goes_on(node: Node, after: Node) -> bool:
+    """Return whether the next step carries on the handles of a step, and warps no warped latent."""
+    assert node.settings is not None
+    assert after.settings is not None
+    drawn, given = ({pair.handle for pair in each.pairs} for each in (node, after))
+    return drawn == given and node.settings.method == after.settings.method != "warp"

@@ -196,7 +196,7 @@ class _Costs:
         one_pass, kept, branch = self.one_pass(), 0, 0.0
         if settings.render.needs_reference and model.waiting_device == model.device:
             branch = count * self.reference().left
-        recorded = settings.inversion.method == "lookahead" and settings.render.needs_reference
+        recorded = settings.inversion.records_reference and settings.render.needs_reference
         if recorded:  # with the inversion, and held during the drag
             kept = int(branch)
         phases.append(phase("inversion", self.inversion_passes(), one_pass, kept))
@@ -210,8 +210,8 @@ class _Costs:
 
     def inversion_passes(self) -> int:
         settings = self.settings.inversion
-        each = {"plain": 1, "lookahead": 1, "fixed_point": 1 + settings.iterations}
-        return settings.count * each[settings.method] + (settings.method == "lookahead")
+        each = 1 + settings.iterations * (settings.method == "fixed_point")
+        return settings.count * each + (settings.method == "lookahead")
 
     def seconds_per_flop(self) -> float:
         """Of this device, in a pass like those of the edit."""

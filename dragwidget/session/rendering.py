@@ -9,6 +9,7 @@ from torch import Tensor
 from dragwidget.data.settings import RenderSettings
 from dragwidget.diffusion import attention
 from dragwidget.diffusion.attention import ReferenceBranch
+from dragwidget.drag.correspondence import Correspondence
 from dragwidget.drag.noise_path import Time
 from dragwidget.progress import Progress
 from dragwidget.session.source import Inversion, finite, records_reference
@@ -46,12 +47,14 @@ def rendering(
     protected: Tensor | None,
     *,
     plain_steps: int = 0,
+    moved: Correspondence | None = None,
 ) -> Generator[Progress, None, Tensor]:
     """Denoise an edited latent (1, c, h, w), at ``timestep``, to a clean one.
 
     Args:
         branch: the reference branch, where the settings need it.
         plain_steps: so many steps are taken without mutual self-attention first.
+        moved: what the drag moved from where; ``None``: nothing.
     """
     walked = list(inversion.schedule.last(inversion.count))
     first = walked.index(timestep)
@@ -65,6 +68,7 @@ def rendering(
         protected,
         first=first,
         plain_steps=plain_steps,
+        moved=moved,
     )
     for index, latent in enumerate(steps, start=first + 1):
         finite(latent, "a latent of the render")

@@ -146,6 +146,8 @@ def _write_edit(edit: EditSnapshot, name: str, tensors: Tensors) -> dict[str, An
     inversion, request = edit.inversion, edit.inversion.request
     if source.generation_of(request) is None:
         tensors[name] = torch.cat(inversion.latents)
+    if inversion.noises:
+        tensors[f"{name}.noises"] = torch.cat(inversion.noises)
     return {
         "prompt": request.prompt,
         "settings": request.settings.to_dict(),
@@ -290,7 +292,14 @@ def _restored(archive: zipfile.ZipFile, content: dict[str, Any], model: Backbone
         settings = source.inversion_settings(request)
         if len(latents) != settings.count + 1:
             raise ValueError(f"it has {len(latents)} latents of an inversion with {settings}")
-        inversion = source.inversion_from(latents, model, request, lora)
+        noises: tuple[Tensor, ...] = ()
+        if source.keeps_noises(request):
+            noises = torch.split(tensors[f"latents.{k}.noises"].to(model.device), 1)
+            if {noise.shape for noise in noises} != {latents[0].shape}:
+                raise ValueError(f"it has noises of shape {tuple(noises[0].shape)}")
+        if len(noises) != (settings.count if source.keeps_noises(request) else 0):
+            raise ValueError(f"it has {len(noises)} noises of an inversion with {settings}")
+        inversion = source.inversion_from(latents, model, request, lora, noises)
         edits.append(_read_edit(archive, k, data, inversion, drawn))
     text = content["instructions"]
     request = asked(content, None if content["lora"] is None else loras[content["lora"]])

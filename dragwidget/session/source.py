@@ -23,7 +23,8 @@ from dragwidget.diffusion.attention import ReferenceBranch, record_inversion
 from dragwidget.diffusion.backbone import Backbone, Condition, Predictor
 from dragwidget.diffusion.linear_decoder import LinearDecoder
 from dragwidget.diffusion.lora import LoRA
-from dragwidget.drag.noise_path import NoisePath, Time, denoise, inverted_latents
+from dragwidget.drag.cycle_sde import CycleSDE, inversion_steps
+from dragwidget.drag.noise_path import NoisePath, Time, denoise
 from dragwidget.drag.torch_state import in_plain_torch
 from dragwidget.progress import Key, Progress
 from dragwidget.storage.image_files import EditedImage
@@ -149,7 +150,7 @@ def inversion_key(request: EditRequest) -> Key:
 def reference_key(request: EditRequest) -> Key:
     """All that a reference branch depends on but the model's weights."""
     render = request.settings.render
-    layers = render.start_layer if render.mutual_self_attention else None
+    layers = render.start_layer if render.attends else None
     return (*inversion_key(request), ("the render's attention layers", layers))
 
 
@@ -207,6 +208,11 @@ class Inversion:
         return len(self.latents) - 1
 
     @property
+    def noises(self) -> tuple[Tensor, ...]:
+        """Noise of each denoising step, the noisiest first (count); none where none was kept."""
+        return tuple(self.schedule.noises.values()) if isinstance(self.schedule, CycleSDE) else ()
+
+    @property
     def timestep(self) -> Time:
         """Where the drag starts."""
         return self.schedule.last(self.count)[0]
@@ -250,7 +256,12 @@ def conditioning(
 
 def records_reference(request: EditRequest) -> bool:
     """Return whether the inversion of an image records its reference branch."""
-    return request.settings.inversion.method == "lookahead" and generation_of(request) is None
+    return request.settings.inversion.records_reference and generation_of(request) is None
+
+
+def keeps_noises(request: EditRequest) -> bool:
+    """Return whether the inversion of an image keeps the noise of each step."""
+    return request.settings.inversion.method == "cycle_sde" and generation_of(request) is None
 
 
 def inverting(
@@ -270,18 +281,21 @@ def inverting(
     inversion = inversion_from((clean,), model, request, lora)
     predictor, schedule, count = inversion.predictor, inversion.schedule, settings.count
     latents, branch = [clean], None
+    noises: list[Tensor] = []
     if records_reference(request) and render.needs_reference:
         for branch in record_inversion(predictor, clean, schedule, count, settings, render):
             latents.append(finite(branch.latents[0], "a latent of the inversion"))
+            noises = branch.noises
             yield Progress("inversion", len(latents) - 1, count)
     else:
-        for latent in inverted_latents(
-            predictor.predict, clean, schedule, count,
-            method=settings.method, iterations=settings.iterations,
-        ):  # fmt: skip
+        for latent, noise in inversion_steps(predictor.predict, clean, schedule, count, settings):
             latents.append(finite(latent, "a latent of the inversion"))
+            if noise is not None:
+                noises.insert(0, noise)
             yield Progress("inversion", len(latents) - 1, count)
-    return replace(inversion, latents=tuple(latents)), branch
+    if noises:
+        schedule = CycleSDE.of(schedule, tuple(noises))
+    return replace(inversion, latents=tuple(latents), schedule=schedule), branch
 
 
 @in_plain_torch
@@ -290,12 +304,15 @@ def inversion_from(
     model: Backbone,
     request: EditRequest,
     lora: LoRA | None,
+    noises: tuple[Tensor, ...] = (),
 ) -> Inversion:
-    """An inversion whose latents are known."""
+    """An inversion whose latents, and noises if it keeps them, are known."""
     size = request.image.fitted_size
     text = conditioning(model, request.prompt, size, generation_of(request), lora)
     predictor = model.predictor(text, lora)
     schedule = model.schedule(inversion_settings(request).steps)
+    if noises:
+        schedule = CycleSDE.of(schedule, noises)
     return Inversion(latents, predictor, schedule, request.replace(instructions=None), lora)
 
 

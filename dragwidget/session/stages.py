@@ -179,13 +179,15 @@ class Stages:
             lora = yield from self._find_or_train(request)
             # Of a generated image the latents are known.
             store = self.store if source.generation_of(request) is None else None
-            if latents := cached_stages.find_inversion(store, self.model, request, lora):
-                inversion = source.inversion_from(latents, self.model, request, lora)
+            if found := cached_stages.find_inversion(store, self.model, request, lora):
+                inversion = source.inversion_from(found[0], self.model, request, lora, found[1])
             else:
                 present = self._meet_weights()
                 inversion, branch = yield from source.inverting(self.model, request, lora)
                 self._check_weights(present)
-                cached_stages.keep_inversion(store, self.model, request, lora, inversion.latents)
+                cached_stages.keep_inversion(
+                    store, self.model, request, lora, inversion.latents, inversion.noises
+                )
                 if branch is not None:
                     self.references.put(self._by(source.reference_key(request)), branch)
                     cached_stages.keep_reference(store, inversion, request.settings.render, branch)
@@ -214,6 +216,7 @@ class Stages:
             render,
             protected,
             plain_steps=node.plain_steps,
+            moved=edit.correspondence(node) if render.correspondence > 0 else None,
         )
         return source.image_of(request, self.model.decode(latent))
 

@@ -17,7 +17,13 @@ STAGES = [InversionSettings, LoRASettings, DragSettings, RenderSettings]
 
 # The paper's, as METHOD states them; ours are off.
 PAPER = {
-    InversionSettings: {"steps": 50, "strength": 0.7, "method": "plain", "iterations": 1},
+    InversionSettings: {
+        "steps": 50,
+        "strength": 0.7,
+        "method": "plain",
+        "iterations": 1,
+        "seed": 0,
+    },
     LoRASettings: {
         "rank": 16,
         "steps": 80,
@@ -45,6 +51,7 @@ PAPER = {
         "template": "current",
         "start": "inverted",
         "reference_attention": False,
+        "correspondence": 0.0,
         "feature_blocks": (-2,),
         "feature_scale": 0.5,
         "drag_timesteps": 7,
@@ -61,6 +68,8 @@ PAPER = {
         "start_step": 0,
         "start_layer": 10,
         "keep_protected": False,
+        "correspondence": 0.0,
+        "correspondence_share": 0.8,
     },
 }
 
@@ -69,6 +78,7 @@ RANGES = {
     (InversionSettings, "steps"): (1, 1000, 0, 1001),
     (InversionSettings, "strength"): (1e-9, 1, 0, 1.001),
     (InversionSettings, "iterations"): (1, 100, 0, 101),
+    (InversionSettings, "seed"): (0, 2**63 - 1, -1, 2**63),
     (LoRASettings, "rank"): (1, 256, 0, 257),
     (LoRASettings, "steps"): (0, 100_000, -1, 100_001),
     (LoRASettings, "learning_rate"): (1e-9, 1, 0, 1.001),
@@ -87,6 +97,7 @@ RANGES = {
     (DragSettings, "stop_distance"): (1e-9, 1000, 0, 1001),
     (DragSettings, "patience"): (0, 100_000, -1, 100_001),
     (DragSettings, "extra_weight"): (0, 1e6, -1e-9, 2e6),
+    (DragSettings, "correspondence"): (0, 1, -1e-9, 1.001),
     (DragSettings, "feature_scale"): (1e-9, 1, 0, 1.001),
     (DragSettings, "drag_timesteps"): (1, 999, 0, 1000),
     (DragSettings, "tracks_per_timestep"): (1, 1000, 0, 1001),
@@ -95,6 +106,8 @@ RANGES = {
     (DragSettings, "warp_reach"): (1e-9, 100, 0, 101),
     (RenderSettings, "start_step"): (0, 1000, -1, 1001),
     (RenderSettings, "start_layer"): (0, 1000, -1, 1001),
+    (RenderSettings, "correspondence"): (0, 1, -1e-9, 1.001),
+    (RenderSettings, "correspondence_share"): (1e-9, 1, 0, 1.001),
 }
 NUMBERS = list(RANGES)
 INTEGERS = [(kind, name) for kind, name in NUMBERS if isinstance(PAPER[kind][name], int)]
@@ -105,7 +118,7 @@ FLAGS = [
     if isinstance(value, bool)
 ]
 CHOICES = {
-    (InversionSettings, "method"): ("plain", "lookahead", "fixed_point"),
+    (InversionSettings, "method"): ("plain", "lookahead", "fixed_point", "cycle_sde"),
     (DragSettings, "tracking"): ("window", "nearer", "cone"),
     (DragSettings, "template"): ("current", "original"),
     (DragSettings, "start"): ("inverted", "warped"),
@@ -280,7 +293,7 @@ def test_what_is_left_out_keeps_its_default():
         (
             {"drag": {"lr": 1}},
             ValueError,
-            r"unknown drag settings \['lr'\]; there are \['drag",
+            r"unknown drag settings \['lr'\]; there are \['corr",
         ),
         ({"drag": {"steps": 0}}, ValueError, r"DragSettings\.steps must lie in \[1, 100000\], go"),
         ({"drag": {"steps": "5"}}, TypeError, r"DragSettings\.steps must be a whole number, got"),

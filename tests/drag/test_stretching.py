@@ -9,6 +9,7 @@ import torch
 from tiny_models import noise
 
 from dragwidget.drag.stretching import (
+    Plan,
     displacements,
     fill_from_neighbours,
     move_cells,
@@ -94,7 +95,7 @@ def test_opposite_pulls_cancel_in_the_mean_and_not_for_the_winner():
 
 def test_a_block_that_is_shifted_vacates_a_strip():
     latent, cells = noise(1, 4, 12, 12), block((4, 4), (6, 6))
-    moved = move_cells(latent, cells, cells + torch.tensor([0, 2]), torch.arange(9))
+    moved = move_cells(latent, Plan(cells, cells + torch.tensor([0, 2]), torch.arange(9)))
     assert torch.equal(moved.latent[..., 4:7, 6:9], latent[..., 4:7, 4:7])
     holes = torch.zeros(12, 12, dtype=torch.bool)
     holes[4:7, 4:6] = True
@@ -109,7 +110,7 @@ def test_of_cells_with_one_destination_the_first_in_the_order_arrives():
     latent, cells = noise(1, 4, 6, 6), block((1, 1), (1, 3))
     there = torch.tensor([[4, 4]] * 3)
     for order in ([0, 1, 2], [2, 0, 1]):
-        moved = move_cells(latent, cells, there, torch.tensor(order))
+        moved = move_cells(latent, Plan(cells, there, torch.tensor(order)))
         assert torch.equal(moved.latent[..., 4, 4], latent[..., 1, 1 + order[0]])
         assert moved.wins.tolist() == [k == order[0] for k in range(3)]
 

@@ -265,7 +265,8 @@ def kept_latents(model, store, *, keep):
     if keep:
         latents = session.invert().latents
         keep_inversion(store, model, session.request, None, latents)
-    return find_inversion(store, model, session.request, None)
+    found = find_inversion(store, model, session.request, None)
+    return None if found is None else found[0]
 
 
 def test_other_attention_processors_find_nothing_of_the_usual_ones(own, tmp_path):

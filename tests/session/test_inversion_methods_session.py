@@ -37,7 +37,7 @@ def dragged(session):
 @pytest.mark.slow
 def test_the_first_render_after_look_ahead_takes_half_the_passes(tiny):
     counts = {}
-    for method in ("plain", "lookahead"):
+    for method in ("plain", "lookahead", "cycle_sde"):
         session = session_with(tiny, method)
         with Passes(tiny) as inversion:
             session.prepare()
@@ -47,7 +47,9 @@ def test_the_first_render_after_look_ahead_takes_half_the_passes(tiny):
         with Passes(tiny) as again:
             session.render()
         counts[method] = inversion.count, first.count, again.count
-    assert counts == {"plain": (N, 2 * N, N), "lookahead": (N + 1, N, N)}
+    assert counts == {
+        "plain": (N, 2 * N, N), "lookahead": (N + 1, N, N), "cycle_sde": (N, N, N),
+    }  # fmt: skip
     assert counts["lookahead"][1] <= 0.55 * counts["plain"][1]
 
 
@@ -116,14 +118,15 @@ def test_a_stored_inversion_renders_the_same_bits_with_its_branch_and_without(ti
 @pytest.mark.slow
 def test_a_generated_image_needs_no_inversion_by_any_method(tiny):
     images = []
-    for method in ("plain", "lookahead"):
+    for method in ("plain", "lookahead", "cycle_sde"):
         session = session_with(tiny, method)
         session.generate("a cat", seed=1, size=(64, 48))
         with Passes(tiny) as passes:
             session.prepare()
         assert passes.count == 0
         images.append(np.asarray(dragged(session).render()))
-    assert np.array_equal(*images)
+    assert np.array_equal(images[0], images[1])
+    assert np.array_equal(images[0], images[2])
 
 
 @pytest.mark.slow
@@ -138,6 +141,8 @@ def test_an_estimate_counts_the_passes_of_the_method(tiny):
     assert passes("lookahead")["inversion"] == N + 1
     assert "reference" not in passes("lookahead")
     assert passes("fixed_point", iterations=2)["inversion"] == 3 * N
+    assert passes("cycle_sde")["inversion"] == N
+    assert "reference" not in passes("cycle_sde")
 
 
 # ---------------------------------------------------------------- on the embedded model

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dragwidget.editor.recipe import python_of
 from dragwidget.session.estimate import _Costs
 from dragwidget.session.session import DragSession
+from dragwidget.session.source import image_of
 
 
 def pixels(image):
@@ -111,6 +114,29 @@ def test_an_estimate_counts_the_operations_of_a_real_pass(xl):
     for phase in low.phases:
         if phase.name in ("lora", "drag"):
             assert phase.memory < found[phase.name].memory
+
+
+@pytest.mark.slow
+def test_it_is_inverted_exactly_and_rendered_by_the_map_of_the_drag(xl, tmp_path):
+    session = session_on(xl)
+    given = session.settings
+    session.settings = replace(
+        given,
+        inversion=replace(given.inversion, method="cycle_sde"),
+        render=replace(given.render, start_layer=0, correspondence=1.0),
+    )
+    clean = pixels(image_of(session.request, xl.decode(session.invert().latents[0]))).astype(int)
+    assert abs(pixels(session.render()) - clean).max() <= 1
+    session.instructions = ask(mask=left_half())
+    session.run(steps=2)
+    image = pixels(session.render())
+    session.save(tmp_path / "edit.drag")
+    again = DragSession.load(tmp_path / "edit.drag", model=xl)
+    assert np.array_equal(pixels(again.render()), image)
+    session.settings = replace(
+        session.settings, render=replace(session.settings.render, correspondence=0.0)
+    )
+    assert not np.array_equal(pixels(session.render()), image)
 
 
 @pytest.mark.slow

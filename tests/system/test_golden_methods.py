@@ -28,7 +28,13 @@ from dragwidget.drag.evaluation import Passes
 from dragwidget.drag.method import DragState, Ended, Problem
 from dragwidget.drag.methods import gooddrag
 from dragwidget.drag.optimizer import Moments
-from dragwidget.drag.stretching import displacements, fill_from_neighbours, move_cells, stretches
+from dragwidget.drag.stretching import (
+    Plan,
+    displacements,
+    fill_from_neighbours,
+    move_cells,
+    stretches,
+)
 from dragwidget.drag.supervision import originals
 from dragwidget.drag.trajectory import PlainTrajectory
 
@@ -431,7 +437,7 @@ def test_the_field_is_fastdrags(name: str) -> None:
 def test_cells_are_moved_and_holes_are_filled_as_fastdrag_does(name: str) -> None:
     _, arrays = field_of(name)
     latent, cells = tensor(arrays["latent"]), tensor(arrays["cell"])
-    moved = move_cells(latent, cells, tensor(arrays["destination"]), torch.arange(len(cells)))
+    moved = move_cells(latent, Plan(cells, tensor(arrays["destination"]), torch.arange(len(cells))))
     np.testing.assert_array_equal(moved.wins, arrays["wins"])
     np.testing.assert_array_equal(moved.latent, arrays["moved_over_original"])
     emptied = torch.where(moved.holes, 0.0, moved.latent)

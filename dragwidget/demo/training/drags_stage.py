@@ -37,6 +37,7 @@ from dragwidget.demo.training.export import RECOMMENDED, write_model, write_samp
 from dragwidget.demo.training.feed import VALIDATION_SEEDS, Bank, shortened
 from dragwidget.demo.training.loop import Training
 from dragwidget.demo.training.unet_stage import Data, Noising
+from dragwidget.diffusion.backbone import SelfAttention
 from dragwidget.diffusion.switches import run
 from dragwidget.diffusion.unet import attending, recorded, self_attention_layers
 from dragwidget.drag.noise_path import Schedule, Time, invert
@@ -236,7 +237,9 @@ class Drags:
             recording, states = recorded(self.unet, self.layers)
             with torch.no_grad():
                 run(self.unet, recording, lambda: self.unet(seen, there, context))
-            mutual = attending(self.unet, self.layers, [states[layer] for layer in self.layers])
+            mutual = attending(
+                self.unet, SelfAttention(self.layers), [states[layer] for layer in self.layers]
+            )
             predicted: Tensor = run(
                 self.unet, mutual, lambda: self.unet(shown, there, context).sample
             )

@@ -109,18 +109,24 @@ _DESCRIBED: dict[str, dict[str, Field]] = {
             meaning="Where an inversion step evaluates the network. Look-ahead evaluates it at a "
             "guess of the latent that the step leads to: it reconstructs the image better, and "
             "records the reference branch of the render. Fixed point repeats each step at its "
-            "result.",
+            "result. Cycle-SDE adds new noise, and keeps the noise that leads back exactly.",
             source="DDIM inversion is the paper's; fixed-point iteration is AIDI's (arXiv "
-            "2309.04907); look-ahead is ours",
+            "2309.04907); look-ahead is ours; Cycle-SDE is RegionDrag's (ECCV 2024)",
             options=(
                 ("DDIM", "plain"),
                 ("look-ahead", "lookahead"),
                 ("fixed point", "fixed_point"),
+                ("Cycle-SDE", "cycle_sde"),
             ),
         ),
         "iterations": Number(
             label="Iterations",
             meaning="Fixed point only: how often each step is repeated.",
+            source="Not in the paper",
+        ),
+        "seed": Number(
+            label="Seed",
+            meaning="Cycle-SDE only: seed of the noise that is added.",
             source="Not in the paper",
         ),
     },
@@ -288,6 +294,15 @@ _DESCRIBED: dict[str, dict[str, Field]] = {
             "and values of the undragged latent, which preserves identity.",
             source="EasyDrag (CVPR 2024), without its second pass; not in the paper, so off",
         ),
+        "correspondence": Number(
+            label="Correspondence",
+            meaning="Correspondence attention in the drag: reference attention by the map of the "
+            "drag so far, with this share of the source's own output at the cell that a cell's "
+            "content came from. 0: none.",
+            source="LazyDrag (arXiv 2509.12203), carried over to a U-Net; not in the paper, so 0",
+            step=0.05,
+            slider=True,
+        ),
         "feature_blocks": Blocks(
             label="Feature blocks",
             meaning="Decoder blocks whose features are compared: the mid block (0) or a later "
@@ -375,6 +390,23 @@ _DESCRIBED: dict[str, dict[str, Field]] = {
             meaning="Replace the protected region with the source's latent after each denoising "
             "step: it stays unchanged, but seams may appear.",
             source="Not in the paper; DragFlow's hard constraint",
+        ),
+        "correspondence": Number(
+            label="Correspondence",
+            meaning="Correspondence attention: a cell attends to itself and to the source cell "
+            "that its content came from, and takes this share of the source's own output there in "
+            "the first step. 0: mutual attention alone.",
+            source="LazyDrag (arXiv 2509.12203), carried over to a U-Net; not in the paper, so 0",
+            step=0.05,
+            slider=True,
+        ),
+        "correspondence_share": Number(
+            label="Corresp. share",
+            meaning="Share of the denoising steps, from the first, with correspondence attention; "
+            "its weight falls to 0 over them.",
+            source="LazyDrag, 40 of 50 steps: 0.8",
+            step=0.05,
+            slider=True,
         ),
     },
 }
