@@ -101,6 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with _plain_messages():
         try:
             args = _parser(words).parse_args(words or ["--help"])
+            args.whole_process = argv is None  # nothing else lives in it
             return int(args.run(args))
         except KeyboardInterrupt as interruption:
             return _tell(" ".join(["interrupted", *map(str, interruption.args)]), 130)
