@@ -7,6 +7,7 @@ whole image, whose Euclidean distances say how different two places are.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from dragwidget.data.regions import Regions
 
 __all__ = [
     "TOLERANCES", "check_clicks", "connected", "guided_filter", "lab", "select", "select_by_colour",
-    "select_regions", "working_size",
+    "select_regions", "swept", "working_size",
 ]  # fmt: skip
 
 Floats = npt.NDArray[np.float32]
@@ -127,6 +128,29 @@ def select_regions(
 def _beside(cell: tuple[int, int]) -> tuple[slice, slice]:
     row, column = cell
     return np.s_[max(0, row - 2) : row + 3, max(0, column - 2) : column + 3]
+
+
+def swept(part: BoolArray, move: tuple[float, float]) -> BoolArray:
+    """Return all pixels that a mask (H, W) covers while it moves straight by ``move``, (x, y)."""
+    covered = part.copy()
+    whole = max(1, math.ceil(max(map(abs, move))))  # in moves of a pixel at most
+    done = 1  # of them: what is covered after so many is known
+    while done <= whole:
+        further = min(done, whole + 1 - done)
+        covered |= _moved(covered, (move[0] * further / whole, move[1] * further / whole))
+        done += further
+    return covered
+
+
+def _moved(mask: BoolArray, move: tuple[float, float]) -> BoolArray:
+    """Return a mask (H, W) moved by whole pixels; what leaves the image is gone."""
+    moved = np.zeros_like(mask)
+    (x, y), (height, width) = (round(move[0]), round(move[1])), mask.shape
+    if abs(x) < width and abs(y) < height:
+        moved[max(y, 0) : height + min(y, 0), max(x, 0) : width + min(x, 0)] = mask[
+            max(-y, 0) : height + min(-y, 0), max(-x, 0) : width + min(-x, 0)
+        ]
+    return moved
 
 
 def check_clicks(

@@ -36,6 +36,7 @@ __all__ = [
     "Scenes",
     "captions",
     "render",
+    "sample_images",
     "sample_scenes",
     "scribbles",
     "to_image",
@@ -43,6 +44,7 @@ __all__ = [
 
 TRAINING_SEEDS = 900_000
 TUNING_SEEDS = 950_000
+SAMPLES = tuple(TRAINING_SEEDS + k for k in (26, 7, 11, 31))  # one of each kind of animal
 _TRIES = 24  # placings of sun and mountain drawn for a scene; the first clear one is taken
 
 
@@ -112,6 +114,12 @@ def to_image(image: Tensor) -> Image.Image:
     """Return (3, H, W) in [0, 1] as a Pillow image, rounded to 256 levels."""
     levels = (image.clamp(0, 1) * 255).round().to(torch.uint8)
     return Image.fromarray(levels.permute(1, 2, 0).numpy())
+
+
+def sample_images() -> list[tuple[Image.Image, str]]:
+    """Return a few images to try an edit on, each with its caption."""
+    scenes = sample_scenes(SAMPLES)
+    return list(zip(map(to_image, render(scenes)), captions(scenes), strict=True))
 
 
 def captions(scenes: Scenes) -> list[str]:

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from dragwidget.session.node import Node
     from dragwidget.session.session import DragSession
 
-Action = Literal["prepare", "step", "run", "pause", "stop", "reset", "render", "rewind", "look"]
+Action = Literal[
+    "prepare", "step", "run", "pause", "stop", "reset", "render", "rewind", "look", "open"
+]
 _DRAGGING = ("drag", "preview")  # phases in which the session stands at a whole step
 PREVIEW = "Preview"  # the name of work that gives way to any other
 
@@ -250,6 +252,11 @@ class Editing:
         history = self.work.history
         index = history.node(number).index
         self._when_free(f"step {index}", lambda: then(history.go_to(number)))
+
+    def open(self, change: Callable[[], object]) -> None:
+        """Call ``change``, which sets another image, once no step is in progress."""
+        self._check("open")
+        self._when_free("another image", change)
 
     def wait(self, timeout: float | None = None) -> Rendered | Ended | None:
         """Wait until the work is over or paused; raise what it raised."""

@@ -22,7 +22,7 @@ PHASES = {
 }
 
 MESSAGES = {
-    "start": "Draw a point pair, and a mask to limit the editable region. Then press Run.",
+    "start": "Ready.",
     "prepared": "LoRA and inversion are ready. Press Run to drag.",
     "stepped": "Step {index} done. Press Step or Run to continue.",
     "rendered": "Final render of step {index}.",

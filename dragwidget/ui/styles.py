@@ -6,11 +6,18 @@ Class names to automate and style by (each on the element that it names):
 
 =============================  ===============================================================
 ``dragwidget``                 the whole widget
+``dragwidget-actions``         the buttons that run an edit, above the image
 ``dragwidget-columns``         its two columns
+``dragwidget-image``           an upload and samples
+``dragwidget-open``            open an image
+``dragwidget-sample``          a sample, with the button that opens it
 ``dragwidget-canvas-box``      the canvas with its toolbar and caption
 ``dragwidget-canvas``          the image with all that is drawn on it
 ``dragwidget-caption``         the line below the image
 ``dragwidget-tool-<name>``     a tool: points, select, brush, eraser, lasso, rectangle, pan, probe
+``dragwidget-source``          hold to see the source
+``dragwidget-more``            show all controls of the canvas
+``dragwidget-mask-style``      how the mask is shown
 ``dragwidget-undo``            undo
 ``dragwidget-redo``            redo
 ``dragwidget-prepare``         make LoRA and inversion
@@ -20,6 +27,8 @@ Class names to automate and style by (each on the element that it names):
 ``dragwidget-stop``            end the run
 ``dragwidget-reset``           go back to the start
 ``dragwidget-render``          make the final render
+``dragwidget-hint``            what to do next
+``dragwidget-select-part``     make a mask of what the pairs move
 ``dragwidget-status``          the current activity, as text
 ``dragwidget-error``           what went wrong; empty otherwise
 ``dragwidget-badge``           the state of a stage, as symbol and word
@@ -35,6 +44,7 @@ Class names to automate and style by (each on the element that it names):
 ``dragwidget-export-gif``      save the animation
 ``dragwidget-export-json``     save the instructions
 ``dragwidget-export-python``   show Python code that repeats the edit
+``dragwidget-essentials``      preset, strength, drag steps and LoRA steps
 ``dragwidget-settings``        all settings
 ``dragwidget-settings-field``  one setting
 ``dragwidget-settings-back``   the button that resets one setting
@@ -71,6 +81,11 @@ STYLE = f"""<style>
 }}
 .dragwidget-status, .dragwidget-error {{ min-height: 20px; overflow-wrap: anywhere; }}
 .dragwidget-status {{ font-variant-numeric: tabular-nums; }}
+.dragwidget-hint {{
+  display: flex; align-items: center; height: 40px; overflow: hidden; padding-left: 8px;
+  border-left: 3px solid var(--jp-brand-color1, #1976d2);
+  color: {TEXT}; font-family: {FONT}; font-size: var(--jp-ui-font-size1, 13px); line-height: 19px;
+}}
 .dragwidget-model, .dragwidget-warning {{
   color: {TEXT}; font-family: {FONT}; font-size: var(--jp-ui-font-size1, 13px); line-height: 18px;
   overflow-wrap: anywhere;
@@ -130,6 +145,12 @@ def escape(text: object) -> str:
 def status_line(text: str) -> str:
     """Return the status line; screen readers read it when it changes."""
     return f'<div class="dragwidget-status" role="status" aria-live="polite">{escape(text)}</div>'
+
+
+def hint_line(text: str) -> str:
+    """Return what to do next, two lines at most; what is cut off can be pointed at."""
+    whole = escape(text)
+    return f'<div class="dragwidget-hint" role="status" title="{whole}"><span>{whole}</span></div>'
 
 
 def model_line(name: str, where: str) -> str:

@@ -224,6 +224,7 @@ def test_the_page_says_how_far_the_preparation_is(lab):
         "lora = replace(widget.settings.lora, steps=400)\n"
         "widget.settings = replace(widget.settings, lora=lora)"
     )
+    page.page.get_by_text("Preparation", exact=True).click()
     page.click("dragwidget-prepare")
     status = page.control("dragwidget-status")
     page.until(lambda: " of 400" in status.inner_text(), "the status counts the LoRA's steps", 300)

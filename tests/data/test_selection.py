@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from dragwidget.data.selection import connected, guided_filter, lab, select, select_by_colour
+from dragwidget.data.selection import (
+    connected,
+    guided_filter,
+    lab,
+    select,
+    select_by_colour,
+    swept,
+)
 
 SIZE = (120, 90)  # (width, height)
 DISC = (20, 20, 60, 60)
@@ -131,3 +138,29 @@ def test_the_guided_filter_is_the_local_regression_of_the_paper():
 def test_bad_clicks_are_refused(image, change, match):
     with pytest.raises(ValueError, match=match):
         select_by_colour(image, **change)
+
+
+@pytest.mark.parametrize("move", [(0, 0), (7, 0), (-9, 0), (0, 12), (10, 10), (-5, -5), (200, 0)])
+def test_what_a_part_sweeps_over_is_its_union_along_the_move(move):
+    part = np.zeros((40, 60), bool)
+    part[20:25, 20:28] = True
+    expected = np.zeros_like(part)
+    steps = max(map(abs, move), default=0)
+    for step in range(steps + 1):
+        share = step / max(1, steps)
+        x, y = round(move[0] * share), round(move[1] * share)
+        rows, columns = np.nonzero(part)
+        rows, columns = rows + y, columns + x
+        inside = (rows >= 0) & (rows < 40) & (columns >= 0) & (columns < 60)
+        expected[rows[inside], columns[inside]] = True
+    np.testing.assert_array_equal(swept(part, move), expected)
+
+
+def test_a_part_sweeps_over_no_gap_on_a_slanted_line():
+    part = np.zeros((64, 64), bool)
+    part[10:14, 10:14] = True
+    covered = swept(part, (37.0, 21.0))
+    for share in np.linspace(0, 1, 200):
+        x, y = 12 + 37 * share, 12 + 21 * share
+        assert covered[int(y), int(x)]
+    assert np.count_nonzero(covered) < 64 * 8

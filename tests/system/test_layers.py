@@ -42,7 +42,7 @@ STANDS_ON: dict[str, set[str]] = {
     "ui.plots": {"ui.styles"},
     "ui.widget": SESSION
     | {"editor", "ui.canvas", "ui.controls", "ui.drawing", "ui.plots", "ui.styles", "ui.still"}
-    | {"ui.closing", "ui.tooltips"},
+    | {"ui.closing", "ui.tooltips", "demo"},  # the samples to try
     "cli": SESSION | {"demo", "bench"},
     "__main__": {"data", "cli", "demo", "bench"},  # the last three by name, when they are called
     "__init__": SESSION | {"ui.canvas", "ui.widget"},  # lazily; what is loaded when is tested below

@@ -110,6 +110,17 @@ def test_zoom_buttons_and_fit(canvas, bar):
     assert bar.zoom.value == "100 %"
 
 
+def test_what_is_seldom_needed_is_shown_by_more(bar):
+    tools, *others = bar.box.children
+    shown = [[row.layout.display for row in others]]
+    for on in (True, False):
+        bar.more.value = on
+        shown.append([row.layout.display for row in others])
+    assert shown == [["none"] * 2, [None] * 2, ["none"] * 2]
+    assert tools.layout.display is None
+    assert {bar.tools["points"], bar.undo, bar.redo, bar.more} <= set(tools.children)
+
+
 # ---------------------------------------------------------------- the table of points
 
 

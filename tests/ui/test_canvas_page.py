@@ -131,6 +131,59 @@ def test_what_failed_to_be_painted_is_painted_next_time(canvas, monkeypatch):
 # ---------------------------------------------------------------- laid over
 
 
+@pytest.fixture
+def edited(canvas):
+    """The canvas with a pair, a mask, a preview and tracks; and its page."""
+    canvas.add_pair((5, 5), (50, 40))
+    canvas.stroke([(5, 5), (20, 20)])
+    canvas.show_image(Image.fromarray(image(10)))
+    canvas.show_tracks([(7.0, 7.0)])
+    canvas.flush()
+    return canvas, Page(canvas)
+
+
+def seen(canvas):
+    """The level of the image that shows, and whether mask and marks do."""
+    level = int(np.asarray(canvas.scene.image)[0, 0, 0])
+    return level, canvas.scene._overlay() is not None, bool(canvas.marks.pairs)
+
+
+def test_the_source_shows_alone_as_long_as_its_button_is_held(edited):
+    canvas, page = edited
+    assert seen(canvas) == (10, True, True)
+    page.tell(event="source", on=True)
+    assert seen(canvas) == (120, False, False)
+    assert canvas._toolbar.source.value
+    canvas.show_image(Image.fromarray(image(30)))  # a drag goes on meanwhile
+    canvas.flush()
+    assert seen(canvas) == (120, False, False)
+    page.tell(event="source", on=False)
+    assert seen(canvas) == (30, True, True)
+    assert not canvas._toolbar.source.value
+    assert canvas.can_undo
+    assert len(canvas.pairs) == 1
+
+
+def test_without_our_script_the_button_switches_the_source_on_and_off(edited):
+    canvas, _ = edited
+    canvas._toolbar.source.value = True
+    assert seen(canvas) == (120, False, False)
+    canvas._toolbar.source.value = False
+    assert seen(canvas) == (10, True, True)
+
+
+def test_a_bare_canvas_shows_the_edited_image_without_mask_and_marks(edited):
+    canvas, page = edited
+    canvas.is_bare = True
+    assert seen(canvas) == (10, False, False)
+    page.tell(event="source", on=True)
+    page.tell(event="source", on=False)
+    assert seen(canvas) == (10, False, False)
+    canvas.is_bare = False
+    canvas.mask_style = "hidden"
+    assert seen(canvas) == (10, False, True)
+
+
 def test_a_preview_lies_over_the_image_and_goes_again(canvas):
     Page(canvas)
     source = canvas.scene.image

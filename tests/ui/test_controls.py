@@ -13,7 +13,7 @@ from dragwidget.data.settings import DragSettings, InversionSettings, LoRASettin
 from dragwidget.drag.methods import METHODS
 from dragwidget.ui.controls.fields import FIELDS, Blocks, Choice, Flag, Number, shown
 from dragwidget.ui.controls.rows import CHANGED, BlocksControl
-from dragwidget.ui.controls.settings_panel import STAGES, SettingsPanel
+from dragwidget.ui.controls.settings_panel import ESSENTIAL, STAGES, SettingsPanel
 
 PAPER = Settings()
 RECOMMENDED = Settings.from_dict(
@@ -321,3 +321,37 @@ def test_only_settings_are_settings(panel, bad):
 
 def test_everything_in_the_panel_has_a_class_to_find_it_by(panel):
     assert "dragwidget-settings" in panel._dom_classes
+
+
+# ---------------------------------------------------------------- what matters most
+
+
+def essential(panel, label):
+    (row,) = [row for row in panel.essentials.children[1:-1] if row.field.label == label]
+    return row
+
+
+def test_the_settings_that_matter_most_are_the_same_beside_the_others(panel):
+    for (stage, name), label in ESSENTIAL.items():
+        row = essential(panel, label)
+        row.control.value = OTHER[type(row.field)](row.field, row.control.value)
+        assert panel.rows[stage][name].control.value == row.control.value
+        assert value(panel.settings, stage, name) == row.control.value
+        panel.reset(stage, name)
+        assert row.control.value == value(RECOMMENDED, stage, name)
+        assert row.control.description == label
+
+
+def test_a_refusal_is_told_beside_the_settings_that_matter_most():
+    def check(settings):
+        if settings.drag.steps == 7:
+            raise ValueError("seven is too many")
+
+    panel = SettingsPanel(recommended=RECOMMENDED, check=check)
+    essential(panel, "Drag steps").control.value = 7
+    assert "seven is too many" in panel.essentials.children[-1].value
+    assert essential(panel, "Drag steps").control.value == RECOMMENDED.drag.steps
+
+
+def test_the_preset_is_beside_the_settings_that_matter_most(panel):
+    assert panel.preset in panel.essentials.children[0].children

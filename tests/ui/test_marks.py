@@ -118,3 +118,21 @@ def test_large_images_are_reduced():
 def test_a_small_png_is_small():
     noise = np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8)
     assert len(small_png(Image.fromarray(noise), 20_000)) <= 20_000
+
+
+def test_a_note_stands_readable_below_its_handle():
+    plain = Marks(tracked=((50, 30),))
+    noted = Marks(tracked=((50, 30),), notes=("0.93",))
+    assert Marks(tracked=((50, 30),), notes=("",)).shapes(same, 1) == plain.shapes(same, 1)
+    white = np.full((100, 100, 3), 255, np.uint8)
+    images = [
+        np.asarray(paint_with_pillow(Image.fromarray(white), marks.shapes(same, 1))).astype(int)
+        for marks in (plain, noted)
+    ]
+    changed = (images[0] != images[1]).any(-1)
+    rows, columns = np.nonzero(changed)
+    assert rows.min() > 38  # the handle's own mark is not covered
+    assert abs(columns.mean() - 50) < 2
+    label = images[1][rows.min() : rows.max(), columns.min() : columns.max()]
+    assert label.min() < 80  # white words on a dark label, on a white image too
+    assert label.max() > 230

@@ -147,3 +147,45 @@ def test_features_are_asked_first_and_colours_where_there_are_none(things):
     things.select_at((40, 40), 2.0)
     assert asked == [([[40.0, 40.0]], [True], [2.0])]
     assert overlap(things.mask, square(things)) > 0.95
+
+
+# ---------------------------------------------------------------- the part that the pairs move
+
+
+def test_the_parts_of_the_pairs_are_selected_with_the_room_to_move(things):
+    things.add_pair((40, 40), (50, 50))
+    things.select_parts()
+    mask = things.mask
+    assert mask[20:60, 20:60].all()
+    assert mask[30:70, 30:70].all()
+    away = np.ones_like(mask)
+    away[14:76, 14:76] = False  # the square at its start and its end, and 4 % of 96 pixels
+    assert not (mask & away).any()
+    things.undo()
+    assert things.mask is None
+
+
+def test_every_pair_has_its_part(things):
+    bar = things.size[0] - 8
+    things.add_pair((40, 40), (41, 40))
+    things.add_pair((bar, 40), (bar, 41))
+    things.select_parts()
+    assert things.mask[40, 40]
+    assert things.mask[40, bar]
+    assert not things.mask[40, 90]
+
+
+def test_without_a_pair_no_part_is_selected(things):
+    with pytest.raises(ValueError, match="draw a pair first"):
+        things.select_parts()
+    assert things.mask is None
+
+
+def test_a_users_segment_selects_the_parts(things):
+    left = np.zeros(things.size[::-1], bool)
+    left[:, :10] = True
+    things.segment = lambda *_: left
+    things.add_pair((40, 40), (40, 45))
+    things.select_parts()
+    assert things.mask[:, :10].all()
+    assert not things.mask[:, 20:].any()

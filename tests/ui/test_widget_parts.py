@@ -11,10 +11,11 @@ import pytest
 from tiny_sessions import FAR, session_on
 
 from dragwidget.data.instructions import DragInstructions
+from dragwidget.drag.method import Ended
 from dragwidget.ui.canvas import DragCanvas
 from dragwidget.ui.widget import DragWidget
 from dragwidget.ui.widget.history_panel import FRAMES
-from dragwidget.ui.widget.view import TRAIL, _thinned
+from dragwidget.ui.widget.view import TRAIL, _thinned, note_of
 
 
 @pytest.fixture
@@ -98,13 +99,6 @@ def test_instructions_that_there_are_not_cannot_be_taken_away(tiny):
     widget.close()
 
 
-def test_a_widget_needs_an_image():
-    with pytest.raises(
-        TypeError, match="image must be a path, a Pillow image, an array or a DragSession: got"
-    ):
-        DragWidget(None)
-
-
 def test_settings_given_with_a_session_are_its_own_from_then_on(tiny):
     session = session_on(tiny)
     wanted = session_on(tiny, steps=7).settings
@@ -157,3 +151,20 @@ def test_the_page_warps_the_image_as_the_settings_of_the_drag_say(made):
     drag = dataclasses.replace(drag, method="warp", warp_field="stretch")
     made.settings = dataclasses.replace(made.settings, drag=drag)
     assert made.canvas.live_warp is None  # the page has no such field
+
+
+def test_a_low_confidence_is_marked_by_more_than_its_number():
+    assert [note_of(value) for value in (None, 0.934, 0.1)] == ["", "0.93", "0.10 ?"]
+
+
+@pytest.mark.slow
+def test_where_a_target_is_reached_its_confidence_stands_beside_the_handle(tiny):
+    session = session_on(tiny, method="warp")
+    session.instructions = DragInstructions.from_points([FAR], size=(64, 48))
+    widget = DragWidget(session, clock="sync", render_when_done=False)
+    widget.run()
+    assert session.ended is Ended.REACHED
+    (value,) = session.confidence()
+    assert widget.canvas.marks.notes == (note_of(value),)
+    assert f"confidence {value:.2f}" in widget._view.status._distances.value
+    widget.close()

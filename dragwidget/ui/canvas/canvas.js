@@ -11,6 +11,7 @@
  *   zoom {dy}                 Ctrl and the wheel, or a pinch of a trackpad; dy in CSS pixels
  *   key {key, shift, command} a key that the canvas knows, pressed on the canvas
  *   tool {tool}               a tool was chosen, by a key or in the toolbar
+ *   source {on}               the button that shows the source is held down, or was let go
  *   gesture {tool, image, touch, zoom, centre}, and its points as a buffer: see ink.js
  * In place of a gesture, where the ink layer has nothing to draw from:
  *   press {touch}             the left button, the pen's tip or the first finger went down
@@ -53,7 +54,7 @@ async function connect(model, frame, canvas, signal) {
   takePointer(canvas, page, signal);
   takeWheel(frame, canvas, page, signal);
   takeKeys(model, frame, canvas, page, signal);
-  returnFocus(model, frame, canvas, page, signal);
+  takeButtons(model, frame, canvas, page, signal);
   page.send("ready");
   page.ink = await makeInkLayer(model, frame, canvas, signal);
 }
@@ -220,8 +221,11 @@ function modifierOf(event) {
   return (event.altKey ? "Alt+" : "") + (command ? "Mod+" : "");
 }
 
-/** A click on a button of the toolbar leaves the focus on the canvas, where the keys are. */
-function returnFocus(model, frame, canvas, page, signal) {
+/**
+ * A click on a button of the toolbar leaves the focus on the canvas, where the keys are; and the
+ * source shows as long as its button is held. By keyboard that button is switched on and off.
+ */
+function takeButtons(model, frame, canvas, page, signal) {
   const name = model.get("name");
   const isNearest = (button) => {
     for (let node = button; node; node = node.parentElement) {
@@ -230,16 +234,38 @@ function returnFocus(model, frame, canvas, page, signal) {
     }
     return false;
   };
-  const click = (event) => {
+  const pressed = (event) => {
     const target = event.target instanceof Element ? event.target : null;
     const button = target?.closest(`.${name}-toolbar button`);
+    return button && isNearest(button) ? button : null;
+  };
+  const click = (event) => {
+    const button = pressed(event);
     const byPointer = event.detail > 0; // whoever came by keyboard goes on from there
-    if (!button || !isNearest(button)) return;
+    if (!button) return;
     if (byPointer) canvas.focus({ preventScroll: true });
+    if (byPointer && button.matches(".dragwidget-source")) event.stopPropagation(); // it was held
     const tool = /dragwidget-tool-(\w+)/.exec(button.className)?.[1];
     if (tool) page.ink?.use(tool); // the button tells the kernel too; here it counts at once
   };
   document.addEventListener("click", click, { capture: true, signal });
+
+  let held = null; // the id of the pointer that holds the button
+  const hold = (event) => {
+    const button = pressed(event);
+    if (held !== null || event.button !== 0 || !button?.matches(".dragwidget-source:enabled")) return;
+    held = event.pointerId;
+    page.send("source", { on: true });
+  };
+  const letGo = (event) => {
+    if (held === null || (event.type !== "blur" && event.pointerId !== held)) return;
+    held = null;
+    page.send("source", { on: false });
+  };
+  document.addEventListener("pointerdown", hold, { capture: true, signal });
+  for (const type of ["pointerup", "pointercancel", "blur"]) {
+    window.addEventListener(type, letGo, { capture: true, signal });
+  }
 }
 
 export default { render };

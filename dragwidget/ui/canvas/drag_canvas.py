@@ -59,8 +59,9 @@ class DragCanvas(StillImage, SketchWidget):
     a diameter in image pixels, by default a twelfth of the image's shorter side; ``mask_style``,
     ``mask_tint`` ("#rrggbb"), ``mask_opacity`` (0 to 1); ``zoom``, 1 = fitted, up to 32;
     ``live_warp``, how the page warps the image while a point is pulled, ``(warp_combine,
-    warp_reach)`` of ``DragSettings``, or ``None``, the default, if it does not; ``read_only``, for
-    pointer and keys, not for methods; ``keyboard``, whether keys act: ``None``,
+    warp_reach)`` of ``DragSettings``, or ``None``, the default, if it does not; ``is_bare``,
+    whether mask and marks are hidden; ``shows_source``, whether the image that was set shows alone;
+    ``read_only``, for pointer and keys, not for methods; ``keyboard``, whether keys act: ``None``,
     the default, where the notebook does not act on them too, see ``has_keys``; ``mask_version``,
     up by one with every change of the mask; ``prompt``, carried along; ``last_error``, what went
     wrong while an event was handled, empty if nothing.
@@ -71,6 +72,8 @@ class DragCanvas(StillImage, SketchWidget):
     mask_tint = HexColor("#ff2d87")
     mask_opacity = Clamped(0.55, 0.0, 1.0)
     zoom = Clamped(1.0, 1.0, MAX_ZOOM)
+    is_bare = traitlets.Bool(False)
+    shows_source = traitlets.Bool(False)
     read_only = traitlets.Bool(False)
     live_warp = traitlets.Tuple(
         traitlets.Enum(("mean", "winner")), traitlets.Float(min=1e-3), default_value=None,
@@ -234,9 +237,10 @@ class DragCanvas(StillImage, SketchWidget):
         handles: Sequence[XY],
         trails: Sequence[Sequence[XY]] = (),
         starts: Sequence[XY] | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         """Mark the current handles and their trajectories; see ``CanvasView.show_tracks``."""
-        self._view.show_tracks(handles, trails, starts)
+        self._view.show_tracks(handles, trails, starts, notes)
 
     def clear_tracks(self) -> None:
         """Remove the marks of ``show_tracks``."""
@@ -411,11 +415,15 @@ class DragCanvas(StillImage, SketchWidget):
             self._controller.leave_tool(change["old"])
             self._update()
 
-    @traitlets.observe("mask_style", "mask_tint", "mask_opacity")
-    def _take_look(self, _: Any) -> None:
+    @traitlets.observe("mask_style", "mask_tint", "mask_opacity", "is_bare", "shows_source")
+    def _take_look(self, change: Any) -> None:
         with self._lock:
-            self.scene.look = MaskLook(self.mask_style, self.mask_tint, self.mask_opacity)
+            style = "hidden" if self.is_bare or self.shows_source else self.mask_style
+            self.scene.look = MaskLook(style, self.mask_tint, self.mask_opacity)
             self.scene.touch("mask")
+            if change["name"] in ("is_bare", "shows_source"):
+                self._view.is_bare, self._view.shows_source = self.is_bare, self.shows_source
+                self._view.show_overlays()
             self._update()
 
     @traitlets.observe("zoom")

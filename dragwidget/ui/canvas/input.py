@@ -29,6 +29,7 @@ class InputHost(keys.KeyHost, Protocol):
     """What the input needs of the canvas."""
 
     last_error: str
+    shows_source: bool
 
     @property
     def scene(self) -> Scene: ...
@@ -106,6 +107,8 @@ class CanvasInput:
                 self._replay(content, buffers)
             case {"event": "tool", "tool": tool} if tool in TOOLS:
                 self._host.tool = tool
+            case {"event": "source", "on": on}:
+                self._host.shows_source = bool(on)
             case {"event": "press", "x": x, "y": y, "touch": touch}:
                 self._press((x, y), bool(touch))
             case {"event": "move", "x": x, "y": y}:

@@ -72,7 +72,8 @@ class Marks:
     """The marks on an image, in image pixels.
 
     hidden: index of a pair that is not shown, as it is being dragged. pending: a handle that has
-    no target yet. tracked, trails: where the handles are by now, and how they came there.
+    no target yet. tracked, trails: where the handles are by now, and how they came there. notes:
+    what stands beside each of them, or nothing.
     """
 
     pairs: tuple[PointPair, ...] = ()
@@ -81,6 +82,7 @@ class Marks:
     pending: XY | None = None
     tracked: tuple[XY, ...] = ()
     trails: tuple[tuple[XY, ...], ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     def shapes(self, to_frame: ToFrame, unit: float, frame: Size | None = None) -> list[Shape]:
         """Return the shapes to paint, the last on top.
@@ -106,6 +108,8 @@ class Marks:
                 shapes += [Line(points, SHADE, 3.5 * unit), Line(points, "#ffb4b4", 1.75 * unit)]
         for xy in self.tracked:
             shapes += tracked_mark(to_frame(xy), unit)
+        for xy, note in zip(self.tracked, self.notes, strict=False):
+            shapes += note_mark(to_frame(xy), note, unit)
         return shapes
 
 
@@ -152,6 +156,16 @@ def tracked_mark(centre: XY, unit: float) -> list[Shape]:
         Ring(centre, radius, WHITE, 3.75 * unit),
         Ring(centre, radius, HANDLE, 2 * unit),
     ]
+
+
+def note_mark(centre: XY, text: str, unit: float) -> list[Shape]:
+    """Return a few words below a point, on a dark label; nothing for an empty text."""
+    if not text:
+        return []
+    x, y = centre[0], centre[1] + 22 * unit
+    half = 3 * len(text) * unit
+    label = Line(((x - half, y), (x + half, y)), "#16161acc", 17 * unit)
+    return [label, Text(text, (x, y), WHITE, 11 * unit)]
 
 
 def _halo(centre: XY, radius: float, unit: float, selected: bool) -> list[Shape]:

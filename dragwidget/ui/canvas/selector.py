@@ -8,7 +8,7 @@ remembered by the mask that they made, so undo needs to know nothing of them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,11 +16,14 @@ import numpy.typing as npt
 
 from dragwidget.data.frames import XY, BoolArray
 from dragwidget.data.image import UInt8Array
-from dragwidget.data.selection import select_by_colour
+from dragwidget.data.instructions import PointPair
+from dragwidget.data.selection import select_by_colour, swept
+from dragwidget.ui.canvas.raster import dilate
 
 Segment = Callable[[UInt8Array, npt.NDArray[np.float64], BoolArray], npt.ArrayLike]
 Select = Callable[[npt.NDArray[np.float64], BoolArray, npt.NDArray[np.float64]], BoolArray | None]
 
+MARGIN = 0.04  # of the shorter side: a mask as tight as a thing holds it where it must give way
 REMEMBERED = 200  # masks whose clicks are known
 
 
@@ -75,6 +78,20 @@ class Selector:
         known = Clicks.none(mask) if mask is None else self._known.get(_digest(mask))
         clicks = (known or Clicks.none(mask)).and_one(xy, adds, tolerance)
         return self._mask(image, clicks), clicks
+
+    def parts(self, image: UInt8Array, pairs: Sequence[PointPair]) -> BoolArray:
+        """Return the mask (H, W) of the things under the handles of ``pairs``, one at least.
+
+        It has the room that they need, too: the straight line to their targets, and a margin.
+        """
+        mask = np.zeros(image.shape[:2], dtype=bool)
+        for pair in pairs:
+            one = Clicks.none(None).and_one(pair.handle, adds=True, tolerance=1.0)
+            (x, y), (to_x, to_y) = pair.handle, pair.target
+            part = self._selected(image, one, one.labels).copy()
+            part[int(y), int(x)] = True  # whatever is found: a handle is to be editable
+            mask |= swept(part, (to_x - x, to_y - y))
+        return dilate(mask, MARGIN * min(mask.shape))
 
     def remember(self, mask: BoolArray, clicks: Clicks) -> None:
         """Know from now on which clicks made ``mask``."""

@@ -254,6 +254,16 @@ class SketchWidget(ipywidgets.VBox):
             self._selector.remember(mask, clicks)
             sketch.set_mask(mask)
 
+    def select_parts(self) -> None:
+        """Set the mask to the things under the handles, and the room that they need to move.
+
+        That is the straight line to their targets, and a margin. ValueError while there is no pair.
+        """
+        with self._editing() as sketch:
+            if not sketch.pairs:
+                raise ValueError("there is no handle to select a part by: draw a pair first")
+            sketch.set_mask(self._selector.parts(self._known_pixels(), sketch.pairs))
+
     def preview_selection(self, xy: XY | None, tolerance: float = 1.0) -> None:
         """Show what ``select_at`` would make of the mask; ``None``: the mask as it is."""
         with self._lock:
@@ -263,10 +273,13 @@ class SketchWidget(ipywidgets.VBox):
                 self._show_mask(sketch.mask if after is None else after)
 
     def _after_click(self, sketch: Sketch, xy: XY, tolerance: float) -> tuple[BoolArray, Clicks]:
+        return self._selector.mask_after(self._known_pixels(), sketch.mask, xy, tolerance)
+
+    def _known_pixels(self) -> UInt8Array:
         pixels = self._pixels
         if pixels is None:
             raise RuntimeError("there are no pixels to select by: set an image first")
-        return self._selector.mask_after(pixels, sketch.mask, xy, tolerance)
+        return pixels
 
     # ------------------------------------------------------------ all of it
 
@@ -319,6 +332,11 @@ class SketchWidget(ipywidgets.VBox):
         """A copy of the mask (H, W), True = editable; ``None``: the whole image is editable."""
         mask = None if self._sketch is None else self._sketch.mask
         return None if mask is None else mask.copy()
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether there is a mask."""
+        return self._sketch is not None and self._sketch.mask is not None
 
     @property
     def instructions(self) -> DragInstructions | None:

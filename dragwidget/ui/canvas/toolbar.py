@@ -29,6 +29,7 @@ class ToolbarHost(Protocol):
     mask_opacity: float
     zoom: float
     read_only: bool
+    shows_source: bool
     selected: int | None
     pairs: tuple[PointPair, ...]
 
@@ -61,7 +62,10 @@ class ToolbarHost(Protocol):
 
 
 class Toolbar:
-    """Three rows of controls of one canvas; ``update`` shows its state."""
+    """Three rows of controls of one canvas; ``update`` shows its state.
+
+    The first has what an edit needs all the time; the button "More" shows the others.
+    """
 
     def __init__(self, canvas: ToolbarHost, probe: bool = False) -> None:
         self._canvas = canvas
@@ -101,6 +105,7 @@ class Toolbar:
             "Darken the protected region, tint the editable one, or hide the mask",
             "m",
         )  # fmt: skip
+        self.style.add_class("dragwidget-mask-style")
         self._listen(self.style, self._set_style)
         self.opacity = self._tip(
             ipywidgets.FloatSlider(
@@ -148,19 +153,38 @@ class Toolbar:
         self.delete = button("Delete", "", "Delete the selected pair", self._delete, "Delete")
         # Hidden while there is no pair; their space stays, so that nothing jumps.
         self.of_pair = _row([self.pair, *self.nudges, self.delete])
+        self.source = self._tip(
+            ipywidgets.ToggleButton(description="Source", icon="eye", layout=dict(_COMPACT)),
+            "Hold to see the source image, without mask and marks",
+        )
+        self.source.add_class("dragwidget-source")
+        self._listen(self.source, self._show_source)
+        self.more = self._tip(
+            ipywidgets.ToggleButton(description="More", icon="sliders", layout=dict(_COMPACT)),
+            "Show brush size, zoom, how the mask looks, and what acts on all of it or on one point",
+        )
+        self.more.add_class("dragwidget-more")
+        self.more.observe(lambda change: self._show_more(change["new"]), "value")
+        tools = [self.tools[name] for name in self.tools if not TOOLS[name].is_optional]
+        optional = [self.tools[name] for name in self.tools if TOOLS[name].is_optional]
         self.box = ipywidgets.VBox(
             [
-                _row([*self.tools.values(), _gap(), self.undo, self.redo]),
+                _row([*tools, _gap(), self.undo, self.redo, _gap(), self.source, self.more]),
                 _row(
                     [
                         self.size, _gap(), self.zoom_out, self.zoom, self.zoom_in, self.fit,
-                        _gap(), self.style, self.opacity, self.tint,
+                        _gap(), self.style, self.opacity, self.tint, *optional,
                     ]
                 ),
                 _row([*self.mask_buttons, _gap(), self.of_pair]),
             ],
             layout={"max_width": "100%"},
         )  # fmt: skip
+        self._show_more(False)
+
+    def _show_more(self, on: bool) -> None:
+        for row in self.box.children[1:]:
+            row.layout.display = None if on else "none"
 
     def update(self) -> None:
         """Show the state of the canvas; send only what differs."""
@@ -183,6 +207,8 @@ class Toolbar:
             self.style.value = canvas.mask_style
             self.opacity.value = canvas.mask_opacity
             self.tint.value = canvas.mask_tint
+            self.source.value = canvas.shows_source
+            self.source.disabled = canvas.size is None
             self.tint.disabled = canvas.mask_style != "tint"
         finally:
             self._is_updating = False
@@ -253,6 +279,9 @@ class Toolbar:
         control.observe(take, "value")
 
     # ------------------------------------------------------------ what they do
+
+    def _show_source(self, on: bool) -> None:
+        self._canvas.shows_source = on
 
     def _set_size(self, size: int) -> None:
         self._canvas.brush_size = float(size)

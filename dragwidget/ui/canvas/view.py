@@ -36,12 +36,14 @@ def read_source(image: Any) -> SourceImage:
 class Track:
     """The position and trajectory of one handle, image pixels.
 
-    start: the handle of the pair that it belongs to; ``None``: of none on this canvas.
+    start: the handle of the pair that it belongs to; ``None``: of none on this canvas. note: what
+    stands beside it.
     """
 
     now: XY
     trail: tuple[XY, ...]
     start: XY | None
+    note: str = ""
 
 
 def _xy(point: Sequence[float]) -> XY:
@@ -67,6 +69,7 @@ class CanvasView:
         self._own: Image.Image | None = None
         self._tracks: tuple[Track, ...] = ()
         self.preview: Image.Image | None = None
+        self.is_bare = self.shows_source = False  # see ``DragCanvas``
         self.throttle = Throttle(
             partial(guard, self.show_overlays),
             PREVIEW_INTERVAL,
@@ -111,30 +114,34 @@ class CanvasView:
         handles: Sequence[XY],
         trails: Sequence[Sequence[XY]] = (),
         starts: Sequence[XY] | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         """Mark the current handles and their trajectories, in image pixels.
 
         Throttled as ``show_image``. Safe from any thread. Raises ValueError where there are not
-        as many trails (or none) or starts as handles.
+        as many trails (or none), starts or notes (or none) as handles.
 
         Args:
             handles: current position of each handle, (N).
             trails: trajectory of each handle, or nothing.
             starts: the initial handle of each pair. A mark is shown only while the canvas has a
                 pair with this handle; by default, always.
+            notes: a word or two beside each handle, or nothing.
         """
         count = len(handles)
-        if len(trails) not in (0, count) or (starts is not None and len(starts) != count):
+        wrong = starts is not None and len(starts) != count
+        if wrong or not {len(trails), len(notes)} <= {0, count}:
             raise ValueError(
-                f"trails and starts need one entry per handle: got {count} handles, "
-                f"{len(trails)} trails "
-                f"and {'no' if starts is None else len(starts)} starts"
+                f"trails, starts and notes need one entry per handle: got {count} handles, "
+                f"{len(trails)} trails, {'no' if starts is None else len(starts)} starts "
+                f"and {len(notes)} notes"
             )
         tracks = tuple(
             Track(
                 _xy(handle),
                 tuple(map(_xy, trails[k])) if len(trails) else (),
                 None if starts is None else _xy(starts[k]),
+                notes[k] if notes else "",
             )
             for k, handle in enumerate(handles)
         )
@@ -153,7 +160,7 @@ class CanvasView:
     def show_overlays(self) -> None:
         """Show the latest preview and tracks."""
         with self._lock:
-            preview = self.preview
+            preview = None if self.shows_source else self.preview
             self._show(preview or self._own_image, exact=preview is None)
             self.show_marks()
 
@@ -182,6 +189,8 @@ class CanvasView:
     @property
     def marks(self) -> Marks:
         """The marks on the image."""
+        if self.is_bare or self.shows_source:
+            return Marks()
         marks = self._marked()
         there = {pair.handle for pair in marks.pairs}
         shown = [track for track in self._tracks if track.start is None or track.start in there]
@@ -189,6 +198,7 @@ class CanvasView:
             marks,
             tracked=tuple(track.now for track in shown),
             trails=tuple(track.trail for track in shown),
+            notes=tuple(track.note for track in shown),
         )
 
     def show_marks(self) -> None:

@@ -17,6 +17,11 @@ from dragwidget.ui.styles import STYLE, error_line, escape
 from dragwidget.ui.tooltips import set_tooltip
 
 CUSTOM = "Custom"
+ESSENTIAL = {  # what an edit most depends on, and its label beside the others
+    ("inversion", "strength"): "Strength",
+    ("drag", "steps"): "Drag steps",
+    ("lora", "steps"): "LoRA steps",
+}
 STAGES = tuple(stage.name for stage in fields(Settings))
 
 
@@ -34,6 +39,7 @@ class SettingsPanel(widgets.VBox):
 
     Attributes:
         settings: a ``Settings``, replaced as a whole; observe it, or set it.
+        essentials: a box to place elsewhere: the preset, and the settings that matter most.
         error: why the user's last change was refused; empty if it was not. The settings before
             it stay.
 
@@ -67,6 +73,10 @@ class SettingsPanel(widgets.VBox):
             }
             for stage in STAGES
         }
+        self._essential = {
+            (stage, name): Row(replace(FIELDS[stage][name], label=label), self._editor(stage, name))
+            for (stage, name), label in ESSENTIAL.items()
+        }
         self.preset = widgets.Dropdown(
             description="Preset",
             style={"description_width": "50px"},
@@ -95,6 +105,11 @@ class SettingsPanel(widgets.VBox):
             layout=widgets.Layout(width="100%", min_width="0"),
         )
         self.add_class("dragwidget-settings")
+        self.essentials = widgets.VBox(
+            [widgets.HBox([self.preset]), *self._essential.values(), self.message],
+            layout=widgets.Layout(width="100%", min_width="0"),
+        )
+        self.essentials.add_class("dragwidget-essentials")
         self.settings = settings or self._recommended
         self._ready = True
         self._show()
@@ -205,6 +220,9 @@ class SettingsPanel(widgets.VBox):
                 title = (CHANGED if different else "") + TITLES[stage]
                 if self.tabs.get_title(i) != title:
                     self.tabs.set_title(i, title)
+            for (stage, name), row in self._essential.items():
+                shown = (getattr(all_of, stage) for all_of in (self.settings, self._recommended))
+                row.show(*(getattr(record, name) for record in shown))
             self._show_preset()
             self.reset_button.disabled = not changed
             tooltip = (

@@ -19,10 +19,13 @@ class ComparePanel(ipywidgets.VBox):
 
     Args:
         show: called with the image for the canvas; ``None``: the newest image.
+        bare: called with whether mask and marks are to be hidden: they cover what is compared.
     """
 
-    def __init__(self, show: Callable[[Image.Image | None], object]) -> None:
-        self._show = show
+    def __init__(
+        self, show: Callable[[Image.Image | None], object], bare: Callable[[bool], object]
+    ) -> None:
+        self._show, self._bare = show, bare
         self._before: Image.Image | None = None
         self._after: Image.Image | None = None
         self.mode = ipywidgets.ToggleButtons(
@@ -57,6 +60,7 @@ class ComparePanel(ipywidgets.VBox):
         self.share.disabled = self.mode.value != "slider" or not both
         self._note.layout.display = "none" if both else ""
         self._both.layout.display = "" if both else "none"
+        self._bare(both and self.mode.value != "after")
         if self._before is None or self._after is None:
             self._show(None)
             return

@@ -25,6 +25,7 @@ from dragwidget.ui.still import StillImage
 from dragwidget.ui.widget.export_panel import ExportPanel, makers
 from dragwidget.ui.widget.features_panel import FeaturesPanel
 from dragwidget.ui.widget.history_panel import HistoryPanel, spread
+from dragwidget.ui.widget.image_panel import ImagePanel, Samples
 from dragwidget.ui.widget.request_sync import RequestSync, why_nothing
 from dragwidget.ui.widget.ticks import PlayClock  # noqa: F401 - it adds the clock "play"
 from dragwidget.ui.widget.view import View
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from dragwidget.session.session import DragSession
     from dragwidget.storage.cache import Store
 
-FIT = 500  # CSS pixels of the canvas: leaves room for the controls beside it in JupyterLab
+FIT = 640  # CSS pixels of the canvas at most: it shrinks to leave room for the controls beside it
 
 ImageLike = Image.Image | str | os.PathLike[str] | npt.NDArray[np.generic]
 
@@ -57,7 +58,8 @@ class DragWidget(StillImage, ipywidgets.VBox):
     what it raised.
 
     Args:
-        image: a Pillow image, a path, an array (H, W, 3), or a ``DragSession`` to continue.
+        image: a Pillow image, a path, an array (H, W, 3), or a ``DragSession`` to continue;
+            ``None``: a sample of the embedded model's domain, and others to choose from.
         prompt: description of the image.
         model: name, folder or hub id, as ``load_model`` takes it.
         instructions: initial points and mask.
@@ -100,20 +102,22 @@ class DragWidget(StillImage, ipywidgets.VBox):
         store: Store | Literal["default"] | None = "default",
         **options: Unpack[LoadOptions],
     ) -> None:
+        from dragwidget.demo.scenes import sample_images
         from dragwidget.session.journal import Journal
         from dragwidget.session.session import DragSession
         from dragwidget.storage.cache import Store
 
+        samples = sample_images() if image is None else []
         if isinstance(image, DragSession):
             session = image
-        elif image is None:
-            raise TypeError(
-                "image must be a path, a Pillow image, an array or a DragSession: got None"
-            )
         else:
+            if image is None:
+                image, caption = samples[0]
+                prompt = prompt or caption
             store = Store() if store == "default" else store
             session = DragSession.from_pretrained(model, store=store, **options)
             session.set_image(image, prompt, max_side=max_side)
+        self._max_side = max_side
         if settings is not None:
             session.settings = settings
         if instructions is not None:
@@ -125,7 +129,7 @@ class DragWidget(StillImage, ipywidgets.VBox):
         shown = session.request.image.unfitted
         self.canvas = DragCanvas(shown, width=on_page, toolbar=False, probe=True)
         try:
-            self._build(clock, on_page, render_when_done=render_when_done)
+            self._build(clock, on_page, samples, render_when_done=render_when_done)
         except BaseException:
             self._unwatch()
             parts = dict(vars(self))
@@ -135,7 +139,9 @@ class DragWidget(StillImage, ipywidgets.VBox):
             close_all(list(parts.values()))
             raise
 
-    def _build(self, clock: ClockName | None, width: int, *, render_when_done: bool) -> None:
+    def _build(
+        self, clock: ClockName | None, width: int, samples: Samples, *, render_when_done: bool
+    ) -> None:
         """Make everything but the canvas."""
         session = self.session
         self._editing = Editing(
@@ -153,8 +159,10 @@ class DragWidget(StillImage, ipywidgets.VBox):
             self._editing,
             HistoryPanel(self._guarded(self.rewind), self._guarded(self.go_to)),
             FeaturesPanel(self._probing),
+            ImagePanel(self._guarded(self.open_image), samples),
             ExportPanel(makers(self._png, self.gif, self._json), self.code, self._guard),
             width=width,
+            image_first=bool(samples),
             render_when_done=render_when_done,
             warning=session.domain_warning(),
         )
@@ -182,6 +190,7 @@ class DragWidget(StillImage, ipywidgets.VBox):
         for name, button in self._view.buttons.by_name.items():  # each has a method of its name
             guarded = self._guarded(getattr(self, name))
             button.on_click(lambda _, do=guarded: do())
+        self._view.guide.select_part.on_click(self._guarded(lambda _: self.select_part()))
         self._sync.connect(self._guarded)
         self.session.watchers.append(self._watcher)
         self.canvas.on_probe(self._guarded(self._probe))
@@ -241,6 +250,21 @@ class DragWidget(StillImage, ipywidgets.VBox):
         """The last final render; ``None`` before the first."""
         rendered = self._editing.rendered
         return None if rendered is None else rendered.image
+
+    def open_image(self, image: ImageLike | bytes, prompt: str = "") -> None:
+        """Edit another image; points and mask on the one before are dropped.
+
+        Args:
+            image: a Pillow image, a path, the bytes of a file, or an array (H, W, 3).
+            prompt: description of the image.
+        """
+        self._clear_error()
+
+        def change() -> None:
+            self.session.set_image(image, prompt, max_side=self._max_side)
+            self._view.warn(self.session.domain_warning())
+
+        self._editing.open(change)
 
     def _requested(self) -> None:
         """Something else is asked for, on the page or by code: show it, and write it down."""
@@ -304,6 +328,11 @@ class DragWidget(StillImage, ipywidgets.VBox):
         """Go to any node of ``session.history``, as ``rewind`` does."""
         self._editing.go_to(number, self._stand)
 
+    def select_part(self) -> None:
+        """Set the mask to what the pairs move, and the room that it needs; see ``select_parts``."""
+        self._clear_error()
+        self.canvas.select_parts()
+
     def wait(self, timeout: float | None = None) -> Image.Image | None:
         """Wait until the work is over or paused; raise what it raised; return ``result``.
 
@@ -340,9 +369,11 @@ class DragWidget(StillImage, ipywidgets.VBox):
     def _select(self, points: Any, labels: Any, tolerances: Any) -> npt.NDArray[np.bool_] | None:
         """Return what is clicked; ``None`` where that takes a pass and another one is going on."""
         edit = self.session.edit
-        if edit is not None and edit.regions is None and self._editing.why_not("look"):
-            return None
-        return self.session.select(points, labels, tolerances)
+        waits = edit is not None and edit.regions is None and self._editing.why_not("look")
+        if bool(waits) != self._view.by_colours:
+            self._view.by_colours = bool(waits)
+            self._view.show_hint()
+        return None if waits else self.session.select(points, labels, tolerances)
 
     # Callbacks, on the thread that works
 

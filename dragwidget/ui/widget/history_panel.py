@@ -61,6 +61,8 @@ class HistoryPanel(ipywidgets.VBox):
 
     def show(self, history: History | None, images: Images, why_not: str = "") -> None:
         """Show the history; ``why_not``: why the current step cannot be changed now."""
+        # Its place stays, so that nothing jumps when there is one.
+        self.layout.visibility = "hidden" if history is None else None
         path = [] if history is None else history.path(history.tip)
         here = 0 if history is None else history.current.index
         self._show_frames(path, here, images, why_not)

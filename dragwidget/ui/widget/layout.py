@@ -9,6 +9,8 @@ from ipywidgets import Layout
 
 from dragwidget.editor.editing import Action
 
+LEAST = 380  # CSS pixels of the image's column beside another; with less, the other goes below
+
 _BUTTONS: dict[Action, tuple[str, str]] = {
     "prepare": ("Prepare", "Train the LoRA and invert the image, where they are not up to date"),
     "step": ("Step", "Take one drag step"),
@@ -20,11 +22,14 @@ _BUTTONS: dict[Action, tuple[str, str]] = {
 }
 
 
+PRIMARY: tuple[Action, ...] = ("run", "pause", "stop", "step", "render")
+
+
 class Buttons(ipywidgets.HBox):
-    """A row of buttons, one for each action.
+    """A row of the buttons that an edit needs all the time, above the image.
 
     Attributes:
-        by_name: the buttons, by action.
+        by_name: the buttons, by action; those that are seldom needed are not in the row.
         tooltips: their tooltips, by action.
     """
 
@@ -36,14 +41,16 @@ class Buttons(ipywidgets.HBox):
             button = ipywidgets.Button(
                 description=text,
                 tooltip=tooltip,
-                layout=Layout(width="auto", flex="1 1 74px", padding="0 4px"),
+                layout=Layout(width="auto", flex="0 1 92px", min_width="64px", padding="0 4px"),
                 button_style="primary" if name == "run" else "",
             )
             button.add_class(f"dragwidget-{name}")
             self.by_name[name] = button
         super().__init__(
-            list(self.by_name.values()), layout=Layout(flex_flow="row wrap", width="100%")
+            [self.by_name[name] for name in PRIMARY],
+            layout=Layout(flex_flow="row wrap", width="100%"),
         )
+        self.add_class("dragwidget-actions")
 
 
 def allow(button: Any, why_not: str, tooltip: str) -> None:
@@ -53,18 +60,24 @@ def allow(button: Any, why_not: str, tooltip: str) -> None:
 
 
 def two_columns(left: list[Any], right: list[Any], width: int) -> Any:
-    """Return ``left``, ``width`` CSS pixels wide, and ``right`` beside it, or below it."""
-    shape = Layout(flex="0 1 auto", width=f"{width}px", max_width="100%")
+    """Return ``left``, up to ``width`` CSS pixels wide, and ``right`` beside it, or below it."""
+    shape = Layout(flex=f"3 1 {min(width, LEAST)}px", min_width="0", max_width=f"{width}px")
     first = ipywidgets.VBox(left, layout=shape)
     second = ipywidgets.VBox(
         right,
-        layout=Layout(flex="1 1 290px", min_width="270px", max_width="480px", padding="0 0 0 10px"),
+        layout=Layout(flex="1 1 290px", min_width="270px", max_width="520px", padding="0 0 0 10px"),
     )
     columns = ipywidgets.HBox(
         [first, second], layout=Layout(flex_flow="row wrap", width="100%", align_items="flex-start")
     )
     columns.add_class("dragwidget-columns")
     return columns
+
+
+def preparation(badges: Any, buttons: Buttons, *more: Any) -> Any:
+    """Return the section of what comes before a drag: the stages, what makes them, and more."""
+    row = ipywidgets.HBox([buttons.by_name["prepare"], buttons.by_name["reset"]])
+    return ipywidgets.VBox([badges, row, *more])
 
 
 def sections(parts: dict[str, Any]) -> Any:

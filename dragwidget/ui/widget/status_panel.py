@@ -26,20 +26,23 @@ PLOT_SHARE = 0.1  # of the time that curves may take, however long they are
 
 
 class StatusPanel(ipywidgets.VBox):
-    """Panel of stage badges, a progress bar with rate and time left, distances and curves.
+    """Panel of a progress bar with rate and time left, distances and curves.
 
     Every part has a fixed height, so that nothing jumps while a drag runs.
+
+    Attributes:
+        badges: the states of the stages, to place elsewhere.
     """
 
     def __init__(self, now: Callable[[], float] = monotonic) -> None:
-        self._badges = ipywidgets.HTML(layout=Layout(height="66px", overflow="hidden"))
+        self.badges = ipywidgets.HTML(layout=Layout(height="66px", overflow="hidden"))
         self._bar = ipywidgets.FloatProgress(
             min=0, max=1, layout=Layout(width="auto", height="14px")
         )
         self._line = ipywidgets.HTML(layout=Layout(height="42px", overflow="hidden"))
         self._distances = ipywidgets.HTML(layout=Layout(height="40px", overflow="auto"))
         self._curves = ipywidgets.HTML(layout=Layout(height="112px", overflow="hidden"))
-        super().__init__([self._badges, self._bar, self._line, self._distances, self._curves])
+        super().__init__([self._bar, self._line, self._distances, self._curves])
         self._now, self._plot_due = now, 0.0
         # Of the phase: its name, its last index and when that came, and the seconds and the number
         # of the steps before, pauses left out.
@@ -49,7 +52,7 @@ class StatusPanel(ipywidgets.VBox):
 
     def show_stages(self, status: Mapping[str, StageStatus]) -> None:
         """Show a badge for each stage, with the reason if it is outdated."""
-        self._badges.value = "".join(
+        self.badges.value = "".join(
             badge(name, stage.state, stage.why)
             for key, name in STAGES.items()
             if (stage := status.get(key)) is not None
@@ -131,15 +134,14 @@ class StatusPanel(ipywidgets.VBox):
 
 
 class ErrorLine(ipywidgets.HTML):
-    """Shows an error in one line, its details folded; hidden without an error."""
+    """Shows an error in one line, its details folded; it keeps its height without one."""
 
     def __init__(self) -> None:
-        super().__init__("", layout=Layout(width="auto", display="none"))
+        super().__init__(error_line(None), layout=Layout(width="auto"))
 
     def show(self, error: BaseException | str | None, hint: str = "") -> None:
-        """Show an error and what to do about it; ``None`` hides the line."""
+        """Show an error and what to do about it; ``None``: nothing."""
         self.value = error_line(error, hint=hint)
-        self.layout.display = "none" if error is None else None
 
 
 def distances_along(path: list[Node], starts: Sequence[XY]) -> dict[str, list[float]]:

@@ -15,7 +15,9 @@ from dragwidget.data.frames import XY
 from dragwidget.data.presets import presets
 from dragwidget.data.settings import Settings
 from dragwidget.drag.method import Ended
+from dragwidget.drag.tracking import LOW_CONFIDENCE
 from dragwidget.editor.editing import PREVIEW
+from dragwidget.editor.hints import Situation
 from dragwidget.editor.images import evenly
 from dragwidget.editor.messages import PHASES, message
 from dragwidget.editor.messages import ended as ended_message
@@ -23,8 +25,9 @@ from dragwidget.ui.controls import SettingsPanel
 from dragwidget.ui.styles import STYLE, model_line, warning_line
 from dragwidget.ui.widget.compare_panel import ComparePanel
 from dragwidget.ui.widget.features_panel import FeaturesPanel
+from dragwidget.ui.widget.guide import Guide
 from dragwidget.ui.widget.history_panel import HistoryPanel
-from dragwidget.ui.widget.layout import Buttons, allow, sections, two_columns
+from dragwidget.ui.widget.layout import Buttons, allow, preparation, sections, two_columns
 from dragwidget.ui.widget.points_table import PointsTable
 from dragwidget.ui.widget.status_panel import ErrorLine, StatusPanel
 
@@ -38,9 +41,11 @@ if TYPE_CHECKING:
     from dragwidget.session.node import Node
     from dragwidget.ui.canvas import DragCanvas
     from dragwidget.ui.widget.export_panel import ExportPanel
+    from dragwidget.ui.widget.image_panel import ImagePanel
 
 log = logging.getLogger(__name__)
 
+BEFORE_A_DRAG = ("lora", "inversion")  # the stages that it needs
 TRAIL = 200  # points of a trajectory that are shown
 
 
@@ -51,6 +56,7 @@ class View:
         rows: what is on the page, from top to bottom.
         index: where the edit stands, drag steps from the start.
         placed: the history that is shown.
+        by_colours: whether a thing was selected by colours because the network was at work.
     """
 
     def __init__(
@@ -59,9 +65,11 @@ class View:
         editing: Editing,
         history: HistoryPanel,
         features: FeaturesPanel,
+        image: ImagePanel,
         export: ExportPanel,
         *,
         width: int,
+        image_first: bool,
         render_when_done: bool,
         warning: str = "",
     ) -> None:
@@ -70,6 +78,8 @@ class View:
         self.history, self.features = history, features
         self.index, self._phase = 0, ""
         self.placed: History | None = None
+        self.by_colours = self._is_prepared = False
+        self.guide = Guide()
         self.prompt = ipywidgets.Text(
             value=session.prompt, description="Prompt", placeholder="description of the image",
             continuous_update=False, layout=Layout(width="auto"),
@@ -83,9 +93,8 @@ class View:
         self.model = ipywidgets.HTML(
             model_line(*_described(session.model)), layout=Layout(width="auto")
         )
-        self.warning = ipywidgets.HTML(
-            warning_line(warning), layout=Layout(width="auto", display="" if warning else "none")
-        )
+        self.warning = ipywidgets.HTML(layout=Layout(width="auto"))
+        self.warn(warning)
         self.status = StatusPanel()
         self.error_line = ErrorLine()
         model = session.model
@@ -93,7 +102,8 @@ class View:
         self.settings = SettingsPanel(
             session.settings, recommended, paper, presets(recommended), check=model.check
         )
-        self.compare = ComparePanel(self.image)
+        self.compare = ComparePanel(self.image, lambda on: canvas.set_trait("is_bare", on))
+        folded: dict[str, Any] = {} if image_first else {"Image": image}
         self.folded = sections(
             {
                 "Settings": self.settings,
@@ -101,23 +111,53 @@ class View:
                 "Compare": self.compare,
                 "Features": features,
                 "Export": export,
+                "Preparation": preparation(self.status.badges, self.buttons, self.render_when_done),
+                **folded,
             }
         )
         right: list[Any] = [
-            self.model, self.warning, self.prompt, self.buttons, self.render_when_done,
-            self.error_line, self.status,
+            self.model, self.warning, self.prompt, self.settings.essentials, self.error_line,
+            self.status,
         ]  # fmt: skip
         if editing.runner.play is not None:  # its ticks come only while it is on the page
             right.append(editing.runner.play)
         columns = two_columns([canvas, history], [*right, self.folded], width)
         style = ipywidgets.HTML(STYLE, layout=Layout(display="none"))
-        self.rows = [style, canvas.toolbar, columns]
+        first = [image] if image_first else []
+        self.rows = [style, *first, self.guide, self.buttons, canvas.toolbar, columns]
+
+    def warn(self, text: str) -> None:
+        """Show what to know before a run; an empty text: nothing."""
+        self.warning.value = warning_line(text)
+        self.warning.layout.display = None if text else "none"
 
     def state(self) -> None:
         """Update the stage badges and the buttons."""
-        self.status.show_stages(self._editing.session.status)
+        stages = self._editing.session.status
+        self.status.show_stages(stages)
+        self._is_prepared = all(stages[name].state in ("ready", "off") for name in BEFORE_A_DRAG)
         for name, button in self.buttons.by_name.items():
             allow(button, self._editing.why_not(name), self.buttons.tooltips[name])
+        self.show_hint()
+
+    def show_hint(self) -> None:
+        """Show what to do next."""
+        editing, canvas = self._editing, self._canvas
+        history, rendered = editing.history, editing.rendered
+        here = None if history is None else history.current
+        state = "idle" if editing.runner.name == PREVIEW else editing.runner.state
+        self.by_colours = self.by_colours and state != "idle"
+        self.guide.show(
+            Situation(
+                state=state,
+                pairs=len(canvas.pairs),
+                has_mask=canvas.has_mask,
+                index=0 if here is None else here.index,
+                is_rendered=rendered is not None and rendered.node is here,
+                is_prepared=self._is_prepared,
+                by_colours=self.by_colours,
+            )
+        )
 
     def say(self, key: str, **values: object) -> None:
         """Show a sentence of ``MESSAGES``; ``index`` is the current step."""
@@ -219,6 +259,7 @@ class View:
         self.history.show(history, self._editing.images, self._editing.why_not("rewind"))
         self.drag(None if history is None else history.current, hurry=True)
         self.compare.set_images(self._editing.work.image, self.newest())
+        self.show_hint()
 
     def pairs_changed(self) -> None:
         """Show the distances and curves of the current pairs."""
@@ -226,14 +267,15 @@ class View:
         path = [] if history is None else history.path()
         starts = [pair.handle for pair in self._canvas.pairs]
         self.status.show_path(path, starts, confidences=self._confidences())
+        self.show_hint()
 
     def drag(self, node: Node | None, *, hurry: bool) -> None:
         """Show handles and trajectories on the canvas, distances and curves beside it."""
         history = self._editing.history
         path = [] if history is None or node is None else history.path(node)
         self.index = 0 if node is None else node.index
-        starts = [pair.handle for pair in self._canvas.pairs]
-        self.status.show_path(path, starts, hurry=hurry, confidences=self._confidences())
+        starts, known = [pair.handle for pair in self._canvas.pairs], self._confidences()
+        self.status.show_path(path, starts, hurry=hurry, confidences=known)
         if node is None or node.number == 0:
             self._canvas.clear_tracks()
             return
@@ -243,7 +285,15 @@ class View:
         ]
         starts = [pair.handle for pair in node.pairs]  # a pair's own, whatever its index was
         trails = [[places[start] for places in came if start in places] for start in starts]
-        self._canvas.show_tracks(list(node.handles), trails, starts)
+        notes = [note_of(known.get(start)) for start in starts]
+        self._canvas.show_tracks(list(node.handles), trails, starts, notes)
+
+
+def note_of(confidence: float | None) -> str:
+    """Return what stands beside a handle whose confidence is known; "?" where it is low."""
+    if confidence is None:
+        return ""
+    return f"{confidence:.2f}{' ?' if confidence < LOW_CONFIDENCE else ''}"
 
 
 def _described(model: Backbone) -> tuple[str, str]:
