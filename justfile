@@ -36,6 +36,10 @@ coverage:
     .venv/bin/coverage combine
     .venv/bin/coverage report --fail-under=92
 
+# Links, badges and install lines, from [project.urls]
+links:
+    {{python}} .ci/links.py
+
 # The site, served while you write
 docs:
     .venv/bin/mkdocs serve

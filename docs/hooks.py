@@ -17,7 +17,7 @@ from dragwidget.__main__ import main
 from dragwidget.data.settings import Settings
 from dragwidget.ui.controls.fields import FIELDS, Choice, shown
 
-HELP_WIDTH = "88"  # columns
+HELP_WIDTH = "80"  # columns
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

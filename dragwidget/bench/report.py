@@ -12,7 +12,7 @@ from typing import Any
 
 from dragwidget.storage.atomic import write_whole
 
-NO_FIGURE = "no figure: it is drawn with matplotlib: pip install 'dragwidget[training]'"
+NO_FIGURE = "no figure: it is drawn with matplotlib: pip install matplotlib"
 
 
 def shown(value: float | None, form: str = ".2f") -> str:

@@ -211,7 +211,7 @@ def run(args: argparse.Namespace) -> int:
     """Do what the command line asks; return the exit status."""
     with bad_input():
         if find_spec("matplotlib") is None:
-            raise ValueError("curves are drawn with matplotlib: pip install 'dragwidget[training]'")
+            raise ValueError("curves are drawn with matplotlib: pip install matplotlib")
         check_stages(stages_of(args), args.start)
         check_folder(args.out, args.resume)
     if args.threads:

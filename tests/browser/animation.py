@@ -2,8 +2,9 @@
 
     PYTHONPATH=tests python -m browser.animation [OUT.gif]
 
-Needs what the tests in a browser need. Waiting is cut: an image is kept only where something has
-changed, and each phase has a limiter of its own.
+Needs what the tests in a browser need. Shown is the canvas, with a line that says what happens;
+settings are the defaults. Waiting is cut: an image is kept only where something has changed, and
+each phase has a limiter of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 from browser.canvases import ImageOnPage
 from browser.conftest import FLAGS, chromium_path, what_is_missing
@@ -27,6 +28,7 @@ from browser.pages import NotebookPage
 from browser.server import JupyterServer
 from dragwidget.bench.scenes import to_image
 from dragwidget.demo.tasks import DragTask, drag_task
+from dragwidget.ui.canvas.marks import HANDLE, TARGET
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -36,14 +38,15 @@ TASK = ("mountain", 900_033)
 # The brush over the mountain and the sky above it, (x, y) in pixels of the image.
 STROKE = [(50.0, 48.0), (60.0, 31.0), (58.0, 50.0), (72.0, 42.0), (70.0, 58.0), (86.0, 54.0)]
 STROKE += [(82.0, 68.0), (100.0, 66.0), (94.0, 80.0), (110.0, 82.0), (113.0, 89.0)]
-WINDOW, HEIGHT = {"width": 1010, "height": 1000}, 860  # CSS pixels; height of the animation
+WINDOW = {"width": 1300, "height": 1000}  # CSS pixels
+CANVAS, MARGIN = 600, 24  # CSS pixels: side of the canvas, around the image
+LINE, FONT = 36, 20  # height of the line below it, and of its text
 LARGEST = 3_000_000  # bytes
 COLOURS = 255
-PICTURE = (24, 120, 476, 572)  # where most colours are: left, top, right, bottom
 # Thresholds of a 4 x 4 Bayer matrix, as levels about 0.
 PATTERN = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]]) // 2 - 4
 BRUSH = 22  # pixels of the image
-SHOW, PAINT, WAIT, STEP, REST = 900, 70, 110, 110, 2600  # how long an image is shown, ms
+SHOW, PAINT, WAIT, STEP, REST = 900, 70, 110, 160, 2600  # how long an image is shown, ms
 MOST, FEW = 36, 8  # images of the drag, and of inverting and rendering
 
 CELLS = [  # settings are the defaults
@@ -51,7 +54,7 @@ CELLS = [  # settings are the defaults
 import torch
 from dragwidget import DragWidget
 torch.set_num_threads(1)  # one core for the drag, one for the browser
-widget = DragWidget("fox.png", prompt={prompt!r})
+widget = DragWidget("fox.png", prompt={prompt!r}, width={width})
 widget.canvas.brush_size = {brush}""",
     "widget",
 ]
@@ -59,28 +62,32 @@ widget.canvas.brush_size = {brush}""",
 
 @dataclass
 class Camera:
-    """Takes images of the widget, one after the other.
+    """Takes images of the canvas, one after the other.
 
     Attributes:
+        words: what happens, in the line below.
         frames: images, each with how long it is shown, ms.
     """
 
     page: Page
+    words: str = ""
     frames: list[tuple[Image.Image, int]] = field(default_factory=list)
 
     def shoot(self, milliseconds: int) -> None:
-        """Keep how the widget looks; where it looks as before, that is enough."""
-        left, top, width, height = self.page.evaluate(
-            "() => { const box = document.querySelector('.dragwidget').getBoundingClientRect();"
-            " return [box.left, box.top, box.width, box.height]; }"
-        )
-        clip: Any = {"x": left, "y": top, "width": width, "height": min(height, HEIGHT)}
-        with Image.open(io.BytesIO(self.page.screenshot(clip=clip))) as image:
-            image = Image.new("RGB", (image.width, HEIGHT), "white")
-            image.paste(image.convert("RGB"), (0, 0))
-        if self.frames and ImageChops.difference(self.frames[-1][0], image).getbbox() is None:
+        """Keep how the canvas looks; where it looks as before, that is enough."""
+        box: Any = self.page.locator(".dragwidget-canvas").bounding_box()
+        with Image.open(io.BytesIO(self.page.screenshot(clip=box))) as image:
+            self.show(image, milliseconds)
+
+    def show(self, image: Image.Image, milliseconds: int) -> None:
+        """Keep an image of the canvas with the line below it."""
+        frame = Image.new("RGB", (CANVAS, CANVAS + LINE), "white")
+        frame.paste(image.convert("RGB"), (0, 0))
+        pen, font = ImageDraw.Draw(frame), ImageFont.load_default(FONT)
+        pen.text((CANVAS / 2, CANVAS + LINE / 2 - 6), self.words, "#222222", font, anchor="mm")
+        if self.frames and ImageChops.difference(self.frames[-1][0], frame).getbbox() is None:
             return
-        self.frames.append((image, milliseconds))
+        self.frames.append((frame, milliseconds))
 
     def hold(self, milliseconds: int) -> None:
         """Show the last image that long."""
@@ -96,14 +103,14 @@ class Camera:
 
     def save(self, path: Path) -> None:
         """Write all that was taken, in colours that they share: so only what changes is stored."""
-        chosen = [frame for frame, _ in self.frames[:: len(self.frames) // 4]]
+        chosen = [frame for frame, _ in self.frames[:: max(1, len(self.frames) // 6)]]
         chosen.append(self.frames[-1][0])
-        samples = [frame.crop(PICTURE) for frame in chosen] + chosen[-2:]
-        sheet = Image.new("RGB", (samples[-1].width, sum(s.height for s in samples)), "white")
+        chosen += [Image.new("RGB", (CANVAS, LINE), marker) for marker in (HANDLE, TARGET)]  # small
+        sheet = Image.new("RGB", (CANVAS, sum(frame.height for frame in chosen)), "white")
         top = 0
-        for sample in samples:
-            sheet.paste(sample, (0, top))
-            top += sample.height
+        for frame in chosen:
+            sheet.paste(frame, (0, top))
+            top += frame.height
         palette = sheet.quantize(COLOURS, Image.Quantize.MEDIANCUT)
         images = [
             dithered(image).quantize(palette=palette, dither=Image.Dither.NONE)
@@ -120,10 +127,10 @@ def dithered(frame: Image.Image) -> Image.Image:
 
     What does not change from frame to frame then still is the same, unlike after diffusing errors.
     """
-    left, top, right, bottom = PICTURE
     pixels = np.asarray(frame).astype(int)
-    tiles = np.tile(PATTERN, ((bottom - top) // 4 + 1, (right - left) // 4 + 1))
-    pixels[top:bottom, left:right] += tiles[: bottom - top, : right - left, None]
+    canvas = pixels[:CANVAS]
+    tiles = np.tile(PATTERN, (CANVAS // 4, CANVAS // 4))[..., None]
+    canvas += np.where((canvas == 255).all(-1, keepdims=True), 0, tiles)  # white stays white
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
@@ -161,25 +168,26 @@ def drag_slowly(camera: Camera, canvas: ImageOnPage, path: list[tuple[float, flo
 def play(page: NotebookPage, task: DragTask) -> Camera:
     """The whole edit by mouse."""
     prompt = task.instructions.prompt
-    page.open([cell.format(prompt=prompt, brush=BRUSH) for cell in CELLS])
+    page.open([cell.format(prompt=prompt, brush=BRUSH, width=CANVAS) for cell in CELLS])
     page.page.evaluate("() => window.jupyterapp.commands.execute('application:toggle-left-area')")
     page.run_all()
     canvas = ImageOnPage(page.canvas(0, "dragwidget-canvas").element, task.instructions.size)
     page.until(lambda: canvas.shows((5, 120))[3] == 255, "the image shows")
-    page.page.evaluate("() => document.querySelector('.dragwidget').scrollIntoView()")
+    page.page.evaluate("() => document.querySelector('.dragwidget-canvas').scrollIntoView()")
     page.page.wait_for_timeout(1000)
-    camera = Camera(page.page)
+    camera = Camera(page.page, "The image")
     camera.shoot(SHOW)
 
     page.click("dragwidget-tool-brush")
     page.kernel.wait_for("widget.canvas.tool == 'brush'")
-    camera.shoot(SHOW // 2)
+    camera.words = "Paint what is editable"
     drag_slowly(camera, canvas, STROKE)
     page.kernel.wait_for("widget.canvas.mask is not None")
     page.page.wait_for_timeout(500)
     camera.shoot(SHOW // 2)
     page.click("dragwidget-tool-points")
     page.kernel.wait_for("widget.canvas.tool == 'points'")
+    camera.words = "Pull a point to its target"
     for pair in task.instructions.pairs:
         drag_slowly(camera, canvas, [pair.handle, pair.target])
     page.page.mouse.move(5, 5)
@@ -189,29 +197,25 @@ def play(page: NotebookPage, task: DragTask) -> Camera:
 
     page.click("dragwidget-run")
     page.page.mouse.move(5, 5)
+    camera.words = "Run: the image is inverted"
     watch(page, camera, "widget.index >= 1 or widget.state == 'idle'", WAIT, FEW)
+    camera.words = "Run: the diffusion model drags"
     watch(page, camera, "widget.session.ended is not None", STEP, MOST)
+    camera.words = "The final render"
     watch(page, camera, "widget.state == 'idle' and widget.result is not None", WAIT, FEW)
-    compare(page, camera)
     assert page.kernel.get("[widget.error, widget.canvas.last_error]") == ["", ""]
     print(f"{page.kernel.get('widget.index')} steps, {page.kernel.get('widget.session.ended')}")
+    reveal(page, camera)
     return camera
 
 
-def compare(page: NotebookPage, camera: Camera) -> None:
-    """The mask out of sight, and both images beside each other."""
-    page.page.wait_for_timeout(1500)
-    camera.shoot(SHOW)
-    camera.hold(SHOW)
-    page.kernel.run("widget.canvas.mask_style = 'hidden'")
-    page.page.wait_for_timeout(800)
-    camera.shoot(SHOW)
-    page.page.get_by_text("Compare", exact=True).click()
-    page.page.mouse.move(5, 5)
-    page.page.locator(".dragwidget-compare img").wait_for(state="visible")
-    page.page.wait_for_timeout(1500)
-    camera.shoot(REST)
-    camera.hold(REST)
+def reveal(page: NotebookPage, camera: Camera) -> None:
+    """The result where the canvas has it, without mask and arrows."""
+    result = Image.fromarray(page.kernel.array("widget.result"))
+    canvas = Image.new("RGB", (CANVAS, CANVAS), "white")
+    side = CANVAS - 2 * MARGIN
+    canvas.paste(result.resize((side, side), Image.Resampling.BICUBIC), (MARGIN, MARGIN))
+    camera.show(canvas, REST)
 
 
 def watch(page: NotebookPage, camera: Camera, until: str, milliseconds: int, most: int) -> None:

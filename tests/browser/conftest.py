@@ -46,7 +46,7 @@ def what_is_missing() -> str:
     """Why no browser test can run here; empty where they can."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        return f"no {', '.join(missing)} here: pip install 'dragwidget[browser]'"
+        return f"no {', '.join(missing)} here: pip install '.[browser]'"
     if not chromium_path():
         return "no Chromium here: apt-get install chromium, or name one by DRAGWIDGET_CHROMIUM"
     return ""

@@ -5,7 +5,7 @@
 Two environments without a single byte of torch, and pip's own resolver:
 
 1. *As it stands*: every release of ``colab_constraints.txt`` is there, by name and version. What
-   would ``pip install dragwidget`` install?
+   would ``pip install`` of dragwidget install?
 2. *As it was released*: only torch and numpy are there, by name. Can dragwidget, diffusers, peft
    and all they ask for be had in exactly these releases, by what each release says itself?
 
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     moved = sorted(n for n, v in released.items() if n in pins and v != pins[n])
     sys.stdout.write(table(pins, asked, standing, released) + "\n\n")
     new = [f"{name} {version}" for name, version in sorted(standing.items())]
-    sys.stdout.write(f"pip install dragwidget would install: {', '.join(new)}\n")
+    sys.stdout.write(f"installing dragwidget would install: {', '.join(new)}\n")
     sys.stdout.write(f"of Colab's {len(pins)} releases it would change: {changed or 'none'}\n")
     known = len(set(released) & set(pins))
     sys.stdout.write(f"by their own words {known} of them go together; moved: {moved or 'none'}\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import os
 import re
 import subprocess
@@ -42,7 +43,7 @@ def site(tmp_path_factory):
     """The pages as they are published; built from anywhere, with warnings as errors."""
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
-        why = f"no {', '.join(missing)} here: pip install 'dragwidget[docs]'"
+        why = f"no {', '.join(missing)} here: pip install '.[docs]'"
         if os.environ.get("DRAGWIDGET_DOCS") == "required":
             pytest.fail(why)
         pytest.skip(why)
@@ -63,6 +64,12 @@ def site(tmp_path_factory):
 def test_every_page_is_built(site):
     built = {path.relative_to(site).with_suffix(".md") for path in site.rglob("*.html")}
     assert {page.relative_to(DOCS) for page in PAGES} == built - {Path("404.md")}
+
+
+@pytest.mark.parametrize("word", ["GPU", "VRAM", "Colab", "SDXL", "LoRA"])
+def test_the_search_finds_what_users_look_for(site, word):
+    pages = json.loads((site / "search" / "search_index.json").read_text())["docs"]
+    assert any(word in f"{page['title']} {page['text']}" for page in pages)
 
 
 def test_scripts_are_not_published(site):
@@ -123,6 +130,21 @@ def test_every_strip_of_a_setting_is_shown_once_and_can_be_made_again():
             assert image.size == (width, script.PANEL + script.LINE)
 
 
+def test_the_thumbnails_of_the_tutorials_are_of_their_figures():
+    sys.path.insert(0, str(DOCS / "images"))
+    try:
+        script = importlib.import_module("make_thumbnails")
+    finally:
+        sys.path.remove(str(DOCS / "images"))
+    notebooks = {path.stem: path for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert list(script.FIGURES) == sorted(notebooks)
+    for name, number in script.FIGURES.items():
+        made = script.thumbnail(script.figures(notebooks[name])[number])
+        with Image.open(script.FOLDER / f"{name}.jpg") as kept:
+            assert kept.size == made.size
+            assert np.abs(np.asarray(kept).astype(int) - np.asarray(made)).mean() < 4
+
+
 def test_the_animation_is_small_light_and_moves():
     path = DOCS / "images" / "drag.gif"
     assert path.stat().st_size <= 3_000_000
@@ -133,7 +155,7 @@ def test_the_animation_is_small_light_and_moves():
         for frame in (0, animation.n_frames // 2, animation.n_frames - 1):
             animation.seek(frame)
             seen.append(np.asarray(animation.convert("L")).astype(int))
-    assert np.median(seen[0]) > 200  # a light page
+    assert np.median(seen[0][:8]) > 200  # a light page around the image
     assert all(np.abs(a - b).max() > 64 for a, b in pairwise(seen))
 
 

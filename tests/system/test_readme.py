@@ -63,7 +63,12 @@ def test_the_checks_run_the_commands_that_the_readme_gives(number):
 
 
 def test_every_command_is_listed():
-    assert re.findall(r"^\| `dragwidget ([a-z ]+)` \|", README, re.M) == list(COMMANDS)
+    page = (ROOT / "docs" / "guide" / "command-line.md").read_text()
+    assert re.findall(r"^\| `dragwidget ([a-z ]+)` \|", page, re.M) == list(COMMANDS)
+
+
+def test_the_version_to_cite_is_this_one():
+    assert re.findall(r"version = \{(.*?)\}", README) == [dragwidget.__version__]
 
 
 @pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)#]+)\)", README))
@@ -97,7 +102,7 @@ def test_what_is_not_run_is_marked_and_counted():
         "needs a model from the hub": 4,
         "needs another library and its weights": 1,
         "takes some minutes": 1,
-        "sets up an environment": 4,
+        "sets up an environment": 6,
         "checks everything": 2,
         "makes images for a quarter of an hour": 1,
         "serves until it is stopped": 1,
