@@ -132,7 +132,7 @@ def _beside(cell: tuple[int, int]) -> tuple[slice, slice]:
 
 def swept(part: BoolArray, move: tuple[float, float]) -> BoolArray:
     """Return all pixels that a mask (H, W) covers while it moves straight by ``move``, (x, y)."""
-    covered = part.copy()
+    covered: BoolArray = part.copy()
     whole = max(1, math.ceil(max(map(abs, move))))  # in moves of a pixel at most
     done = 1  # of them: what is covered after so many is known
     while done <= whole:
@@ -144,7 +144,7 @@ def swept(part: BoolArray, move: tuple[float, float]) -> BoolArray:
 
 def _moved(mask: BoolArray, move: tuple[float, float]) -> BoolArray:
     """Return a mask (H, W) moved by whole pixels; what leaves the image is gone."""
-    moved = np.zeros_like(mask)
+    moved: BoolArray = np.zeros_like(mask)
     (x, y), (height, width) = (round(move[0]), round(move[1])), mask.shape
     if abs(x) < width and abs(y) < height:
         moved[max(y, 0) : height + min(y, 0), max(x, 0) : width + min(x, 0)] = mask[
