@@ -185,7 +185,15 @@ def test_a_users_segment_selects_the_parts(things):
     left = np.zeros(things.size[::-1], bool)
     left[:, :10] = True
     things.segment = lambda *_: left
-    things.add_pair((40, 40), (40, 45))
+    things.add_pair((5, 40), (5, 45))
     things.select_parts()
     assert things.mask[:, :10].all()
     assert not things.mask[:, 20:].any()
+
+
+def test_a_handle_is_editable_whatever_is_found(things):
+    things.segment = lambda *_: np.zeros(things.size[::-1], bool)
+    things.add_pair((40, 40), (60, 50))
+    things.select_parts()
+    assert things.mask[40, 40]
+    assert things.mask[50, 60]

@@ -30,7 +30,7 @@ def hinted(widget, **situation):
 
 
 def is_offered(widget):
-    return widget._view.guide.select_part.layout.visibility == "visible"
+    return widget._view.guide.select_part.layout.display != "none"
 
 
 def test_the_hint_follows_what_is_drawn(widget):

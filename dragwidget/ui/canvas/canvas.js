@@ -258,7 +258,8 @@ function takeButtons(model, frame, canvas, page, signal) {
     page.send("source", { on: true });
   };
   const letGo = (event) => {
-    if (held === null || (event.type !== "blur" && event.pointerId !== held)) return;
+    const isOver = event.type === "blur" ? event.target === window : event.pointerId === held;
+    if (held === null || !isOver) return; // a control that loses the focus is told of here, too
     held = null;
     page.send("source", { on: false });
   };

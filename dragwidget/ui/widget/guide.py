@@ -12,7 +12,7 @@ from dragwidget.ui.styles import hint_line
 class Guide(ipywidgets.HBox):
     """Line of one hint, and a button to select the part that the pairs move.
 
-    The line has a fixed height, and the button keeps its place while it is hidden.
+    It has a fixed height: nothing below it moves, whatever it says and offers.
 
     Attributes:
         select_part: the button.
@@ -26,7 +26,7 @@ class Guide(ipywidgets.HBox):
             description="Select the part",
             tooltip="Make a mask of the things under the handles and the space to their targets",
             icon="magic",
-            layout=Layout(flex="0 0 auto", width="auto", margin="6px 2px", visibility="hidden"),
+            layout=Layout(flex="0 0 auto", width="auto", margin="6px 2px", display="none"),
         )
         self.select_part.add_class("dragwidget-select-part")
         super().__init__(
@@ -38,4 +38,4 @@ class Guide(ipywidgets.HBox):
     def show(self, situation: Situation) -> None:
         """Show the hint for a situation, and what it offers."""
         self._line.value = hint_line(hint(situation))
-        self.select_part.layout.visibility = "visible" if situation.may_drift else "hidden"
+        self.select_part.layout.display = None if situation.may_drift else "none"
