@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -84,12 +85,11 @@ def inversion_steps(
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Invert as the settings say: yield each latent towards noise, and its noise if it has one."""
     if settings.method == "cycle_sde":
-        yield from cycle_sde(predict, z, path, count, seed=settings.seed)
-        return
-    for latent in inverted_latents(
+        return cycle_sde(predict, z, path, count, seed=settings.seed)
+    latents = inverted_latents(
         predict, z, path, count, method=settings.method, iterations=settings.iterations
-    ):
-        yield latent, None
+    )
+    return zip(latents, repeat(None))
 
 
 def checked(path: NoisePath) -> Schedule:

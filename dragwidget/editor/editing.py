@@ -109,7 +109,9 @@ class Editing:
     def why_not(self, action: Action) -> str:
         """Return why an action is not possible now; empty if it is."""
         state, name = self.runner.state, self.runner.name
-        if state == "stopping" and not (self.waiting and action in ("stop", "rewind", "reset")):
+        if state == "stopping" and not (
+            self.waiting and action in ("stop", "rewind", "reset", "open")
+        ):
             return "waiting for the step in progress" if self.waiting else f"{name} is stopping"
         if action in ("pause", "stop"):
             if state == "idle":

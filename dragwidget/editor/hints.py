@@ -22,6 +22,7 @@ class Situation:
         is_prepared: whether LoRA and inversion are ready for a drag.
         index: the current step.
         is_rendered: whether the current step has its final render.
+        may_draw: whether the canvas can be drawn on.
         by_colours: whether something was selected by colours because the network was at work.
     """
 
@@ -31,12 +32,13 @@ class Situation:
     is_prepared: bool = False
     index: int = 0
     is_rendered: bool = False
+    may_draw: bool = True
     by_colours: bool = False
 
     @property
     def may_drift(self) -> bool:
         """Whether a drag changes the whole image, and a mask of the part is to be offered."""
-        return self.pairs > 0 and not self.has_mask
+        return self.pairs > 0 and not self.has_mask and self.may_draw
 
 
 def hint(situation: Situation) -> str:

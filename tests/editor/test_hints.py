@@ -33,6 +33,11 @@ def test_a_first_edit_is_led_from_the_arrow_to_the_file():
     assert len(set(said)) == len(said)
 
 
+def test_where_nothing_can_be_drawn_no_mask_is_offered():
+    assert Situation(pairs=1).may_drift
+    assert not Situation(pairs=1, may_draw=False).may_drift
+
+
 def test_who_has_prepared_nothing_is_told_that_run_does_it():
     assert "prepares the model" in hint(replace(DRAWN, is_prepared=False))
     assert "prepare" not in hint(DRAWN)

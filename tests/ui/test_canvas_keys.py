@@ -1,5 +1,7 @@
 """View, keys, touch, and errors of a ``DragCanvas``, through the messages that a browser sends."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from front_end import Page, send
@@ -99,6 +101,32 @@ def test_the_script_asks_for_every_key_that_does_something_and_for_no_other(canv
             if heard or state(canvas) != before:
                 found.add(f"Mod+{key.lower()}" if command else key)
     assert found | {"l"} == set(known_keys())
+
+
+@pytest.mark.parametrize("event", ["key", "probe"])
+def test_what_others_do_at_an_event_may_wait_for_threads_that_draw(canvas, page, event):
+    """A run that a key starts waits for the worker, which shows on the canvas where it is."""
+    is_free = []
+
+    def takes_the_lock():
+        if canvas._lock.acquire(blocking=False):
+            canvas._lock.release()
+            return True
+        return False
+
+    def draws(*_):
+        with ThreadPoolExecutor(1) as pool:
+            is_free.append(pool.submit(takes_the_lock).result())
+
+    canvas.on_key(draws)
+    canvas.on_probe(draws)
+    if event == "key":
+        page.key("s")
+    else:
+        canvas.tool = "probe"
+        page.click((20, 20))
+    assert is_free == [True]
+    assert canvas.last_error == ""
 
 
 def something_for_every_key(canvas, page):

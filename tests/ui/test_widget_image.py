@@ -29,7 +29,7 @@ def panel_of(widget):
 def upload(panel, data, name="photo.png"):
     """What the page does when somebody chooses a file."""
     if ipywidgets.__version__.startswith("7."):
-        panel.upload.value = {name: {"metadata": {"name": name}, "content": data}}
+        panel.upload.set_trait("value", {name: {"metadata": {"name": name}, "content": data}})
         return
     now = datetime.datetime.now(tz=datetime.timezone.utc)
     file = {
@@ -76,6 +76,16 @@ def test_an_image_is_not_opened_in_the_middle_of_a_step(widget):
     widget.run(1)
     assert said[0] == "cannot open: Drag is running: pause or stop it first"
     assert np.array_equal(widget.image, before)
+
+
+@pytest.mark.slow
+def test_the_render_of_an_image_goes_with_it(widget):
+    widget.canvas.add_pair(*FAR)
+    widget.run(1)
+    widget.render()
+    assert widget.result is not None
+    widget.open_image(waves(96, 64))
+    assert widget.result is None
 
 
 @pytest.mark.slow

@@ -393,12 +393,12 @@ class DragCanvas(StillImage, SketchWidget):
     def tell_key(self, name: str) -> None:
         """Call the callbacks that ``on_key`` registered."""
         for callback in list(self._key_callbacks):
-            callback(name)
+            self._guard.later(callback, name)
 
     def probe_at(self, xy: XY) -> None:
         """Call the callbacks that ``on_probe`` registered, with a point in image pixels."""
         for callback in list(self._probe_callbacks):
-            callback(*xy)
+            self._guard.later(callback, *xy)
 
     # ------------------------------------------------------------ traits
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class Guard:
     ) -> None:
         self.lock = lock
         self.is_busy = False
+        self._later: list[Callable[[], object]] = []
         self._end = end
         self._refresh, self._give_up, self._tell = refresh, give_up, tell
 
@@ -52,6 +54,25 @@ class Guard:
                 self.is_busy = was_busy
             if not was_busy:
                 self._try(self._end)
+            ready = [] if was_busy else self._later
+            if not was_busy:
+                self._later = []
+        for call in ready:
+            try:
+                call()
+            except Exception as error:
+                log.exception("while handling an event of the canvas")
+                self._try(self._tell, f"{type(error).__name__}: {error}")
+
+    def later(self, action: Callable[..., object], *args: Any) -> None:
+        """Call ``action`` when the action in progress is over and the lock is free.
+
+        What others do may wait for a thread that wants the lock.
+        """
+        if self.is_busy:
+            self._later.append(partial(action, *args))
+        else:
+            action(*args)
 
     @staticmethod
     def _try(action: Callable[..., object], *args: Any) -> None:

@@ -14,6 +14,7 @@ import traitlets
 from ipywidgets import Layout
 from PIL import Image
 
+from dragwidget.data.image_reading import read_image
 from dragwidget.data.image_writing import encode_image
 from dragwidget.data.instructions import DragInstructions
 from dragwidget.editor.editing import Editing
@@ -259,9 +260,12 @@ class DragWidget(StillImage, ipywidgets.VBox):
             prompt: description of the image.
         """
         self._clear_error()
+        read = read_image(image)  # what is no image stops nothing
 
         def change() -> None:
-            self.session.set_image(image, prompt, max_side=self._max_side)
+            self.session.set_image(read, prompt, max_side=self._max_side)
+            self._editing.rendered = None
+            self._view.warn("")
             self._view.warn(self.session.domain_warning())
 
         self._editing.open(change)

@@ -55,7 +55,9 @@ class ImagePanel(ipywidgets.HBox):
         files = list(value.values()) if isinstance(value, dict) else list(value)
         if not files:
             return
-        self.upload.value = type(value)()  # its memory is free, and the same file can come again
+        self.upload.set_trait(
+            "value", type(value)()
+        )  # its memory is free, and the same file can come again
         self._show(bytes(files[0]["content"]))
 
 

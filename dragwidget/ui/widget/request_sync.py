@@ -89,8 +89,10 @@ class RequestSync:
             shown = (drag.warp_combine, drag.warp_reach) if near else None
             self._canvas.set_trait("live_warp", shown)
         drew = before is None or request.instructions != before.instructions
-        if drew and self._is_by_code(request) and request.instructions != drawn(self._canvas):
-            self._canvas.instructions = request.instructions
+        if drew:
+            with self._canvas._lock:  # nothing is drawn between the look and the change
+                if self._is_by_code(request) and request.instructions != drawn(self._canvas):
+                    self._canvas.instructions = request.instructions
 
     def _is_by_code(self, request: EditRequest) -> bool:
         """Return whether this is what is asked for, and was not drawn.

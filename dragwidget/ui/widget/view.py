@@ -155,6 +155,7 @@ class View:
                 index=0 if here is None else here.index,
                 is_rendered=rendered is not None and rendered.node is here,
                 is_prepared=self._is_prepared,
+                may_draw=not canvas.read_only,
                 by_colours=self.by_colours,
             )
         )
