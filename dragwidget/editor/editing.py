@@ -98,6 +98,8 @@ class Editing:
         session, work = self.session, self.work
         ready = session.edit is not None or session.request.image is not work.request.image
         idle = self.runner.state == "idle"
+        if idle and session.request.image is not work.request.image:
+            self.rendered = None
         work.request = session.request if idle and ready else work.request.steered(session.request)
 
     def _asks_for_more(self) -> bool:

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny_sessions import FAR, Passes, ask, left_half, session_on, settings_of
+from tiny_sessions import FAR, Passes, ask, left_half, session_on
 
 from dragwidget.diffusion.attention import AttendingToSource
-from dragwidget.diffusion.backbone import Backbone, SelfAttention
+from dragwidget.diffusion.backbone import SelfAttention
 from dragwidget.drag.correspondence import correspondence
 from dragwidget.session.session import DragSession
 
@@ -134,15 +134,6 @@ def test_a_confidence_does_not_believe_the_map(tiny):
     assert all(map(torch.equal, latents(session), wanted))
 
 
-def test_low_memory_gives_the_same_bits(tiny):
-    found = []
-    for model in (tiny, tiny.with_memory("low")):
-        session = mapping(model, "progressive")
-        list(session.drag(ask(NEAR)))
-        found.append(session.history.current.latent)
-    assert torch.equal(*found)
-
-
 @pytest.mark.slow
 def test_stable_diffusion_xl_drags_with_it(xl):
     found = []
@@ -152,20 +143,3 @@ def test_stable_diffusion_xl_drags_with_it(xl):
         found.append(session.history.current.latent)
         assert found[-1].isfinite().all()
     assert not torch.equal(*found)
-
-
-def test_a_generated_image_is_dragged_under_guidance(tiny):
-    session = mapping(tiny, "progressive")
-    session.generate("a cat", "a dog", 3.0, seed=1, size=(64, 48))
-    steps = list(session.drag(ask(NEAR)))
-    assert all(bool(step.latent.isfinite().all()) for step in steps)
-
-
-def test_a_model_without_self_attention_refuses_it_by_name(tiny):
-    class Bare(type(tiny)):
-        decoder_attention = Backbone.decoder_attention
-
-    bare = Bare(**tiny.parts)
-    session = DragSession(bare)
-    with pytest.raises(ValueError, match=r"and DragSettings\.correspondence to 0"):
-        session.settings = settings_of(bare, correspondence=0.5)

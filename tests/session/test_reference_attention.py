@@ -13,11 +13,16 @@ from dragwidget.diffusion.backbone import Backbone, SelfAttention
 from dragwidget.session.session import DragSession
 
 METHODS = ["dragdiffusion", "gooddrag", "progressive"]
+FEW = {"drag_timesteps": 2, "tracks_per_timestep": 2, "updates_per_track": 2}
+# Correspondence attention in the drag is reference attention with a map.
+SETTINGS = [
+    {"method": "dragdiffusion", "reference_attention": True},
+    {"method": "progressive", "correspondence": 0.6},
+]
 
 
 def attending(tiny, method="dragdiffusion", **more):
-    few = {"drag_timesteps": 2, "tracks_per_timestep": 2, "updates_per_track": 2}
-    return session_on(tiny, method=method, reference_attention=True, **{**few, **more})
+    return session_on(tiny, method=method, reference_attention=True, **{**FEW, **more})
 
 
 @pytest.fixture(scope="module")
@@ -90,27 +95,31 @@ def test_every_gradient_method_drags_with_it_and_branches_to_the_same_bits(tiny,
     assert all(map(torch.equal, latents, [node.latent for node in session.history.path()]))
 
 
-def test_low_memory_gives_the_same_bits(tiny):
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_low_memory_gives_the_same_bits(tiny, setting):
     latents = []
     for model in (tiny, tiny.with_memory("low")):
-        session = attending(model)
+        session = session_on(model, **FEW, **setting)
         list(session.drag(ask()))
         latents.append(session.history.current.latent)
     assert torch.equal(*latents)
 
 
-def test_a_generated_image_is_dragged_under_guidance(tiny):
-    session = attending(tiny)
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_generated_image_is_dragged_under_guidance(tiny, setting):
+    session = session_on(tiny, **FEW, **setting)
     session.generate("a cat", "a dog", 3.0, seed=1, size=(64, 48))
     steps = list(session.drag(ask()))
     assert all(bool(step.latent.isfinite().all()) for step in steps)
 
 
-def test_a_model_without_self_attention_refuses_it_by_name(tiny):
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_model_without_self_attention_refuses_it_by_name(tiny, setting):
     class Bare(type(tiny)):
         decoder_attention = Backbone.decoder_attention
 
     bare = Bare(**tiny.parts)
     session = DragSession(bare)
-    with pytest.raises(ValueError, match=r"DragSettings\.reference_attention to False"):
-        session.settings = settings_of(bare, reference_attention=True)
+    refused = r"reference_attention to False.*DragSettings\.correspondence to 0"
+    with pytest.raises(ValueError, match=refused):
+        session.settings = settings_of(bare, **setting)

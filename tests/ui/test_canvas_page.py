@@ -164,6 +164,13 @@ def test_the_source_shows_alone_as_long_as_its_button_is_held(edited):
     assert len(canvas.pairs) == 1
 
 
+def test_a_page_that_went_while_it_showed_the_source_leaves_it_to_the_next_to_hold_it(edited):
+    canvas, page = edited
+    page.tell(event="source", on=True)
+    Page(canvas)  # reloaded: the old page has said nothing more
+    assert seen(canvas) == (10, True, True)
+
+
 def test_without_our_script_the_button_switches_the_source_on_and_off(edited):
     canvas, _ = edited
     canvas._toolbar.source.value = True

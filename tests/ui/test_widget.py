@@ -293,6 +293,21 @@ def test_comparing_shows_the_source_and_comes_back(widget):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("mode", ["before", "slider"])
+def test_what_is_drawn_while_images_are_compared_is_seen(widget, mode):
+    widget = widget(steps=1)
+    widget.run()
+    widget._view.compare.mode.value = mode
+    assert not widget.canvas._view.marks.pairs
+    widget.canvas.add_pair((5, 5), (9, 9))
+    assert widget._view.compare.mode.value == "after"
+    assert len(widget.canvas._view.marks.pairs) == 2
+    widget._view.compare.mode.value = mode
+    widget.canvas.stroke([(5, 5), (20, 20)])
+    assert widget.canvas.scene._overlay() is not None
+
+
+@pytest.mark.slow
 def test_files_can_be_taken_away(widget, tmp_path):
     widget = widget(steps=2)
     widget._editing.limiter.interval, widget._editing.limiter.share = 0.0, 1.0

@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 from tiny_sessions import FAR, session_on, waves
 
+from dragwidget import DragSession
+from dragwidget.demo.scenes import sample_images
 from dragwidget.editor.images import encoded
 from dragwidget.ui.widget import DragWidget
 
@@ -86,6 +88,26 @@ def test_the_render_of_an_image_goes_with_it(widget):
     assert widget.result is not None
     widget.open_image(waves(96, 64))
     assert widget.result is None
+
+
+@pytest.mark.slow
+def test_an_image_that_code_sets_is_looked_at_as_an_opened_one_is():
+    session = DragSession.from_pretrained("critters", device="cpu")
+    session.set_image(sample_images()[0][0])
+    widget = DragWidget(session, clock="sync", render_when_done=False, journal=False)
+    warning = widget._view.warning
+    assert warning.layout.display == "none"
+    widget.canvas.add_pair((20, 20), (30, 30))
+    widget.render()
+    assert widget.result is not None
+    session.set_image(waves(96, 64))
+    assert "does not know images like this one" in warning.value
+    assert warning.layout.display is None
+    assert widget.result is None
+    session.set_image(sample_images()[1][0])
+    assert warning.layout.display == "none"
+    assert widget.error == ""
+    widget.close()
 
 
 @pytest.mark.slow

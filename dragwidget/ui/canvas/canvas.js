@@ -259,7 +259,10 @@ function takeButtons(model, frame, canvas, page, signal) {
   };
   const letGo = (event) => {
     const isOver = event.type === "blur" ? event.target === window : event.pointerId === held;
-    if (held === null || !isOver) return; // a control that loses the focus is told of here, too
+    if (isOver) release(); // a control that loses the focus is told of here, too
+  };
+  const release = () => {
+    if (held === null) return;
     held = null;
     page.send("source", { on: false });
   };
@@ -267,6 +270,8 @@ function takeButtons(model, frame, canvas, page, signal) {
   for (const type of ["pointerup", "pointercancel", "blur"]) {
     window.addEventListener(type, letGo, { capture: true, signal });
   }
+  window.addEventListener("pagehide", release, { signal });
+  signal.addEventListener("abort", release); // the view is taken off the page
 }
 
 export default { render };

@@ -348,8 +348,11 @@ class DragCanvas(StillImage, SketchWidget):
         return self._has_script if self.keyboard is None else bool(self.keyboard)
 
     def script_is_ready(self) -> None:
-        """Use the events of our script from now on."""
-        self._has_script = True
+        """Use the events of our script from now on.
+
+        A page that went while its button was held has said nothing: no button is held yet.
+        """
+        self._has_script, self.shows_source = True, False
         self._update()
 
     @property

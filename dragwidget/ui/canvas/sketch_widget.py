@@ -53,6 +53,11 @@ class SketchWidget(ipywidgets.VBox):
         self._has_mask = False
         super().__init__(**options)
 
+    @property
+    def lock(self) -> threading.RLock:
+        """Held while what is drawn changes: hold it to look and change as one."""
+        return self._lock
+
     # ------------------------------------------------------------ for subclasses
 
     def _show_sketch(self, mask_is_new: bool) -> None:

@@ -261,14 +261,7 @@ class DragWidget(StillImage, ipywidgets.VBox):
         """
         self._clear_error()
         read = read_image(image)  # what is no image stops nothing
-
-        def change() -> None:
-            self.session.set_image(read, prompt, max_side=self._max_side)
-            self._editing.rendered = None
-            self._view.warn("")
-            self._view.warn(self.session.domain_warning())
-
-        self._editing.open(change)
+        self._editing.open(lambda: self.session.set_image(read, prompt, max_side=self._max_side))
 
     def _requested(self) -> None:
         """Something else is asked for, on the page or by code: show it, and write it down."""

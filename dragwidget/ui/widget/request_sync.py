@@ -68,12 +68,16 @@ class RequestSync:
         self._showing.add(here)
         try:
             image = self._editing.work.request.image
-            if image is not self._image:
+            is_new = image is not self._image
+            if is_new:
                 self._image, self._canvas.image = image, image.unfitted
                 self._shown, self._drawn = None, _BY_CODE  # nothing is drawn on this one
             while (request := session.request) is not self._shown:
                 self._show(request, self._shown)
                 self._shown = request
+            if is_new:
+                self._view.warn("")  # of the image before, while this one is looked at
+                self._view.warn(session.domain_warning())
         finally:
             if is_first:
                 self._showing.discard(here)
@@ -90,7 +94,7 @@ class RequestSync:
             self._canvas.set_trait("live_warp", shown)
         drew = before is None or request.instructions != before.instructions
         if drew:
-            with self._canvas._lock:  # nothing is drawn between the look and the change
+            with self._canvas.lock:  # nothing is drawn between the look and the change
                 if self._is_by_code(request) and request.instructions != drawn(self._canvas):
                     self._canvas.instructions = request.instructions
 
@@ -138,4 +142,4 @@ class RequestSync:
         self._ask(**changes)
         if not canvas.prompt:
             canvas.prompt = self._editing.session.prompt
-        self._view.pairs_changed()
+        self._view.drew()

@@ -262,8 +262,12 @@ class View:
         self.compare.set_images(self._editing.work.image, self.newest())
         self.show_hint()
 
-    def pairs_changed(self) -> None:
-        """Show the distances and curves of the current pairs."""
+    def drew(self) -> None:
+        """Show what is drawn, with the distances and curves of the current pairs.
+
+        Whoever draws no longer compares: the marks were hidden meanwhile.
+        """
+        self.compare.mode.value = "after"
         history = self._editing.history
         path = [] if history is None else history.path()
         starts = [pair.handle for pair in self._canvas.pairs]
