@@ -107,8 +107,8 @@ def select_regions(
     found = np.zeros((height, width), dtype=bool)
     cells = [(int(y * height / size[1]), int(x * width / size[0])) for x, y in where]
     for number, (cell, is_on, factor) in enumerate(zip(cells, on, reach, strict=True)):
-        others = [cells[k] for k in range(number) if on[k] != is_on]
-        around = [r for r in regions.around(*cell) if not any(regions.cells(r)[c] for c in others)]
+        others = {r for k in range(number) if on[k] != is_on for r in regions.around(*cells[k])}
+        around = [r for r in regions.around(*cell) if r not in others]
         chosen = None
         if around:
             chosen = regions.likely_change(found, around, is_on) if found.any() else None
