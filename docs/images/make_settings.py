@@ -32,6 +32,7 @@ GAIN = 6  # by which differences are multiplied
 Changes = Mapping[str, Mapping[str, Any]]
 PAPER_START: Changes = {"drag": {"learning_rate": 0.03}}
 WARPED_START: Changes = {"drag": {"start": "warped"}}
+ALL_DECODED = {"keep_source_pixels": False}  # or no difference is left outside the mask
 
 
 @dataclass(frozen=True)
@@ -70,19 +71,23 @@ STRIPS = {
     "region_weight": Strip(
         MOUTH,
         of("drag", "region_weight", 0.0, 0.1, 1.0),
-        {**PAPER_START, "render": {"keep_protected": False}},
+        {**PAPER_START, "render": {"keep_protected": False, **ALL_DECODED}},
         show="difference",
     ),
     "keep_protected": Strip(
         MOUTH,
         of("render", "keep_protected", False, True),
-        {"drag": {**PAPER_START["drag"], "region_weight": 0.0}},
+        {"drag": {**PAPER_START["drag"], "region_weight": 0.0}, "render": ALL_DECODED},
         show="difference",
     ),
     "mutual_self_attention": Strip(
         TURN,
         of("render", "mutual_self_attention", False, True),
-        {"inversion": {"strength": 0.7}, "render": {"keep_protected": False}, **WARPED_START},
+        {
+            "inversion": {"strength": 0.7},
+            "render": {"keep_protected": False, **ALL_DECODED},
+            **WARPED_START,
+        },
         show="difference",
     ),
     "lora_steps": Strip(

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from dragwidget.data.frames import MAX_PIXELS, Size
+from dragwidget.data.frames import MAX_PIXELS, BoolArray, Size
 from dragwidget.data.image_reading import ImageSource, Metadata, ReadImage, read_image
 from dragwidget.data.image_writing import carrying
 
@@ -85,23 +86,57 @@ class SourceImage:
         """The image as it was given, in sRGB and upright, with its alpha (mode RGBA) if any."""
         return carrying(self.original, self.metadata)
 
-    def restore(self, pixels: UInt8Array) -> Image.Image:
+    def restore(
+        self, pixels: UInt8Array, editable: BoolArray | None = None, cell: int = 1
+    ) -> Image.Image:
         """Fitted pixels (h, w, 3), uint8 RGB -> an image of the original size, unshifted.
 
         It carries the source's alpha (mode RGBA), and ``info`` its EXIF, dpi and sRGB profile.
+
+        Args:
+            editable: (H, W); elsewhere the original's own pixels stay, but for a blended seam.
+                ``None``: none of them stay.
+            cell: width of the seam, around what is editable, fitted pixels.
         """
         if pixels.shape != self.pixels.shape or pixels.dtype != np.uint8:
             raise ValueError(
                 f"pixels must be uint8 of shape {self.pixels.shape}, "
                 f"got {pixels.dtype} of shape {pixels.shape}"
             )
-        return self.completed(Image.fromarray(pixels).resize(self.size, _RESAMPLING))
+        edited = Image.fromarray(pixels).resize(self.size, _RESAMPLING)
+        if editable is not None:
+            radius = math.ceil(cell * max(self.size) / max(self.fitted_size) / 2)
+            share = feathered(editable, radius)[..., None]
+            blended = self.original + share * (
+                np.asarray(edited) - self.original.astype(np.float32)
+            )
+            edited = Image.fromarray(np.rint(blended).astype(np.uint8))
+        return self.completed(edited)
 
     def completed(self, image: Image.Image) -> Image.Image:
         """An image of the original size, with what the source carries if it has lost that."""
         if image.mode == "RGBA":
             return image
         return carrying(np.asarray(image.convert("RGB")), self.metadata)
+
+
+def feathered(mask: BoolArray, radius: int) -> npt.NDArray[np.float32]:
+    """Return a mask (H, W) as 1 where it is true, falling to 0 over ``2 * radius`` pixels around.
+
+    What is farther from it than ``2 * radius`` rows or columns is exactly 0.
+    """
+    grown = _box_sum(mask.astype(np.int32), radius) > 0
+    share = _box_sum(grown.astype(np.int32), radius) / np.float32((2 * radius + 1) ** 2)
+    return np.where(mask, np.float32(1), share.astype(np.float32))
+
+
+def _box_sum(values: npt.NDArray[np.int32], radius: int) -> npt.NDArray[np.int32]:
+    """Return the sums (H, W) over the square of ``radius`` around each cell; edges are repeated."""
+    for _ in range(2):
+        padded = np.pad(values, [(radius + 1, radius), (0, 0)], mode="edge")
+        sums = np.cumsum(padded, axis=0, dtype=np.int32)
+        values = (sums[2 * radius + 1 :] - sums[: len(values)]).T
+    return values
 
 
 def source_image(

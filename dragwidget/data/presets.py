@@ -18,7 +18,12 @@ METHOD_TITLES = {
 }
 
 METHOD_SETTINGS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
-    "dragdiffusion": {"inversion": {"strength": 0.7}, "lora": {"steps": 80}, "drag": {}},
+    "dragdiffusion": {
+        "inversion": {"strength": 0.7},
+        "lora": {"steps": 80},
+        "drag": {},
+        "render": {"keep_source_pixels": False},
+    },
     "gooddrag": {
         "inversion": {"strength": 0.75},
         "lora": {"steps": 70},
@@ -32,21 +37,25 @@ METHOD_SETTINGS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
             "patience": 10,
             "template": "original",
         },
+        "render": {"keep_source_pixels": True},
     },
     "warp": {  # FastDrag's field with two changes of LazyDrag's
         "inversion": {"strength": 0.7, "method": "lookahead"},
         "lora": {"steps": 0},
         "drag": {"warp_field": "stretch", "warp_combine": "winner", "warp_holes": "noise"},
-        "render": {"keep_protected": True},
+        "render": {"keep_protected": True, "keep_source_pixels": True},
     },
     "progressive": {  # ours; of the inversion and the LoRA it asks nothing
         "inversion": {},
         "lora": {},
         "drag": {"step_length": 0.4, "updates_per_track": 2, "stop_distance": 0.5},
-        "render": {"keep_protected": True},
+        "render": {"keep_protected": True, "keep_source_pixels": True},
     },
 }
-"""For each method the values that its authors recommend, as far as they are no defaults."""
+"""For each method the values that its authors recommend, as far as they are no defaults.
+
+All but the paper's also keep the source's pixels outside the mask, as an editor of images does.
+"""
 
 
 def with_method(settings: Settings, method: str) -> Settings:

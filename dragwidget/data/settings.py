@@ -290,6 +290,9 @@ class RenderSettings:
             from 0; 10 of Stable Diffusion's 16 is the first of the last decoder block but one.
         keep_protected: while denoising, put back the source's latent outside the mask at every step
             (DragFlow's hard constraint). The paper's soft term alone is the default.
+        keep_source_pixels: outside the mask the edited image has the source's own pixels, at the
+            source's size; over one latent cell around the mask the two are blended. Without a mask
+            it changes nothing. The paper does not; the other methods' presets do.
         correspondence: let these layers attend to their own keys and values and to those of the
             source cells that their content came from, by the map of the drag (LazyDrag, arXiv
             2509.12203): the weight at the first step of the source's own output there, 0 to 1; it
@@ -302,6 +305,7 @@ class RenderSettings:
     start_step: Annotated[int, Between(0, 1000)] = 0
     start_layer: Annotated[int, Between(0, 1000)] = 10
     keep_protected: bool = False
+    keep_source_pixels: bool = False
     correspondence: Annotated[float, Between(0, 1)] = 0.0
     correspondence_share: Annotated[float, Between(0, 1, open_low=True)] = 0.8
 

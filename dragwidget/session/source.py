@@ -169,12 +169,19 @@ def fitted(model: Backbone, image: Any, max_side: int | None, multiple: int | No
     return source_image(read, multiple=multiple, max_side=max_side, min_side=side)
 
 
-def image_of(request: EditRequest, decoded: Tensor) -> Image.Image:
+def image_of(request: EditRequest, decoded: Tensor, cell: int | None = None) -> Image.Image:
     """A decoded image (1, 3, h, w) in [0, 1] at the size of the source, carrying what it does.
 
     That is its alpha (mode RGBA), and EXIF, dpi and sRGB profile, which ``save`` writes.
+
+    Args:
+        cell: pixels (h, w) of a latent cell's side, for the seam of ``keep_source_pixels``;
+            ``None``: the image as it is decoded.
     """
-    return EditedImage.of(request.image.restore(to_pixels(decoded)))
+    pixels, drawn = to_pixels(decoded), request.instructions
+    if cell is None or drawn is None or not request.settings.render.keep_source_pixels:
+        return EditedImage.of(request.image.restore(pixels))
+    return EditedImage.of(request.image.restore(pixels, drawn.mask, cell))
 
 
 def to_pixels(decoded: Tensor) -> npt.NDArray[np.uint8]:

@@ -218,7 +218,7 @@ class Stages:
             plain_steps=node.plain_steps,
             moved=edit.correspondence(node) if render.correspondence > 0 else None,
         )
-        return source.image_of(request, self.model.decode(latent))
+        return source.image_of(request, self.model.decode(latent), self.model.vae_factor)
 
     def _referencing(
         self, key: Key, inversion: Inversion, render: RenderSettings
@@ -241,7 +241,7 @@ class Stages:
         latent = edit.inversion.latents[0] + edit.change(node, request.settings.drag)
         self._check()
         decode = edit.inversion.linear_decoder.decode if quick else self.model.decode
-        return source.image_of(request, decode(latent))
+        return source.image_of(request, decode(latent), self.model.vae_factor)
 
     @in_plain_torch
     def similarity(self, request: EditRequest, xy: XY) -> dict[int, npt.NDArray[np.float32]]:

@@ -28,7 +28,7 @@ def test_there_are_settings_for_every_method():
     assert METHOD_SETTINGS.keys() == METHODS.keys()
 
 
-def test_gooddrags_settings_are_its_authors():
+def test_gooddrags_settings_are_its_authors_with_the_sources_pixels_outside_the_mask():
     settings = with_method(Settings(), "gooddrag")
     assert settings == Settings(
         inversion=InversionSettings(steps=50, strength=0.75),
@@ -38,6 +38,7 @@ def test_gooddrags_settings_are_its_authors():
             step_length=4.0, region_weight=0.2, patience=10, template="original",
             drag_timesteps=7, tracks_per_timestep=10, updates_per_track=3, loss_threshold=0,
         ),
+        render=RenderSettings(keep_source_pixels=True),
     )  # fmt: skip
     drag = settings.drag
     assert drag.steps == drag.drag_timesteps * drag.tracks_per_timestep * drag.updates_per_track
@@ -51,14 +52,16 @@ def test_a_warp_trains_and_optimises_nothing():
         drag=DragSettings(
             method="warp", warp_field="stretch", warp_combine="winner", warp_holes="noise"
         ),
-        render=RenderSettings(keep_protected=True),
+        render=RenderSettings(keep_protected=True, keep_source_pixels=True),
     )
 
 
 def test_a_progressive_warp_leaves_inversion_and_lora_as_they_suit_the_model():
     settings = with_method(MODELS_OWN, "progressive")
     assert (settings.inversion, settings.lora) == (MODELS_OWN.inversion, MODELS_OWN.lora)
-    assert settings.render == RenderSettings(start_layer=3, keep_protected=True)
+    assert settings.render == RenderSettings(
+        start_layer=3, keep_protected=True, keep_source_pixels=True
+    )
     assert settings.drag == DragSettings(
         method="progressive", feature_blocks=(2,), feature_scale=0.25, step_length=0.4,
         updates_per_track=2, stop_distance=0.5,

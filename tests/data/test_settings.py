@@ -68,6 +68,7 @@ PAPER = {
         "start_step": 0,
         "start_layer": 10,
         "keep_protected": False,
+        "keep_source_pixels": False,
         "correspondence": 0.0,
         "correspondence_share": 0.8,
     },

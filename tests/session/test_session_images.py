@@ -84,6 +84,28 @@ def test_what_is_dragged_is_seen_where_it_was_dragged_in_an_image_of_any_aspect(
     assert change[210:].min() > 0
 
 
+@pytest.mark.slow
+def test_renders_and_previews_keep_the_sources_pixels_outside_the_mask_where_asked(tiny):
+    session = session_on(tiny, learning_rate=0.2)
+    height, width = np.asarray(session.image).shape[:2]
+    mask = np.zeros((height, width), dtype=bool)
+    mask[:, : width // 4] = True
+    session.instructions = ask(mask=mask)
+    session.run()
+    source, far = np.asarray(session.image), np.s_[:, width // 4 + tiny.vae_factor :]
+    plain = [np.asarray(make()) for make in (session.render, session.preview)]
+    render = replace(session.settings.render, keep_source_pixels=True)
+    session.settings = replace(session.settings, render=render)
+    for before, make in zip(plain, (session.render, session.preview), strict=True):
+        kept = np.asarray(make())
+        assert np.array_equal(kept[mask], before[mask])
+        assert np.array_equal(kept[far], source[far])
+        assert not np.array_equal(before[far], source[far])
+    session.instructions = ask()
+    for before, make in zip(plain, (session.render, session.preview), strict=True):
+        assert np.array_equal(np.asarray(make()), before)
+
+
 # ---------------------------------------------------------------- in
 
 

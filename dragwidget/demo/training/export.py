@@ -37,7 +37,7 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
         "feature_blocks": [2],
         **METHOD_SETTINGS["progressive"]["drag"],
     },
-    "render": {"start_layer": 3, "keep_protected": True},
+    "render": {"start_layer": 3, "keep_protected": True, "keep_source_pixels": True},
 }
 
 # What the round trip through the autoencoder gives. Scenes of the domain, drawn at 96 to 512

@@ -294,6 +294,12 @@ _DESCRIBED: dict[str, dict[str, Field]] = {
             "and values of the undragged latent, which preserves identity.",
             source="EasyDrag (CVPR 2024), without its second pass; not in the paper, so off",
         ),
+        "keep_source_pixels": Flag(
+            label="Source pixels",
+            meaning="Outside the mask, the edited image has the source's own pixels, at its full "
+            "size; over one latent cell around the mask the two are blended.",
+            source="Not in the paper, so off; on in the presets of the other methods",
+        ),
         "correspondence": Number(
             label="Correspondence",
             meaning="Correspondence attention in the drag: reference attention by the map of the "
