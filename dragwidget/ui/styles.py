@@ -17,6 +17,8 @@ Class names to automate and style by (each on the element that it names):
 ``dragwidget-tool-<name>``     a tool: points, select, brush, eraser, lasso, rectangle, pan, probe
 ``dragwidget-source``          hold to see the source
 ``dragwidget-more``            show all controls of the canvas
+``dragwidget-key-list``        list the keys
+``dragwidget-keys``            the list of keys, over the image
 ``dragwidget-mask-style``      how the mask is shown
 ``dragwidget-undo``            undo
 ``dragwidget-redo``            redo

@@ -86,6 +86,31 @@ def test_no_key_reaches_the_notebook_and_each_does_what_its_tooltip_says(page):
     assert "tool-lasso" in page.page.evaluate(FOCUS)
 
 
+LISTED = """() => { const box = document.querySelector('.dragwidget-keys');
+    return box.style.display === 'none' ? '' : box.innerText; }"""
+
+
+def test_a_question_mark_lists_the_keys_over_the_image_until_they_are_not_needed(page):
+    canvas = ready(page)
+    canvas.click((64.0, 10.0))
+    keys = page.page.keyboard
+    drawn = page.kernel.get("len(canvas.pairs)")
+    for close in ("?", "Escape", "mouse"):
+        keys.press("?")
+        page.until(lambda: "Tool: Brush" in page.page.evaluate(LISTED), "the list shows")
+        if close == "mouse":
+            page.page.locator(".dragwidget-keys").click()
+        else:
+            keys.press(close)
+        page.until(lambda: page.page.evaluate(LISTED) == "", f"{close} closes the list")
+    assert page.kernel.get("[len(canvas.pairs), canvas.last_error]") == [drawn, ""]
+    page.kernel.run("canvas.show_keys()")
+    page.until(lambda: "Undo" in page.page.evaluate(LISTED), "the button shows it, too")
+    page.screenshot("canvas/keys")
+    page.kernel.run("canvas.show_keys()")
+    page.until(lambda: page.page.evaluate(LISTED) == "", "and hides it")
+
+
 def test_the_keyboard_goes_on_past_the_canvas_and_the_apps_own_shortcuts_act(page):
     below = "ipywidgets.VBox([canvas, ipywidgets.Button(description='Run')])"
     canvas = ready(page, [*CELLS[:2], "import ipywidgets", below])

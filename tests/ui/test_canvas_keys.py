@@ -7,7 +7,7 @@ import pytest
 from front_end import Page, send
 
 from dragwidget.data.instructions import PointPair
-from dragwidget.ui.canvas.keys import known_keys
+from dragwidget.ui.canvas.keys import key_help, known_keys
 
 # ---------------------------------------------------------------- view and probe
 
@@ -70,6 +70,26 @@ def test_keys_are_on_and_named_once_the_script_keeps_them_from_the_notebook(canv
     assert set(canvas._script.known_keys) == set(known_keys())
     bare.key("b")  # a page that is open beside it
     assert canvas.tool == "brush"
+
+
+def test_the_list_of_keys_names_every_key_that_acts():
+    listed = " ".join(keys for keys, _ in key_help())
+    spelt = {" ": "Space", "Escape": "Esc", "Backspace": "Delete", "=": "+", "Mod+z": "Ctrl+Z"}
+    spelt |= {"Mod+y": "Ctrl+Z", **{f"Arrow{way}": "Arrows" for way in ("Left", "Right")}}
+    spelt |= {"ArrowUp": "Arrows", "ArrowDown": "Arrows", **dict.fromkeys("2345678", "1 to 9")}
+    assert {key for key in known_keys() if spelt.get(key, key) not in listed} == set()
+
+
+def test_keys_are_listed_on_the_page_where_they_act(canvas, monkeypatch):
+    assert canvas._toolbar.keys.disabled
+    assert canvas._script.key_help == []
+    Page(canvas)
+    assert not canvas._toolbar.keys.disabled
+    assert [tuple(row) for row in canvas._script.key_help] == key_help()
+    sent = []
+    monkeypatch.setattr(canvas._script, "send", sent.append)
+    canvas._toolbar.keys.click()
+    assert sent == [{"show": "keys"}]
 
 
 @pytest.mark.parametrize("on", [True, False])

@@ -21,7 +21,8 @@
  *
  * The model's state: name, the stem of the class names of this canvas' frame and toolbar; label,
  * what a screen reader says; cursor, CSS; known_keys, those that the canvas knows, "Mod+" before one
- * with Ctrl or Cmd.
+ * with Ctrl or Cmd; key_help, what each key does, as [keys, meaning]. Of the kernel comes one message,
+ * {show: "keys"}, when the button for the list of keys is pressed.
  */
 
 const SUPPRESS = "data-lm-suppress-shortcuts"; // JupyterLab's: no shortcut acts on keys from here
@@ -48,13 +49,14 @@ function render({ model, el }) {
 }
 
 async function connect(model, frame, canvas, signal) {
-  const page = { ink: null, send: (event, more = {}) => model.send({ event, ...more }) };
+  const page = { ink: null, help: null, send: (event, more = {}) => model.send({ event, ...more }) };
   describe(model, canvas, signal);
   hideFromIpycanvas(frame, signal);
   takePointer(canvas, page, signal);
   takeWheel(frame, canvas, page, signal);
   takeKeys(model, frame, canvas, page, signal);
   takeButtons(model, frame, canvas, page, signal);
+  page.help = makeKeyHelp(model, frame, canvas, signal);
   page.send("ready");
   page.ink = await makeInkLayer(model, frame, canvas, signal);
 }
@@ -205,13 +207,65 @@ function takeKeys(model, frame, canvas, page, signal) {
 
 /** Act on a key that the canvas knows: what the ink layer has in hand is its own. */
 function pressKey(page, event, command) {
-  const { ink } = page;
+  const { ink, help } = page;
   const { key } = event;
+  if (key === "?" || (key === "Escape" && help.isShown)) {
+    help.toggle();
+    return;
+  }
   const undoes = key === "Escape" || (command && key === "z");
   if (undoes && ink?.cancel()) return;
   const tool = command ? null : ink?.toolOf(key);
   if (tool) ink.use(tool);
   else page.send("key", { key, shift: event.shiftKey, command });
+}
+
+/** The list of keys, laid over the image until the next press of ?, Esc or the mouse. */
+function makeKeyHelp(model, frame, canvas, signal) {
+  const box = document.createElement("div");
+  box.className = "dragwidget-keys";
+  box.setAttribute("role", "note");
+  box.setAttribute("aria-label", "Keyboard shortcuts");
+  Object.assign(box.style, {
+    position: "absolute", inset: "0", overflow: "auto", display: "none", padding: "8px 12px",
+    background: "var(--jp-layout-color1, Canvas)", color: "var(--jp-ui-font-color1, CanvasText)",
+    font: "13px/1.5 var(--jp-ui-font-family, system-ui, sans-serif)", opacity: "0.94",
+  });
+  const help = {
+    get isShown() {
+      return box.style.display !== "none";
+    },
+    toggle(on = !this.isShown) {
+      if (on) {
+        const rows = model.get("key_help").map(([keys, meaning]) => {
+          const row = document.createElement("tr");
+          for (const text of [keys, meaning]) {
+            const cell = row.insertCell();
+            cell.textContent = text;
+            Object.assign(cell.style, { padding: "0 12px 0 0", textAlign: "left" });
+          }
+          row.cells[0].style.fontWeight = "700";
+          return row;
+        });
+        const table = document.createElement("table");
+        table.append(...rows);
+        box.replaceChildren(table);
+      }
+      box.style.display = on && model.get("key_help").length ? "block" : "none";
+    },
+  };
+  frame.style.position = "relative";
+  frame.append(box);
+  const show = (message) => message.show === "keys" && help.toggle();
+  model.on("msg:custom", show);
+  for (const element of [box, canvas]) {
+    element.addEventListener("pointerdown", () => help.toggle(false), { signal });
+  }
+  signal.addEventListener("abort", () => {
+    model.off("msg:custom", show);
+    box.remove();
+  });
+  return help;
 }
 
 /** What is held beside a key; "" where a character is typed: many keyboards need Alt for a [. */

@@ -307,6 +307,7 @@ class DragCanvas(StillImage, SketchWidget):
         with script.hold_sync():
             script.label = f"Image to draw on: {captions.describe(self._sketch)}"
             script.known_keys = keys.known_keys() if self.has_keys else []
+            script.key_help = keys.key_help() if self.has_keys else []
             script.cursor = TOOLS[self.tool].cursor
             if not self._has_script:  # no page draws by itself yet
                 return
@@ -354,6 +355,11 @@ class DragCanvas(StillImage, SketchWidget):
         """
         self._has_script, self.shows_source = True, False
         self._update()
+
+    def show_keys(self) -> None:
+        """Show or hide the list of keys on the page, where keys act."""
+        if self._script is not None:
+            self._script.send({"show": "keys"})
 
     @property
     def toolbar(self) -> Any:

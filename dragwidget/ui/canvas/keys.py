@@ -13,7 +13,23 @@ SIZE_STEP = 1.2
 ZOOM_STEP = 2**0.5
 _STYLES = ("darken", "tint", "hidden")
 EDIT_KEYS = (*ARROWS, "Delete", "Backspace", "Enter", "Escape")
-OTHER_KEYS = (*WIDGET_KEYS, *"x[]+=-0m123456789", *EDIT_KEYS, "Mod+z", "Mod+y")
+OTHER_KEYS = (*WIDGET_KEYS, *"?x[]+=-0m123456789", *EDIT_KEYS, "Mod+z", "Mod+y")
+MEANINGS = (  # beside the tools; the page itself acts on "?", see canvas.js
+    ("x", "Brush, or eraser"),
+    ("[ and ]", "Smaller or larger brush"),
+    ("m", "Darken, tint or hide the mask"),
+    ("1 to 9", "Select a pair"),
+    ("Arrows", "Move the selected point by 1 pixel, with Shift by 10"),
+    ("Delete", "Delete the selected pair"),
+    ("Enter", "Close the lasso"),
+    ("Esc", "Cancel what is half drawn"),
+    ("Ctrl+Z", "Undo; with Shift, or Ctrl+Y: redo"),
+    ("+ and -", "Zoom; so does Ctrl with the mouse wheel"),
+    ("0", "Fit the whole image"),
+    ("Space", "Run, or pause"),
+    ("s", "Take one drag step"),
+    ("?", "Show or hide this list"),
+)
 
 
 class KeyHost(Protocol):
@@ -41,6 +57,12 @@ class KeyHost(Protocol):
 def known_keys() -> list[str]:
     """Return all keys that act, "Mod+" before one with Ctrl or Cmd, with or without Shift."""
     return [*_tool_keys(), *OTHER_KEYS]
+
+
+def key_help() -> list[tuple[str, str]]:
+    """Return keys and what they do, tools first."""
+    tools = [(tool.key, f"Tool: {tool.label}") for tool in TOOLS.values() if tool.key]
+    return [*tools, *MEANINGS]
 
 
 def _tool_keys() -> dict[str, str]:

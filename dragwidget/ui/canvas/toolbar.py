@@ -51,6 +51,7 @@ class ToolbarHost(Protocol):
     def redo(self) -> bool: ...
     def zoom_by(self, factor: float) -> None: ...
     def fit(self) -> None: ...
+    def show_keys(self) -> None: ...
     def grow(self, pixels: float) -> None: ...
     def shrink(self, pixels: float) -> None: ...
     def invert_mask(self) -> None: ...
@@ -97,6 +98,8 @@ class Toolbar:
         self.zoom = ipywidgets.Label("100 %", layout={"width": "46px"})
         self.zoom_in = button("+", "", "Zoom in", lambda: canvas.zoom_by(2**0.5), "+")
         self.fit = button("Fit", "", "Fit the whole image", canvas.fit, "0")
+        self.keys = button("Keys", "keyboard-o", "List the keys", canvas.show_keys, "?")
+        self.keys.add_class("dragwidget-key-list")
         self.style = self._tip(
             ipywidgets.Dropdown(
                 options=list(MASK_STYLES), description="Mask",
@@ -173,7 +176,7 @@ class Toolbar:
                 _row(
                     [
                         self.size, _gap(), self.zoom_out, self.zoom, self.zoom_in, self.fit,
-                        _gap(), self.style, self.opacity, self.tint, *optional,
+                        _gap(), self.style, self.opacity, self.tint, *optional, self.keys,
                     ]
                 ),
                 _row([*self.mask_buttons, _gap(), self.of_pair]),
@@ -209,6 +212,7 @@ class Toolbar:
             self.tint.value = canvas.mask_tint
             self.source.value = canvas.shows_source
             self.source.disabled = canvas.size is None
+            self.keys.disabled = not canvas.has_keys
             self.tint.disabled = canvas.mask_style != "tint"
         finally:
             self._is_updating = False
