@@ -27,10 +27,12 @@ if TYPE_CHECKING:
     from dragwidget.session.session import DragSession
 
 Action = Literal[
-    "prepare", "step", "run", "pause", "stop", "reset", "render", "rewind", "look", "open"
-]
+    "prepare", "step", "run", "pause", "stop", "reset", "render", "rewind", "look", "open",
+    "generate",
+]  # fmt: skip
 _DRAGGING = ("drag", "preview")  # phases in which the session stands at a whole step
 PREVIEW = "Preview"  # the name of work that gives way to any other
+GENERATE = "Generate"
 
 
 class Editing:
@@ -262,6 +264,15 @@ class Editing:
         self._check("open")
         self._when_free("another image", change)
 
+    def generate(self, prompt: str, seed: int = 0) -> None:
+        """Make an image from text, which is edited once it is made.
+
+        Args:
+            seed: of the noise, 0 or more.
+        """
+        self._check("generate")
+        self._start(GENERATE, lambda: work.generating(self.work, prompt, seed))
+
     def wait(self, timeout: float | None = None) -> Rendered | Ended | None:
         """Wait until the work is over or paused; raise what it raised."""
         return self.runner.wait(timeout)
@@ -294,6 +305,8 @@ class Editing:
     def _done(self, result: Rendered | Ended | None, error: BaseException | None) -> None:
         if isinstance(result, Rendered):
             self.rendered = result
+        if self.runner.name == GENERATE and self.runner.outcome == "done":
+            self.rendered, self.session.request = None, self.work.request
         try:
             self._on_done(result, error)
         finally:

@@ -24,6 +24,7 @@ PHASES = {
 MESSAGES = {
     "start": "Ready.",
     "prepared": "LoRA and inversion are ready. Press Run to drag.",
+    "generated": "The image is made. Draw an arrow on it.",
     "stepped": "Step {index} done. Press Step or Run to continue.",
     "rendered": "Final render of step {index}.",
     "ended": "{Reason}.",

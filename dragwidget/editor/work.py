@@ -88,6 +88,19 @@ class PreviewRateLimiter:
         self.quick = self.quick or seconds > self.interval / 2
 
 
+def generating(session: DragSession, prompt: str, seed: int) -> Generator[Report, None, None]:
+    """Generate an image from text, and set it, as ``DragSession.generate`` does."""
+    from dragwidget.data.request import EditRequest
+    from dragwidget.session import source
+
+    session.monitor.start()
+    model, steps = session.model, session.settings.inversion.steps
+    size = (model.image_side, model.image_side)
+    generation = source.Generation(prompt, "", source.GUIDANCE, seed, size, steps)
+    made = yield from _reported(source.generating(model, generation))
+    session.change(lambda: EditRequest(made, prompt, settings=session.settings))
+
+
 def preparing(session: DragSession) -> Generator[Report, None, None]:
     """Make LoRA and inversion, where they are not up to date."""
     session.monitor.start()

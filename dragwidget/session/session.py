@@ -123,7 +123,7 @@ class DragSession:
         self,
         prompt: str,
         negative_prompt: str = "",
-        guidance_scale: float = 7.5,
+        guidance_scale: float = source.GUIDANCE,
         seed: int = 0,
         size: tuple[int, int] | None = None,
     ) -> Image.Image:

@@ -29,6 +29,8 @@ from dragwidget.drag.torch_state import in_plain_torch
 from dragwidget.progress import Key, Progress
 from dragwidget.storage.image_files import EditedImage
 
+GUIDANCE = 7.5  # the scale of classifier-free guidance, by default; that of Stable Diffusion 1
+
 
 @dataclass(frozen=True)
 class Generation:

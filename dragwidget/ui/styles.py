@@ -11,6 +11,7 @@ Class names to automate and style by (each on the element that it names):
 ``dragwidget-image``           an upload and samples
 ``dragwidget-open``            open an image
 ``dragwidget-sample``          a sample, with the button that opens it
+``dragwidget-generate``        make an image from text
 ``dragwidget-canvas-box``      the canvas with its toolbar and caption
 ``dragwidget-canvas``          the image with all that is drawn on it
 ``dragwidget-caption``         the line below the image

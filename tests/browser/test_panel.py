@@ -160,6 +160,18 @@ def test_the_source_shows_as_long_as_the_button_is_held(lab):
     assert page.kernel.get("[widget.error, canvas.last_error]") == ["", ""]
 
 
+BRING = """([type, bytes]) => {
+    const data = new DataTransfer();
+    data.items.add(new File([new Uint8Array(bytes)], 'a.png', { type: 'image/png' }));
+    const canvas = document.querySelector('.dragwidget-canvas canvas');
+    canvas.focus();
+    const more = { bubbles: true, cancelable: true };
+    canvas.dispatchEvent(type === 'drop'
+        ? new DragEvent('drop', { dataTransfer: data, ...more })
+        : new ClipboardEvent('paste', { clipboardData: data, ...more }));
+}"""
+
+
 def test_without_an_image_a_sample_is_edited_and_a_file_is_opened(lab):
     page = lab
     made = "from dragwidget import DragWidget\nwidget = DragWidget(journal=False, store=None)"
@@ -179,3 +191,9 @@ def test_without_an_image_a_sample_is_edited_and_a_file_is_opened(lab):
     page.until(lambda: canvas.shows((60, 60))[:3] == (200, 30, 40), "the file shows")
     assert page.kernel.get("[len(canvas.pairs), widget.prompt, widget.error]") == [0, "", ""]
     page.screenshot("panel/opened")
+    for type_, colour in (("drop", (30, 200, 40)), ("paste", (40, 30, 200))):
+        file = io.BytesIO()
+        Image.new("RGB", SIZE, colour).save(file, "PNG")
+        page.page.evaluate(BRING, [type_, list(file.getvalue())])
+        page.until(lambda c=colour: canvas.shows((60, 60))[:3] == c, f"{type_} opens an image")
+    assert page.kernel.get("[widget.error, canvas.last_error]") == ["", ""]

@@ -125,3 +125,54 @@ def test_without_an_image_there_are_samples_and_the_first_is_open():
     assert not np.array_equal(widget.image, first)
     assert np.array_equal(widget.canvas.image, widget.image)
     widget.close()
+
+
+@pytest.mark.slow
+def test_an_image_made_from_text_is_edited_and_the_next_press_makes_another(widget):
+    widget.canvas.add_pair(*FAR)
+    widget.run(1)
+    widget.render()
+    panel = panel_of(widget)
+    panel.text.value = "a cat"
+    made = []
+    for seed in range(2):
+        panel.make.click()
+        assert widget.error == ""
+        assert widget.prompt == widget.canvas.prompt == "a cat"
+        assert widget.canvas.pairs == ()
+        assert widget.result is None
+        assert "The image is made" in widget._view.status._line.value
+        made.append(np.asarray(widget.image))
+        other = DragSession(widget.session.model)
+        other.settings = widget.session.settings
+        assert np.array_equal(other.generate("a cat", seed=seed), made[-1])
+        assert np.array_equal(widget.canvas.image, made[-1])
+    assert not np.array_equal(*made)
+    assert widget.session.status["inversion"].state == "ready"
+    widget.canvas.add_pair(*FAR)
+    widget.run(1)
+    assert widget.index == 1
+
+
+def test_a_seed_that_there_cannot_be_is_told_and_changes_nothing(widget):
+    before = np.asarray(widget.image)
+    widget.canvas.add_pair(*FAR)
+    widget.generate("a cat", seed=-1)
+    assert "seed" in widget.error
+    assert np.array_equal(widget.image, before)
+    assert len(widget.canvas.pairs) == 1
+
+
+def test_a_file_that_is_dropped_or_pasted_on_the_page_is_edited(widget):
+    photo = Image.fromarray(waves(96, 64, seed=3))
+    script = widget.canvas._script
+    assert script.takes_images
+    message = {"event": "image", "name": "photo.png", "size": 9}
+    script._handle_custom_msg(message, [memoryview(encoded(photo, "PNG"))])
+    assert widget.error == widget.canvas.last_error == ""
+    assert np.array_equal(widget.image, photo)
+    script._handle_custom_msg(message, [b"not an image"])
+    assert "is not an image that can be read" in widget.error
+    script._handle_custom_msg({**message, "size": 10**7}, [])
+    assert "photo.png has 10000000 bytes" in widget.canvas.last_error
+    assert np.array_equal(widget.image, photo)

@@ -17,11 +17,12 @@
  *   press {touch}             the left button, the pen's tip or the first finger went down
  *   move, release             of that pointer, also outside the canvas
  *   cancel                    the system took the pointer away: what it did counts for nothing
+ *   image {name, size}        an image file was dropped or pasted; its bytes, if they are not too many
  *   second                    where another finger is while the first draws
  *
  * The model's state: name, the stem of the class names of this canvas' frame and toolbar; label,
  * what a screen reader says; cursor, CSS; known_keys, those that the canvas knows, "Mod+" before one
- * with Ctrl or Cmd; key_help, what each key does, as [keys, meaning]. Of the kernel comes one message,
+ * with Ctrl or Cmd; key_help, what each key does, as [keys, meaning]; takes_images, whether a file is for the kernel. Of the kernel comes one message,
  * {show: "keys"}, when the button for the list of keys is pressed.
  */
 
@@ -31,6 +32,7 @@ const IPYCANVAS = [
   "touchstart", "touchmove", "touchend", "touchcancel",
 ];
 const REPEATED = /^(Arrow|[-+=[\]])/; // keys that act again while they are held
+const MAX_FILE = 9e6; // bytes: Jupyter's servers close the connection at a message of 10 MiB
 const LINE = 16; // CSS pixels of a wheel's line
 
 function render({ model, el }) {
@@ -56,6 +58,7 @@ async function connect(model, frame, canvas, signal) {
   takeWheel(frame, canvas, page, signal);
   takeKeys(model, frame, canvas, page, signal);
   takeButtons(model, frame, canvas, page, signal);
+  takeImages(model, frame, canvas, page, signal);
   page.help = makeKeyHelp(model, frame, canvas, signal);
   page.send("ready");
   page.ink = await makeInkLayer(model, frame, canvas, signal);
@@ -218,6 +221,24 @@ function pressKey(page, event, command) {
   const tool = command ? null : ink?.toolOf(key);
   if (tool) ink.use(tool);
   else page.send("key", { key, shift: event.shiftKey, command });
+}
+
+/** An image file that is dropped on the image, or pasted while the canvas has the focus. */
+function takeImages(model, frame, canvas, page, signal) {
+  const take = async (event, data) => {
+    const file = [...(data?.files ?? [])].find(({ type }) => type.startsWith("image/"));
+    if (!file || !model.get("takes_images")) return;
+    event.preventDefault();
+    event.stopPropagation();
+    const { name, size } = file;
+    const sent = size <= MAX_FILE ? [await file.arrayBuffer()] : [];
+    model.send({ event: "image", name, size }, undefined, sent);
+  };
+  const over = (event) => model.get("takes_images") && event.preventDefault();
+  frame.addEventListener("dragover", over, { signal });
+  frame.addEventListener("drop", (event) => take(event, event.dataTransfer), { signal });
+  const paste = (event) => document.activeElement === canvas && take(event, event.clipboardData);
+  document.addEventListener("paste", paste, { capture: true, signal });
 }
 
 /** The list of keys, laid over the image until the next press of ?, Esc or the mouse. */

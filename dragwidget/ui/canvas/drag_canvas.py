@@ -103,6 +103,7 @@ class DragCanvas(StillImage, SketchWidget):
         self._meshed: BoolArray | None = None  # the mask that our script has
         self._key_callbacks: list[Callable[[str], None]] = []
         self._probe_callbacks: list[Callable[[float, float], None]] = []
+        self._image_callbacks: list[Callable[[bytes], None]] = []
         guard = self._guard = Guard(
             self._lock,
             refresh=lambda: self.scene.refresh(),
@@ -307,6 +308,7 @@ class DragCanvas(StillImage, SketchWidget):
         with script.hold_sync():
             script.label = f"Image to draw on: {captions.describe(self._sketch)}"
             script.known_keys = keys.known_keys() if self.has_keys else []
+            script.takes_images = bool(self._image_callbacks)
             script.key_help = keys.key_help() if self.has_keys else []
             script.cursor = TOOLS[self.tool].cursor
             if not self._has_script:  # no page draws by itself yet
@@ -398,6 +400,20 @@ class DragCanvas(StillImage, SketchWidget):
     def on_probe(self, callback: Callable[[float, float], None], remove: bool = False) -> None:
         """Call ``callback(x, y)``, in image pixels, for a click with the tool "probe"."""
         (self._probe_callbacks.remove if remove else self._probe_callbacks.append)(callback)
+
+    def on_image(self, callback: Callable[[bytes], None], remove: bool = False) -> None:
+        """Call ``callback(file)``, with its bytes, for an image file dropped or pasted on the page.
+
+        That needs anywidget. A file of more than 9 MB is refused on the page.
+        """
+        (self._image_callbacks.remove if remove else self._image_callbacks.append)(callback)
+        with self._lock:
+            self._tell_script()
+
+    def tell_image(self, file: bytes) -> None:
+        """Call the callbacks that ``on_image`` registered."""
+        for callback in list(self._image_callbacks):
+            self._guard.later(callback, file)
 
     def tell_key(self, name: str) -> None:
         """Call the callbacks that ``on_key`` registered."""

@@ -44,6 +44,7 @@ class InputHost(keys.KeyHost, Protocol):
 
     def show_viewport(self, viewport: Viewport) -> None: ...
     def script_is_ready(self) -> None: ...
+    def tell_image(self, file: bytes) -> None: ...
 
 
 class CanvasInput:
@@ -107,6 +108,8 @@ class CanvasInput:
                 self._replay(content, buffers)
             case {"event": "tool", "tool": tool} if tool in TOOLS:
                 self._host.tool = tool
+            case {"event": "image", "name": name, "size": size}:
+                self._take_image(name, size, buffers)
             case {"event": "source", "on": on}:
                 self._host.shows_source = bool(on)
             case {"event": "press", "x": x, "y": y, "touch": touch}:
@@ -125,6 +128,15 @@ class CanvasInput:
                 self._press_key(key, shift, command)
             case _:
                 self._refuse(f"the canvas knows no message {content!r:.200}")
+
+    def _take_image(self, name: object, size: object, buffers: Sequence[Any]) -> None:
+        if not buffers:
+            self._refuse(
+                f"{name!s:.80} has {size} bytes, more than a page can send to the kernel at once: "
+                "copy it to where the kernel runs, and open it by its path"
+            )
+        else:
+            self._host.tell_image(bytes(buffers[0]))
 
     def _refuse(self, why: str) -> None:
         """Tell of a message that cannot be meant; what is half drawn stays."""

@@ -160,7 +160,7 @@ class DragWidget(StillImage, ipywidgets.VBox):
             self._editing,
             HistoryPanel(self._guarded(self.rewind), self._guarded(self.go_to)),
             FeaturesPanel(self._probing),
-            ImagePanel(self._guarded(self.open_image), samples),
+            ImagePanel(self._guarded(self.open_image), self._guarded(self.generate), samples),
             ExportPanel(makers(self._png, self.gif, self._json), self.code, self._guard),
             width=width,
             image_first=bool(samples),
@@ -196,6 +196,7 @@ class DragWidget(StillImage, ipywidgets.VBox):
         self.session.watchers.append(self._watcher)
         self.canvas.on_probe(self._guarded(self._probe))
         self.canvas.on_key(self._guarded(self._key))
+        self.canvas.on_image(self._guarded(self.open_image))
         self.canvas.select_by(self._select)
 
     def _guard(self, action: Callable[[], object]) -> object:
@@ -262,6 +263,17 @@ class DragWidget(StillImage, ipywidgets.VBox):
         self._clear_error()
         read = read_image(image)  # what is no image stops nothing
         self._editing.open(lambda: self.session.set_image(read, prompt, max_side=self._max_side))
+
+    def generate(self, prompt: str, seed: int = 0) -> None:
+        """Generate an image from text, and edit it; points and mask on the one before are dropped.
+
+        It returns at once; the image is there once ``wait`` returns.
+
+        Args:
+            seed: of the noise, 0 or more.
+        """
+        self._clear_error()
+        self._editing.generate(prompt, seed)
 
     def _requested(self) -> None:
         """Something else is asked for, on the page or by code: show it, and write it down."""

@@ -1,4 +1,4 @@
-"""Open an image: a file of the user's, or a sample."""
+"""Choose the image: a file of the user's, a sample, or one that the model makes from text."""
 
 from __future__ import annotations
 
@@ -17,19 +17,27 @@ Samples = Sequence[tuple[Image.Image, str]]  # with what each shows
 
 
 class ImagePanel(ipywidgets.HBox):
-    """Panel with an upload, and samples to try.
+    """Panel with an upload, samples to try, and a text to make an image from.
 
     Args:
         show: called with the bytes of a file, or with a sample and its prompt.
+        generate: called with a text and a seed.
         samples: what is offered beside the upload.
 
     Attributes:
         upload: the control that takes a file.
         buttons: one a sample.
+        text: what the image to be made should show.
+        make: the button that makes it; every press with the next seed.
     """
 
-    def __init__(self, show: Callable[..., object], samples: Samples) -> None:
-        self._show = show
+    def __init__(
+        self,
+        show: Callable[..., object],
+        generate: Callable[[str, int], object],
+        samples: Samples,
+    ) -> None:
+        self._show, self._generate, self._seed = show, generate, 0
         self.upload = ipywidgets.FileUpload(
             accept="image/*", multiple=False, description="Open image",
             layout=Layout(width="130px", flex="0 0 auto"),
@@ -43,11 +51,25 @@ class ImagePanel(ipywidgets.HBox):
             button.on_click(lambda _, image=image, prompt=prompt: show(image, prompt))
             self.buttons.append(button)
             cells.append(cell)
+        self.text = ipywidgets.Text(
+            placeholder="text of an image to make", layout=Layout(width="220px"),
+        )  # fmt: skip
+        self.make = ipywidgets.Button(
+            description="Generate",
+            tooltip="Make an image from this text with the model; again: another one",
+            layout=Layout(width="auto"),
+        )
+        self.make.add_class("dragwidget-generate")
+        self.make.on_click(lambda _: self._made())
         super().__init__(
-            [self.upload, *cells],
+            [self.upload, *cells, self.text, self.make],
             layout=Layout(flex_flow="row wrap", align_items="center", width="100%"),
         )
         self.add_class("dragwidget-image")
+
+    def _made(self) -> None:
+        seed, self._seed = self._seed, self._seed + 1
+        self._generate(self.text.value, seed)
 
     def _uploaded(self, change: Any) -> None:
         value = change["new"]

@@ -16,7 +16,7 @@ from dragwidget.data.presets import presets
 from dragwidget.data.settings import Settings
 from dragwidget.drag.method import Ended
 from dragwidget.drag.tracking import LOW_CONFIDENCE
-from dragwidget.editor.editing import PREVIEW
+from dragwidget.editor.editing import GENERATE, PREVIEW
 from dragwidget.editor.hints import Situation
 from dragwidget.editor.images import evenly
 from dragwidget.editor.messages import PHASES, message
@@ -211,8 +211,8 @@ class View:
         elif editing.runner.outcome == "stopped":
             dragged = editing.report is not None and editing.report.phase == "drag"
             self.say("stopped" if dragged else "cancelled", name=name)
-        elif name == "Prepare":
-            self.say("prepared")
+        elif name in ("Prepare", GENERATE):
+            self.say("prepared" if name == "Prepare" else "generated")
         elif name == "Render":
             self.say("rendered")
         elif ended is None or (ended is Ended.STEP_LIMIT and name == "Step"):
