@@ -36,12 +36,13 @@ def clock_here() -> ClockName:
     shell = ipython.get_ipython() if ipython is not None else None
     if getattr(shell, "kernel", None) is None:
         return "sync"
-    return "play" if _importable("google.colab") else "thread"
+    return "play" if in_colab() else "thread"
 
 
-def _importable(name: str) -> bool:
+def in_colab() -> bool:
+    """Return whether this process is one of Google Colab's."""
     try:
-        return find_spec(name) is not None
+        return find_spec("google.colab") is not None
     except (ImportError, ValueError):  # its parent is missing, or was put into sys.modules
         return False
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable
+from functools import cache
+from importlib import import_module
 from typing import Any
 
 import ipywidgets
 from PIL import Image
+
+from dragwidget.editor.clocks import in_colab
 
 STATIC_BYTES = 100 * 1024  # of the image in the notebook's file, as text
 SIDE = 512  # its longest, pixels, if that fits
@@ -21,6 +25,7 @@ class StillImage:
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         """Return the live widget, and for a notebook without a kernel an image and text."""
+        load_custom_widgets()
         data: dict[str, Any] = {"text/plain": repr(self)}
         if hasattr(ipywidgets.VBox, "_repr_mimebundle_"):  # since ipywidgets 8
             data = dict(super()._repr_mimebundle_(**kwargs) or data)  # type: ignore[misc]
@@ -42,6 +47,13 @@ class StillImage:
 
             display(self._repr_mimebundle_(), raw=True)  # type: ignore[no-untyped-call]
             self._handle_displayed(**kwargs)  # type: ignore[attr-defined]
+
+
+@cache
+def load_custom_widgets() -> None:
+    """Let Colab load widgets that are not its own, as ipycanvas' are: once, where it is Colab."""
+    if in_colab():
+        import_module("google.colab.output").enable_custom_widget_manager()
 
 
 def small_png(image: Image.Image, limit: int) -> bytes:

@@ -2,8 +2,10 @@
 
 import base64
 import io
+import sys
 import threading
 import time
+import types
 
 import ipywidgets
 import numpy as np
@@ -12,6 +14,7 @@ from front_end import Page, drawings, messages
 from PIL import Image
 
 from dragwidget.ui.canvas import DragCanvas
+from dragwidget.ui.still import load_custom_widgets
 
 
 def image(value=120, size=(64, 48)):
@@ -354,3 +357,19 @@ def test_pixels_of_a_small_image_stay_pixels():
     shot = np.asarray(canvas.snapshot(64))
     assert set(np.unique(shot)) == {0, 255}
     canvas.close()
+
+
+@pytest.mark.parametrize("is_colab", [True, False])
+def test_colab_is_asked_once_to_load_other_widgets_than_its_own(canvas, monkeypatch, is_colab):
+    asked = []
+    for name in ("google", "google.colab", "google.colab.output"):
+        module = types.ModuleType(name)
+        module.__path__ = []
+        module.__spec__ = types.SimpleNamespace(name=name)
+        module.enable_custom_widget_manager = lambda: asked.append(1)
+        monkeypatch.setitem(sys.modules, name, module if is_colab else None)
+    load_custom_widgets.cache_clear()
+    for _ in range(2):
+        canvas._repr_mimebundle_()
+    load_custom_widgets.cache_clear()
+    assert len(asked) == is_colab
