@@ -294,12 +294,6 @@ _DESCRIBED: dict[str, dict[str, Field]] = {
             "and values of the undragged latent, which preserves identity.",
             source="EasyDrag (CVPR 2024), without its second pass; not in the paper, so off",
         ),
-        "keep_source_pixels": Flag(
-            label="Source pixels",
-            meaning="Outside the mask, the edited image has the source's own pixels, at its full "
-            "size; over one latent cell around the mask the two are blended.",
-            source="Not in the paper, so off; on in the presets of the other methods",
-        ),
         "correspondence": Number(
             label="Correspondence",
             meaning="Correspondence attention in the drag: reference attention by the map of the "
@@ -396,6 +390,12 @@ _DESCRIBED: dict[str, dict[str, Field]] = {
             meaning="Replace the protected region with the source's latent after each denoising "
             "step: it stays unchanged, but seams may appear.",
             source="Not in the paper; DragFlow's hard constraint",
+        ),
+        "keep_source_pixels": Flag(
+            label="Source pixels",
+            meaning="Outside the mask, the edited image has the source's own pixels, at its full "
+            "size; over one latent cell around the mask the two are blended.",
+            source="Not in the paper, so off; on in the presets of the other methods",
         ),
         "correspondence": Number(
             label="Correspondence",
