@@ -94,6 +94,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--lora-alpha", type=float, metavar="A", help="alpha of a LoRA file that does not give it"
     )
+    how.add_argument(
+        "--style",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("FILE", "WEIGHT"),
+        help="add this LoRA file to the model, with this weight (1: its full strength); repeatable",
+    )
     how.add_argument("--seed", type=int, metavar="N", help="seed of the LoRA training")
     how.add_argument(
         "--settings",
@@ -163,6 +171,7 @@ def begin(args: argparse.Namespace) -> tuple[DragSession, Files]:
     """Check everything, then load the model; return a session with the request, and the files."""
     if args.lora_alpha is not None and args.lora is None:
         raise ValueError("--lora-alpha needs a LoRA file: give --lora too")
+    styles = [inputs.parse_style(*words) for words in args.style]
     source = read_image(args.image)
     height, width = source.pixels.shape[:2]
     instructions = inputs.read_instructions(
@@ -191,6 +200,7 @@ def begin(args: argparse.Namespace) -> tuple[DragSession, Files]:
 
     with _lasting() if args.whole_process else nullcontext():
         from dragwidget.session.session import DragSession
+        from dragwidget.session.source import styles_of
         from dragwidget.storage.cache import Store
 
         session = DragSession.from_pretrained(
@@ -203,6 +213,10 @@ def begin(args: argparse.Namespace) -> tuple[DragSession, Files]:
         )
     session.settings = inputs.with_changes(_with_method(session.settings, args.method), *changes)
     session.set_image(source, max_side=args.max_side)
+    if styles:
+        session.use_lora(styles)
+        for (file, _), (style, weight) in zip(styles, styles_of(session.request), strict=True):
+            print(f"LoRA {file} at weight {weight:g}: {style.summary}")
     if args.lora is not None:
         session.use_lora(args.lora, alpha=args.lora_alpha)
     if session.lora is not None:

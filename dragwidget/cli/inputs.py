@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from dragwidget.data.frames import Size
 from dragwidget.data.image_reading import ReadImage, read_mask
 from dragwidget.data.image_writing import output_format
 from dragwidget.data.instructions import DragInstructions, PointPair
+from dragwidget.data.paths import user_path
 from dragwidget.data.settings import Settings
 from dragwidget.storage.atomic import check_writable
 
@@ -43,6 +46,17 @@ def parse_pair(word: str) -> PointPair:
         raise argparse.ArgumentTypeError(
             f"a pair must be X,Y:X,Y, handle and target in pixels, like 60,70:80,70, got {word!r}"
         ) from error
+
+
+def parse_style(file: str, weight: str) -> tuple[Path, float]:
+    """Parse a LoRA file and its weight."""
+    with suppress(ValueError):
+        number = float(weight)
+        if math.isfinite(number):
+            return user_path(file), number
+    raise ValueError(
+        f"--style takes a LoRA file here and its weight, a number, got {file!r} and {weight!r}"
+    )
 
 
 def read_instructions(

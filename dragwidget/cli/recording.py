@@ -90,6 +90,8 @@ def write_log(
     path: Path, session: DragSession, recorder: Recorder, ended: str, files: Files
 ) -> None:
     """Write what was done in an edit, as JSON; ``ended`` is why the drag was over."""
+    from dragwidget.session.source import styles_of
+
     model, request = session.model, session.request
     content = {
         "format": "dragwidget.log",
@@ -114,6 +116,9 @@ def write_log(
         "instructions": request.instructions and json.loads(request.instructions.to_json()),
         "settings": request.settings.to_dict(),
         "lora": session.lora and session.lora.summary,
+        "styles": [
+            {"lora": style.summary, "weight": weight} for style, weight in styles_of(request)
+        ],
         "seconds": {phase: round(spent, 3) for phase, spent in recorder.seconds.items()},
         "lora_losses": recorder.lora_losses,
         "steps": [_as_data(step) for step in dragged(session)],

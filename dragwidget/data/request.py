@@ -7,8 +7,9 @@ they are made by; code, logs and journals of an edit are written from it.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from dragwidget.data.frames import lost_cells
 from dragwidget.data.image import SourceImage
@@ -26,6 +27,10 @@ class LoRAWeights(Protocol):
         ...
 
 
+Styles: TypeAlias = tuple[tuple[LoRAWeights, float], ...]
+"""LoRAs that change the model, in this order, each with how strongly it is applied."""
+
+
 @dataclass(frozen=True, eq=False)
 class EditRequest:
     """All that is asked of one image. Immutable; equal and hashed by content.
@@ -41,6 +46,8 @@ class EditRequest:
             which may be none.
         instructions: what to drag, in pixels of the image as it was given; ``None``: nothing yet.
         settings: of every stage.
+        styles: LoRAs that change the model itself, each with its weight, any finite number; what
+            is trained or given as ``lora`` comes on top of them.
 
     Raises:
         TypeError: a value of the wrong kind.
@@ -52,14 +59,14 @@ class EditRequest:
     lora: LoRAWeights | None = None
     instructions: DragInstructions | None = None
     settings: Settings = field(default_factory=Settings)
+    styles: Styles = ()
 
     def __post_init__(self) -> None:
         _check(self.image, SourceImage, "the image", "source_image() reads and fits one")
         check_prompt(self.prompt)
-        if self.lora is not None and not isinstance(getattr(self.lora, "digest", None), str):
-            raise TypeError(
-                f"the LoRA must be its weights, got {quoted(self.lora)}: load_lora() reads a file"
-            )
+        if self.lora is not None:
+            _check_weights(self.lora)
+        object.__setattr__(self, "styles", tuple(map(_checked_style, self.styles)))
         _check(self.settings, Settings, "settings")
         drawn = self.instructions
         if drawn is not None:
@@ -119,9 +126,15 @@ class EditRequest:
         cells = (height // vae_factor, width // vae_factor)
         return int(lost_cells(mask, self.settings.drag.grid(height, width), cells).sum())
 
+    @property
+    def style_digests(self) -> tuple[tuple[str, float], ...]:
+        """What ``styles`` are: the digest of each, and its weight."""
+        return tuple((style.digest, weight) for style, weight in self.styles)
+
     def _content(self) -> tuple[Any, ...]:
         lora = None if self.lora is None else self.lora.digest
-        return self.image, self.prompt, lora, self.instructions, self.settings
+        made_by = self.image, self.prompt, lora, self.style_digests
+        return *made_by, self.instructions, self.settings
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, EditRequest):
@@ -130,6 +143,26 @@ class EditRequest:
 
     def __hash__(self) -> int:
         return hash(self._content())
+
+
+def _check_weights(lora: object) -> None:
+    if not isinstance(getattr(lora, "digest", None), str):
+        raise TypeError(
+            f"the LoRA must be its weights, got {quoted(lora)}: load_lora() reads a file"
+        )
+
+
+def _checked_style(style: Any) -> tuple[LoRAWeights, float]:
+    if not isinstance(style, (tuple, list)) or len(style) != 2:
+        raise TypeError(f"styles must be pairs of a LoRA and its weight, got {quoted(style)}")
+    lora, weight = style
+    _check_weights(lora)
+    is_number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
+    if not is_number or not math.isfinite(weight):
+        raise ValueError(
+            f"the weight of a LoRA must be a number, 1 for its full strength, got {quoted(weight)}"
+        )
+    return lora, float(weight)
 
 
 def _check(value: object, kind: type, name: str, advice: str = "") -> None:

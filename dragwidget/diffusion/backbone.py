@@ -14,7 +14,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from dragwidget.data.frames import Size
 from dragwidget.data.settings import RenderSettings, Settings
 from dragwidget.diffusion.domain import Domain
-from dragwidget.diffusion.lora import GivenLoRA, LoRA
+from dragwidget.diffusion.lora import GivenLoRA, LoRA, StyleLoRAs
 from dragwidget.diffusion.low_memory import Memory
 from dragwidget.drag.correspondence import Correspondence
 from dragwidget.drag.cycle_sde import checked
@@ -93,7 +93,7 @@ class Backbone(Protocol):
     recommended: Settings
     memory: Memory = "normal"
     domain: Domain = Domain()
-    loaded_with: Mapping[str, str] | None = None
+    loaded_with: Mapping[str, Any] | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -147,6 +147,10 @@ class Backbone(Protocol):
     def decode(self, latent: Tensor) -> Tensor:
         """Return the image (1, 3, H, W) float32 in [0, 1] of a latent (1, c, h, w)."""
         ...
+
+    def decode_quickly(self, latent: Tensor) -> Tensor | None:  # noqa: ARG002 - for those that can
+        """Return a rough image as ``decode`` does, in far less time; ``None``: it has no means."""
+        return None
 
     def encode_text(
         self,
@@ -310,6 +314,19 @@ class Backbone(Protocol):
         if given is None:
             return None
         raise ValueError(f"{self.name} takes no LoRA")
+
+    def with_styles(self, styles: StyleLoRAs) -> Backbone:
+        """Return this model with these LoRAs, each with its weight, switched on in every pass.
+
+        It shares this one's networks and has a fingerprint of its own. They come after those that
+        this model has already; a LoRA that is given to a pass, or trained, comes on top.
+
+        Raises:
+            ValueError: it takes no LoRA, or one of these does not fit it.
+        """
+        if styles:
+            raise ValueError(f"{self.name} takes no LoRA")
+        return self
 
     def with_memory(self, memory: Memory) -> Backbone:  # noqa: ARG002 - likewise
         """Return the same model with another choice of ``memory``."""

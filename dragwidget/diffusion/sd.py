@@ -67,9 +67,9 @@ class StableDiffusion(UNetBackbone):
             posterior is wide: it was trained on samples, and from the mean DDIM inversion would
             not reach noise.
         loaded_with: the options of ``load_model`` that were given: ``vae``, ``revision``,
-            ``variant``, ``cache_dir``, ``config``, ``prediction_type``; ``None`` where the model
-            was not loaded by name, or has other parts since. With ``name``, ``device``, ``dtype``
-            and ``memory`` they load the same model again.
+            ``variant``, ``cache_dir``, ``config``, ``prediction_type``, ``embeddings``,
+            ``preview_vae``; ``None`` where it was not loaded by name, or has other parts since.
+            With ``name``, ``device``, ``dtype`` and ``memory`` they load the same model again.
     """
 
     PARTS = (*UNetBackbone.PARTS, "text_encoder", "tokenizer")
@@ -97,7 +97,9 @@ class StableDiffusion(UNetBackbone):
         Args:
             lora: switched on meanwhile, where it has a part for the text encoder.
         """
-        states = encoded_text(self.text_encoder, self.tokenizer, prompt, self.device, lora)
+        states = encoded_text(
+            self.text_encoder, self.tokenizer, prompt, self.device, lora, styles=self.styles
+        )
         embeddings: Tensor = states[0]
         return embeddings.float()
 

@@ -140,11 +140,11 @@ class StableDiffusionXL(UNetBackbone):
         """
         first = encoded_text(
             self.text_encoder, self.tokenizer, prompt, self.device, lora,
-            output_hidden_states=True,
+            styles=self.styles, output_hidden_states=True,
         )  # fmt: skip
         second = encoded_text(
             self.text_encoder_2, self.tokenizer_2, prompt, self.device, lora, TEXT_ENCODER_2,
-            warn=False, output_hidden_states=True,
+            styles=self.styles, warn=False, output_hidden_states=True,
         )  # fmt: skip
         # Of both the last layer but one, without the normalization behind the last.
         states = [each.hidden_states[-2].float() for each in (first, second)]

@@ -6,6 +6,9 @@ read, which a subclass says (``sd``, ``sdxl``).
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
@@ -30,7 +33,16 @@ from dragwidget.diffusion.costs import META, FusedAttention, bytes_of, without_w
 from dragwidget.diffusion.devices import first_parameter, placed_like
 from dragwidget.diffusion.domain import Domain
 from dragwidget.diffusion.fingerprint import digest_of, stamp_of
-from dragwidget.diffusion.lora import PARTS, GivenLoRA, LoRA, Part, given_lora, switches_of
+from dragwidget.diffusion.lora import (
+    PARTS,
+    UNET,
+    GivenLoRA,
+    LoRA,
+    Part,
+    StyleLoRAs,
+    given_lora,
+    switches_of_all,
+)
 from dragwidget.diffusion.low_memory import Memory, check_memory, checkpoints
 from dragwidget.diffusion.switches import Switch, Turn, lock_of, run
 from dragwidget.diffusion.unet import (
@@ -63,13 +75,19 @@ class UNetBackbone(Trainable):
         alphas_cumprod: cumulative alphas of the forward process, (L,) float32.
         prediction_type: what the UNet predicts, noise or velocity.
         steps_offset: the last timestep of a run.
+        styles: LoRAs that are on in every pass, see ``with_styles``.
+        preview_vae: a tiny autoencoder that draws previews, or ``None``; no render depends on it.
     """
 
     PARTS: tuple[str, ...] = (
         "unet", "vae", "alphas_cumprod", "prediction_type", "steps_offset", "name", "recommended",
-        "memory", "loaded_with", "domain", "encoding",
+        "memory", "loaded_with", "domain", "encoding", "preview_vae",
     )  # fmt: skip
     """All that the constructor takes."""
+
+    styles: StyleLoRAs = ()
+    _unstyled: Self | None = None  # the model without them
+    _placed_styles: StyleLoRAs = ()  # on the UNet's device, in its number format
 
     @in_plain_torch
     def __init__(
@@ -83,11 +101,15 @@ class UNetBackbone(Trainable):
         name: str = "model",
         recommended: Settings | None = None,
         memory: Memory = "normal",
-        loaded_with: Mapping[str, str] | None = None,
+        loaded_with: Mapping[str, Any] | None = None,
         domain: Domain | None = None,
         encoding: Encoding = "mean",
+        preview_vae: Any = None,
     ) -> None:
         # Any: diffusers and transformers do not say what their modules hold.
+        if preview_vae is not None:
+            preview_vae = ordinary_weights(preview_vae).eval().requires_grad_(False)
+        self.preview_vae: Any = preview_vae
         self.unet: Any = ordinary_weights(unet).eval().requires_grad_(False)
         self.vae: Any = ordinary_weights(vae).eval().requires_grad_(False)
         self.alphas_cumprod = ordinary(alphas_cumprod).float().cpu()
@@ -136,7 +158,23 @@ class UNetBackbone(Trainable):
 
     def with_parts(self, **parts: Any) -> Self:
         """Return a model like this one with other parts; no name and options load it any more."""
-        return type(self)(**{**self.parts, "loaded_with": None, **parts})
+        made = type(self)(**{**self.parts, "loaded_with": None, **parts})
+        return made.with_styles(self.styles)
+
+    @in_plain_torch
+    def with_styles(self, styles: StyleLoRAs) -> Self:
+        """Return this model with LoRAs that are on in every pass, after those it has now."""
+        if not styles:
+            return self
+        for style, _ in styles:
+            self.read_lora(style)  # refuses what does not fit
+        made = copy.copy(self)
+        made._unstyled, made.styles = self._unstyled or self, (*self.styles, *styles)
+        made._placed_styles = [
+            (style.only(UNET).map(lambda m: ordinary(m).to(self.device, self.dtype)), weight)
+            for style, weight in made.styles
+        ]
+        return made
 
     def with_memory(self, memory: Memory) -> Self:
         """Return the same model with another choice of ``memory``."""
@@ -161,6 +199,10 @@ class UNetBackbone(Trainable):
         weights have been changed since, as ``fuse_lora`` or ``load_state_dict`` do. A few values
         written through ``weight.data`` may go unnoticed: make a new model then.
         """
+        if self._unstyled is not None:
+            styles = [[style.digest, weight] for style, weight in self.styles]
+            described = json.dumps([self._unstyled.fingerprint, styles])
+            return hashlib.sha256(described.encode()).hexdigest()
         stamp = stamp_of(self)
         if self._known is None or self._known[0] != stamp:
             self._known = stamp, digest_of(self)
@@ -186,6 +228,8 @@ class UNetBackbone(Trainable):
     def weight_bytes(self) -> tuple[int, int]:
         """Bytes of the weights that stay on the device, and of those that visit it in turn."""
         each = {name: bytes_of(network) for name, network in self.networks.items()}
+        for style, _ in self._placed_styles:
+            each["unet"] += sum(m.nbytes for m in (*style.down.values(), *style.up.values()))
         if self.memory == "low" and self.device.type != "cpu":
             return each["unet"], each["vae"]
         return sum(each.values()), 0
@@ -284,6 +328,13 @@ class UNetBackbone(Trainable):
         """Return the image (1, 3, H, W) float32 in [0, 1] of a latent (1, c, h, w)."""
         return autoencoder.decode(self.vae, latent, self.device)
 
+    @in_plain_torch
+    def decode_quickly(self, latent: Tensor) -> Tensor | None:
+        """Return a rough image of a latent by the tiny autoencoder; ``None``: there is none."""
+        if self.preview_vae is None:
+            return None
+        return autoencoder.decode(self.preview_vae, latent, self.device)
+
     def read_lora(self, given: GivenLoRA, alpha: float | None = None) -> LoRA | None:
         """Return a LoRA that a user gives, as weights or a file; see ``load_lora``."""
         parts: dict[Part, nn.Module] = {p: self.networks[p] for p in PARTS if p in self.networks}
@@ -308,7 +359,8 @@ class UNetBackbone(Trainable):
         seen: dict[int, Tensor] = {}
         taps = feature_taps(self.unet, features, seen, stop=not predict)
         watching, states = attention_switches(self.unet, attention)
-        on = switches_of(self.unet, lora)
+        own = [] if lora is None else [(lora, 1.0)]
+        on = switches_of_all(self.unet, [*self._placed_styles, *own])
         if self.memory == "low":
             on += checkpoints(self.unet, [*on, *watching], self._again)
         plain, turn = PlainTorch(), Turn(self.unet, [*on, *taps, *watching])

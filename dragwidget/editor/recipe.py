@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 from dragwidget.data.image import fit
 from dragwidget.data.paths import absolute, user_path
 from dragwidget.diffusion.loading import EMBEDDED
-from dragwidget.session.source import generation_of
+from dragwidget.session.source import generation_of, styles_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from dragwidget.data.instructions import DragInstructions
+    from dragwidget.data.request import EditRequest
     from dragwidget.data.settings import Settings
+    from dragwidget.diffusion.lora import LoRA
     from dragwidget.session.node import Node
     from dragwidget.session.session import DragSession
 
@@ -24,6 +26,8 @@ _FILL_IN = {
     "image": "it was not read from a file: a path, a Pillow image or an array; here widget.image",
     "model": "it was not loaded by name; here widget.session.model",
     "lora": "it was not read from a file: a LoRA or a path; here widget.session.lora",
+    "styles": "not all were read from files: LoRAs or paths, each with its weight; here "
+    "widget.session.request.styles",
 }
 
 
@@ -53,6 +57,7 @@ def _to_fill_in(session: DragSession) -> str:
     missing = {
         "image": generation_of(request) is None and request.image.path is None,
         "model": session.model.loaded_with is None,
+        "styles": any(style.path is None for style, _ in styles_of(request)),
         "lora": lora is not None and lora.path is None,
     }
     lines = [
@@ -80,8 +85,10 @@ def _model(session: DragSession) -> Iterator[str]:
     yield f"session = DragSession.from_pretrained({name!r}{_arguments(options)})"
 
 
-def _place(word: str) -> str:
+def _place(word: Any) -> Any:
     """Return the absolute path of a file or folder that is here; any other word as it is."""
+    if isinstance(word, dict):
+        return {name: _place(file) for name, file in word.items()}
     return absolute(word) if user_path(word).exists() else word
 
 
@@ -104,10 +111,25 @@ def _source(session: DragSession) -> Iterator[str]:
         size = _arguments(_size_arguments(session))
         yield f"session.set_image({image}, {request.prompt!r}{size})"
         yield f"assert session.request.image.fitted_size == {request.image.fitted_size}"
+    if request.styles:
+        yield f"session.use_lora({_styles(request)})"
     if lora is not None:
         given = "lora" if lora.path is None else repr(lora.path)
         alpha = {} if lora.alpha is None else {"alpha": lora.alpha}
         yield f"session.use_lora({given}{_arguments(alpha)})"
+
+
+def _styles(request: EditRequest) -> str:
+    styles = styles_of(request)
+    if any(style.path is None for style, _ in styles):
+        return "styles"
+    pairs = ", ".join(f"({_style(style)}, {weight!r})" for style, weight in styles)
+    return f"[{pairs}]"
+
+
+def _style(style: LoRA) -> str:
+    path, alpha = repr(style.path), style.alpha
+    return path if alpha is None else f"session.model.read_lora({path}, {alpha!r})"
 
 
 def _size_arguments(session: DragSession) -> dict[str, int]:

@@ -21,7 +21,7 @@ from dragwidget.diffusion.devices import free_memory
 from dragwidget.diffusion.lora.training import LoRABatch, loss_of
 from dragwidget.drag.evaluation import Passes
 from dragwidget.drag.torch_state import in_plain_torch
-from dragwidget.session.source import why_no_lora
+from dragwidget.session.source import styles_of, why_no_lora
 
 _GB = 1e9
 # Operators take room of their own over the tensors that they are given and give. Measured on a
@@ -108,6 +108,7 @@ def estimate(model: Backbone, request: EditRequest, *, timed: bool = True) -> Es
     if why_no_lora(request) or request.lora is not None:
         settings = replace(settings, lora=replace(settings.lora, steps=0))
     mask = instructions is None or instructions.mask is not None
+    model = model.with_styles(styles_of(request))
     costs = _Costs(model, request.image.fitted_size, settings, mask=mask)
     made = costs.estimate(costs.seconds_per_flop() if timed else None)
     return replace(made, advice=_advice(costs, made)) if made.fits is False else made

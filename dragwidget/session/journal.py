@@ -92,7 +92,7 @@ class Journal:
         self.folder = user_path(folder)
         # Nodes of each edit that are written; ``None``: there is no whole that steps may follow on.
         self._written: list[int] | None = None
-        self._image = ""  # digest of the image in the whole
+        self._image: tuple[object, ...] = ()  # of the whole: digests of its image and LoRAs
         self._lock_file: atomic.Lock | None = None
         self._lock = threading.RLock()
         self._drawing: Drawing | None = None
@@ -155,7 +155,7 @@ class Journal:
 
     def _holds(self, snapshot: Snapshot) -> bool:
         """Whether steps can follow on the whole that is there: it may be deleted, or outdated."""
-        same = self._written is not None and self._image == snapshot.request.image.digest
+        same = self._written is not None and self._image == _given(snapshot.request)
         return same and (self.folder / WHOLE).is_file()
 
     def _took_step(self, session: DragSession, edit: Edit | None) -> None:
@@ -176,7 +176,7 @@ class Journal:
     def _write_whole(self, snapshot: Snapshot) -> None:
         self._begin()
         session_file.save(snapshot, self.folder / WHOLE)
-        self._image = snapshot.request.image.digest
+        self._image = _given(snapshot.request)
         self._written = [len(edit.nodes) for edit in snapshot.edits]
         for path in self.folder.iterdir():
             if _PART.fullmatch(path.name):  # the whole has it, or it is of another edit
@@ -192,6 +192,12 @@ class Journal:
             lock.take()
             self._lock_file = lock
             weakref.finalize(self, lock.release)
+
+
+def _given(request: EditRequest) -> tuple[object, ...]:
+    """What was given, and is too large to be written down with what is drawn."""
+    lora = None if request.lora is None else request.lora.digest
+    return request.image.digest, lora, request.style_digests
 
 
 def journals(home: Path | None = None) -> list[Path]:

@@ -27,7 +27,7 @@ from dragwidget.data.request import EditRequest
 from dragwidget.data.settings import DragSettings, Settings
 from dragwidget.diffusion.backbone import Backbone
 from dragwidget.diffusion.loading import LoadOptions, load_model
-from dragwidget.diffusion.lora import GivenLoRA, LoRA
+from dragwidget.diffusion.lora import LoRA
 from dragwidget.drag.loop import DragStep
 from dragwidget.drag.method import Ended
 from dragwidget.drag.torch_state import PlainTorch
@@ -89,11 +89,7 @@ class DragSession:
         store: Store | None = None,
         **options: Unpack[LoadOptions],
     ) -> DragSession:
-        """Load a model and start a session; ``name`` and ``options`` are ``load_model``'s.
-
-        Options: ``vae``, ``device``, ``dtype``, ``revision``, ``variant``, ``cache_dir``,
-        ``config``, ``prediction_type``, ``memory``.
-        """
+        """Load a model and start a session; ``name`` and ``options`` are ``load_model``'s."""
         return cls(load_model(name, **options), progress=progress, store=store)
 
     # The request
@@ -117,7 +113,7 @@ class DragSession:
                 of the network divides evenly.
         """
         chosen = source.fitted(self.model, image, max_side, multiple)
-        self.change(lambda: EditRequest(chosen, prompt, settings=self.settings))
+        self.change(lambda: source.asked_of(chosen, prompt, self.settings, self._request))
 
     def generate(
         self,
@@ -215,9 +211,13 @@ class DragSession:
         """The LoRA that was given; ``None``: one is trained, as the settings say."""
         return source.lora_of(self.request)
 
-    def use_lora(self, lora: GivenLoRA, *, alpha: float | None = None) -> None:
-        """Use a LoRA, weights or a file (``alpha``: see ``load_lora``); ``None``: train one."""
-        self.update_request(lora=self.model.read_lora(lora, alpha))
+    def use_lora(self, lora: source.GivenLoRAs, *, alpha: float | None = None) -> None:
+        """Use a LoRA, weights or a file (``alpha``: see ``load_lora``); ``None``: train one.
+
+        Pairs ``[("style.safetensors", 0.8), ..]`` change the model instead: each is added to it
+        with its weight, and the LoRA of this image is trained on top; ``[]``: no such.
+        """
+        self.update_request(**source.read_loras(self.model, lora, alpha))
 
     @property
     def mask_growth(self) -> int:
@@ -405,7 +405,7 @@ class DragSession:
         which a drag step with a mask has already run.
 
         Args:
-            quick: decode by a linear map instead of the autoencoder; changes look blurred.
+            quick: decode by a linear map, which blurs, where the model has no ``preview_vae``.
         """
         return self._run(self.previewing(step, quick=quick))
 

@@ -79,6 +79,9 @@ def save(snapshot: Snapshot, path: str | os.PathLike[str]) -> None:
     # Each LoRA once, by what it is: several edits may have been made with one.
     all_loras = [given, *(made.lora for made in snapshot.trained)]
     all_loras += [edit.inversion.lora for edit in snapshot.edits]
+    requests = [request, *(made.request for made in snapshot.trained)]
+    requests += [edit.inversion.request for edit in snapshot.edits]
+    all_loras += [style for each in requests for style, _ in source.styles_of(each)]
     loras = {lora.digest: lora for lora in all_loras if lora is not None}
     tensors: Tensors = {
         "original": torch.from_numpy(image.original.copy()),
@@ -103,6 +106,7 @@ def save(snapshot: Snapshot, path: str | os.PathLike[str]) -> None:
             "dtype": str(model.dtype).removeprefix("torch."),
         },
         "prompt": request.prompt,
+        "styles": request.style_digests,
         "image": {"exif": metadata.exif.hex(), "dpi": metadata.dpi},
         "lora": given and given.digest,
         "generation": generation and asdict(generation),
@@ -114,6 +118,7 @@ def save(snapshot: Snapshot, path: str | os.PathLike[str]) -> None:
         "trained": [
             {
                 "prompt": made.request.prompt,
+                "styles": made.request.style_digests,
                 "settings": made.request.settings.to_dict(),
                 "lora": made.lora.digest,
             }
@@ -150,6 +155,7 @@ def _write_edit(edit: EditSnapshot, name: str, tensors: Tensors) -> dict[str, An
         tensors[f"{name}.noises"] = torch.cat(inversion.noises)
     return {
         "prompt": request.prompt,
+        "styles": request.style_digests,
         "settings": request.settings.to_dict(),
         "lora": inversion.lora and inversion.lora.digest,
         "lora_was_given": request.lora is not None,
@@ -276,13 +282,15 @@ def _restored(archive: zipfile.ZipFile, content: dict[str, Any], model: Backbone
 
     def asked(data: dict[str, Any], lora: LoRA | None = None) -> EditRequest:
         settings = Settings.from_dict(data["settings"])
-        return EditRequest(image, data["prompt"], lora, settings=settings)
+        styles = tuple((loras[name], weight) for name, weight in data.get("styles", ()))
+        return EditRequest(image, data["prompt"], lora, settings=settings, styles=styles)
 
     if len(content["drawn"]) > sum(len(edit["nodes"]) for edit in content["edits"]):
         raise ValueError("more was drawn than steps were taken")
     drawn = {digest(text.encode()): _read_drawn(text, image) for text in content["drawn"]}
     trained = [TrainedLoRA(loras[made["lora"]], asked(made)) for made in content["trained"]]
     edits = []
+    styled: dict[Any, Backbone] = {}  # the model by the LoRAs that change it
     for k, data in enumerate(content["edits"]):
         lora = None if data["lora"] is None else loras[data["lora"]]
         given = lora if data["lora_was_given"] else None
@@ -299,7 +307,10 @@ def _restored(archive: zipfile.ZipFile, content: dict[str, Any], model: Backbone
                 raise ValueError(f"it has noises of shape {tuple(noises[0].shape)}")
         if len(noises) != (settings.count if source.keeps_noises(request) else 0):
             raise ValueError(f"it has {len(noises)} noises of an inversion with {settings}")
-        inversion = source.inversion_from(latents, model, request, lora, noises)
+        if request.styles not in styled:
+            styled[request.styles] = model.with_styles(source.styles_of(request))
+        with_styles = styled[request.styles]
+        inversion = source.inversion_from(latents, with_styles, request, lora, noises)
         edits.append(_read_edit(archive, k, data, inversion, drawn))
     text = content["instructions"]
     request = asked(content, None if content["lora"] is None else loras[content["lora"]])

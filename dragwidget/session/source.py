@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import os
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +18,13 @@ from dragwidget.data.frames import Size
 from dragwidget.data.image import SourceImage, source_image
 from dragwidget.data.image_reading import read_image
 from dragwidget.data.instructions import check_prompt, check_size
+from dragwidget.data.quoting import quoted
 from dragwidget.data.request import EditRequest
-from dragwidget.data.settings import Between, InversionSettings, check_fields
+from dragwidget.data.settings import Between, InversionSettings, Settings, check_fields
 from dragwidget.diffusion.attention import ReferenceBranch, record_inversion
 from dragwidget.diffusion.backbone import Backbone, Condition, Predictor
 from dragwidget.diffusion.linear_decoder import LinearDecoder
-from dragwidget.diffusion.lora import LoRA
+from dragwidget.diffusion.lora import GivenLoRA, LoRA, StyleLoRAs
 from dragwidget.drag.cycle_sde import CycleSDE, inversion_steps
 from dragwidget.drag.noise_path import NoisePath, Time, denoise
 from dragwidget.drag.torch_state import in_plain_torch
@@ -30,6 +32,7 @@ from dragwidget.progress import Key, Progress
 from dragwidget.storage.image_files import EditedImage
 
 GUIDANCE = 7.5  # the scale of classifier-free guidance, by default; that of Stable Diffusion 1
+GivenLoRAs: TypeAlias = GivenLoRA | Sequence[tuple[LoRA | str | os.PathLike[str], float]]
 
 
 @dataclass(frozen=True)
@@ -97,9 +100,10 @@ def check_request(
             f"the image is fitted to {request.image.fitted_size}, and this model takes "
             f"multiples of {model.vae_factor} pixels: set_image() fits it"
         )
-    lora = lora_of(request)
-    if lora is not None and (before is None or lora is not before.lora):
-        model.read_lora(lora)  # refuses what does not fit
+    checked = [] if before is None else [before.lora, *(style for style, _ in before.styles)]
+    for lora in (lora_of(request), *(style for style, _ in styles_of(request))):
+        if not any(lora is one for one in checked):
+            model.read_lora(lora)  # refuses what does not fit
     return request if settings == request.settings else request.replace(settings=settings)
 
 
@@ -107,6 +111,35 @@ def lora_of(request: EditRequest) -> LoRA | None:
     """The LoRA that was given; ``None``: none was."""
     assert request.lora is None or isinstance(request.lora, LoRA)
     return request.lora
+
+
+def styles_of(request: EditRequest) -> StyleLoRAs:
+    """The LoRAs that change the model itself, each with its weight."""
+    assert all(isinstance(style, LoRA) for style, _ in request.styles)
+    return request.styles  # type: ignore[return-value]
+
+
+def read_loras(model: Backbone, given: GivenLoRAs, alpha: float | None) -> dict[str, Any]:
+    """The change of a request that LoRAs make which a user gives, see ``DragSession.use_lora``."""
+    if given is None or isinstance(given, LoRA | str | os.PathLike):
+        return {"lora": model.read_lora(given, alpha)}
+    if alpha is not None:
+        raise ValueError("alpha is for one LoRA file: give load_lora(file, .., alpha=..) instead")
+    pairs = list(given)
+    for pair in pairs:
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2 or pair[0] is None:
+            raise TypeError(
+                "several LoRAs are pairs of a LoRA or its file and a weight, as in "
+                f'[("style.safetensors", 0.8)], got {quoted(pair)}'
+            )
+    return {"styles": tuple((model.read_lora(style), weight) for style, weight in pairs)}
+
+
+def asked_of(
+    image: SourceImage, prompt: str, settings: Settings, before: EditRequest | None
+) -> EditRequest:
+    """What is asked of another image at first: the LoRAs that change the model stay."""
+    return EditRequest(image, prompt, settings=settings, styles=before.styles if before else ())
 
 
 def inversion_settings(request: EditRequest) -> InversionSettings:
@@ -140,6 +173,7 @@ def lora_key(request: EditRequest) -> Key:
     return (
         ("the image", request.image.digest),
         ("the prompt", request.prompt),
+        ("the model's LoRAs", request.style_digests),
         ("the LoRA", None if why_no_lora(request) else made_by),
     )
 

@@ -22,7 +22,7 @@ from dragwidget.data.selection import select_by_colour, select_regions
 from dragwidget.data.settings import RenderSettings
 from dragwidget.diffusion.attention import ReferenceBranch
 from dragwidget.diffusion.backbone import Backbone
-from dragwidget.diffusion.lora import LoRA
+from dragwidget.diffusion.lora import LoRA, StyleLoRAs
 from dragwidget.diffusion.lora.training import FixedNoiseLoss, LoRAStep, lora_steps, noised_batches
 from dragwidget.drag.torch_state import in_plain_torch
 from dragwidget.progress import Key, KeyedCache, Progress, StageStatus
@@ -65,8 +65,19 @@ class Stages:
         # Fingerprints that the model has had while this was used, and which of them it has now.
         self._fingerprints: list[str] = []
         self._present = 0
+        # The model with the LoRAs that were last put into it.
+        self._styled: tuple[StyleLoRAs, Backbone] = (), model
         # The step after which a training was interrupted, and the key of its LoRA.
         self._trained: tuple[Key, LoRAStep] | None = None
+
+    def model_of(self, request: EditRequest) -> Backbone:
+        """The model with the LoRAs that a request puts into it."""
+        styles = source.styles_of(request)
+        last, model = self._styled
+        if styles != last:
+            model = self.model.with_styles(styles)
+            self._styled = styles, model
+        return model
 
     def _by(self, key: Key) -> Key:
         """A stage's key with the weights that it was made by."""
@@ -127,30 +138,31 @@ class Stages:
         present = self._meet_weights()
         if made := self.loras.get(self._by(source.lora_key(request))):
             return made.lora
-        lora = cached_stages.find_lora(self.store, self.model, request)
+        model = self.model_of(request)
+        lora = cached_stages.find_lora(self.store, model, request)
         if lora is None:
-            lora = yield from self._training(request)
+            lora = yield from self._training(model, request)
             self._check_weights(present)
-            cached_stages.keep_lora(self.store, self.model, request, lora)
+            cached_stages.keep_lora(self.store, model, request, lora)
         self._trained = None
         return self.keep_lora(TrainedLoRA(lora, request)).lora
 
-    def _training(self, request: EditRequest) -> Generator[Progress, None, LoRA]:
+    def _training(self, model: Backbone, request: EditRequest) -> Generator[Progress, None, LoRA]:
         """Train the LoRA, from where this session or another was interrupted."""
         key, last = self._trained or (None, None)
         if last is None or key != self._by(source.lora_key(request)):
-            last = cached_stages.find_training(self.store, self.model, request)
-        random, model = None if last is None else last.random, self.model.trainable
-        if model is None:
-            raise ValueError(f"{self.model.name} trains no LoRA: set LoRASettings.steps to 0")
+            last = cached_stages.find_training(self.store, model, request)
+        random, trainable = None if last is None else last.random, model.trainable
+        if trainable is None:
+            raise ValueError(f"{model.name} trains no LoRA: set LoRASettings.steps to 0")
         image, settings = request.image, request.settings.lora
-        batches = noised_batches(model, image.pixels, settings, random)
+        batches = noised_batches(trainable, image.pixels, settings, random)
         text = source.conditioning(model, request.prompt, image.fitted_size)
         ratio, loss = settings.early_stop_ratio, None
         if ratio:
-            loss = FixedNoiseLoss(model, image.pixels, text)
+            loss = FixedNoiseLoss(trainable, image.pixels, text)
         kept = time.monotonic()
-        steps = lora_steps(model, text, batches, settings, after=last)
+        steps = lora_steps(trainable, text, batches, settings, after=last)
         while True:
             if last is not None and loss is not None and last.index % MEASURED_EVERY == 0:
                 self._check()
@@ -161,7 +173,7 @@ class Stages:
                 break
             last, self._trained = step, (self._by(source.lora_key(request)), step)
             if time.monotonic() - kept >= CHECKPOINT_SECONDS:
-                cached_stages.keep_training(self.store, self.model, request, step)
+                cached_stages.keep_training(self.store, model, request, step)
                 kept = time.monotonic()
             yield Progress("lora", step.index, settings.steps, step.loss)
         assert last is not None
@@ -176,17 +188,17 @@ class Stages:
             if other is not edit:
                 other.release()
         if edit is None:
-            lora = yield from self._find_or_train(request)
+            lora, model = (yield from self._find_or_train(request)), self.model_of(request)
             # Of a generated image the latents are known.
             store = self.store if source.generation_of(request) is None else None
-            if found := cached_stages.find_inversion(store, self.model, request, lora):
-                inversion = source.inversion_from(found[0], self.model, request, lora, found[1])
+            if found := cached_stages.find_inversion(store, model, request, lora):
+                inversion = source.inversion_from(found[0], model, request, lora, found[1])
             else:
                 present = self._meet_weights()
-                inversion, branch = yield from source.inverting(self.model, request, lora)
+                inversion, branch = yield from source.inverting(model, request, lora)
                 self._check_weights(present)
                 cached_stages.keep_inversion(
-                    store, self.model, request, lora, inversion.latents, inversion.noises
+                    store, model, request, lora, inversion.latents, inversion.noises
                 )
                 if branch is not None:
                     self.references.put(self._by(source.reference_key(request)), branch)
@@ -240,8 +252,11 @@ class Stages:
         edit, node = yield from self._at(request, step)
         latent = edit.inversion.latents[0] + edit.change(node, request.settings.drag)
         self._check()
-        decode = edit.inversion.linear_decoder.decode if quick else self.model.decode
-        return source.image_of(request, decode(latent), self.model.vae_factor)
+        image = self.model.decode_quickly(latent)
+        if image is None:
+            decode = edit.inversion.linear_decoder.decode if quick else self.model.decode
+            image = decode(latent)
+        return source.image_of(request, image, self.model.vae_factor)
 
     @in_plain_torch
     def similarity(self, request: EditRequest, xy: XY) -> dict[int, npt.NDArray[np.float32]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,14 @@ class ModelName:
 
     name: str = "critters"
     options: tuple[tuple[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        # In a form that can be looked up: textual inversions are given as a mapping.
+        options = (
+            (key, tuple(value.items()) if isinstance(value, Mapping) else value)
+            for key, value in self.options
+        )
+        object.__setattr__(self, "options", tuple(options))
 
     @classmethod
     def of(cls, model: Backbone) -> ModelName:
@@ -61,7 +70,10 @@ def shared_model(name: ModelName | str = "critters") -> Backbone:
         name = ModelName(name)
     with _loading:
         if name not in _models:
-            _keep(name, load_model(name.name, **dict(name.options)))
+            options = dict(name.options)
+            if options.get("embeddings") is not None:
+                options["embeddings"] = dict(options["embeddings"])
+            _keep(name, load_model(name.name, **options))
         return _models[name]
 
 

@@ -47,6 +47,7 @@ Class names to automate and style by (each on the element that it names):
 ``dragwidget-export-gif``      save the animation
 ``dragwidget-export-json``     save the instructions
 ``dragwidget-export-python``   show Python code that repeats the edit
+``dragwidget-loras``           LoRA files that change the model, with weights
 ``dragwidget-essentials``      preset, strength, drag steps and LoRA steps
 ``dragwidget-settings``        all settings
 ``dragwidget-settings-field``  one setting

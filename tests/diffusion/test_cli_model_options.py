@@ -26,7 +26,8 @@ def test_options_that_are_not_given_are_not_passed_on():
 def test_every_option_is_one_of_load_models():
     given = parsed(
         "--vae", "v", "--revision", "r", "--variant", "fp16", "--config", "c",
-        "--prediction-type", "v_prediction",
+        "--prediction-type", "v_prediction", "--embedding", "cat.safetensors", "<cat>",
+        "--embedding", "2.safetensors", "<two>", "--preview-vae", "taesd",
     )  # fmt: skip
     assert given.keys() <= inspect.signature(load_model).parameters.keys()
     assert given == {
@@ -35,7 +36,14 @@ def test_every_option_is_one_of_load_models():
         "variant": "fp16",
         "config": "c",
         "prediction_type": "v_prediction",
+        "embeddings": {"<cat>": "cat.safetensors", "<two>": "2.safetensors"},
+        "preview_vae": "taesd",
     }
+
+
+def test_a_word_of_two_embeddings_is_refused():
+    with pytest.raises(ValueError, match="--embedding names a word twice"):
+        parsed("--embedding", "a.safetensors", "<cat>", "--embedding", "b.safetensors", "<cat>")
 
 
 @pytest.mark.parametrize(("words", "status"), [(["--prediction-type", "v_prediction"], 0), ([], 1)])

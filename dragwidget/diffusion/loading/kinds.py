@@ -21,8 +21,10 @@ __all__ = [
     "channels_refused",
     "check_configs",
     "check_index",
+    "check_preview",
     "check_sizes",
     "prediction_guess",
+    "preview_config",
     "refuse_quantized",
     "text_config",
     "unet_config",
@@ -198,6 +200,61 @@ def vae_config(config: Mapping[str, Any], name: str) -> dict[str, Any]:
             f"the vae of {name} has the scaling_factor {quoted(scale)}; wanted a positive number"
         )
     return settings
+
+
+def preview_config(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the settings of a tiny autoencoder (TAESD), defaults filled in.
+
+    Raises:
+        ValueError: one of another kind, or whose settings do not belong together.
+    """
+    from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+
+    settings = _settings(AutoencoderTiny, config, "preview_vae", name)
+    for side in ("encoder", "decoder"):
+        widths, blocks = settings[f"{side}_block_out_channels"], settings[f"num_{side}_blocks"]
+        numbers = [*widths, *blocks] if _are_lists(widths, blocks) else [None]
+        if not all(type(n) is int and n > 0 for n in numbers) or sum(blocks) > MAX_LAYERS:
+            raise ValueError(
+                f"the preview_vae of {name} has the {side}'s blocks {quoted(blocks)} of the widths "
+                f"{quoted(widths)}; wanted whole numbers, {MAX_LAYERS} blocks at most"
+            )
+    # What diffusers' pipelines divide and shift a latent by; TAESD takes it as the UNet has it.
+    wanted = {"out_channels": 3, "scaling_factor": 1.0, "shift_factor": 0.0}
+    for setting, value in wanted.items():
+        if settings[setting] != value:
+            raise ValueError(
+                f"the preview_vae of {name} has {setting} {quoted(settings[setting])}; wanted "
+                f"{value:g}, as TAESD has"
+            )
+    return settings
+
+
+def _are_lists(*values: object) -> bool:
+    return all(isinstance(value, list | tuple) for value in values)
+
+
+def check_preview(
+    tiny: Mapping[str, Any], unet: Mapping[str, Any], factor: int, name: str, model: str
+) -> None:
+    """Raise ValueError unless a tiny autoencoder draws a model's latents.
+
+    Args:
+        factor: image pixels per latent cell of the model's own autoencoder.
+    """
+    if tiny["latent_channels"] != unet["in_channels"]:
+        raise ValueError(
+            f"the preview_vae {name} has {quoted(tiny['latent_channels'])} latent channels, and "
+            f"the UNet of {model} reads {unet['in_channels']}: it is of another kind of model "
+            "(taesd3 and taef1, of 16 channels, are of Stable Diffusion 3 and Flux); wanted taesd "
+            "for Stable Diffusion 1 and 2, taesdxl for XL"
+        )
+    each, levels = tiny["upsampling_scaling_factor"], len(tiny["decoder_block_out_channels"])
+    if each != 2 or 2 ** (levels - 1) != factor:
+        raise ValueError(
+            f"the preview_vae {name} enlarges a latent {levels - 1} times by {quoted(each)}, and "
+            f"the vae of {model} by {factor} in all: it is of another kind of model"
+        )
 
 
 def text_config(config: Mapping[str, Any], name: str) -> Any:

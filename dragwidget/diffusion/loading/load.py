@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
@@ -14,7 +14,7 @@ import torch
 from dragwidget.data.quoting import quoted
 from dragwidget.data.settings import DragSettings, RenderSettings, Settings
 from dragwidget.data.user_warning import warn_user
-from dragwidget.diffusion.autoencoder import Encoding
+from dragwidget.diffusion.autoencoder import Encoding, factor_of
 from dragwidget.diffusion.devices import calculates_fast
 from dragwidget.diffusion.domain import Domain
 from dragwidget.diffusion.loading.checkpoint import (
@@ -24,10 +24,19 @@ from dragwidget.diffusion.loading.checkpoint import (
     read_checkpoint,
     read_vae_file,
 )
+from dragwidget.diffusion.loading.embeddings import GivenEmbeddings, add_embeddings
 from dragwidget.diffusion.loading.folder import STEMS, ModelFolder
 from dragwidget.diffusion.loading.hub import CONFIGS, VAE_CONFIGS, fetch, fetch_weights
+from dragwidget.diffusion.loading.kinds import check_preview, check_sizes, preview_config
 from dragwidget.diffusion.loading.noise_levels import check_prediction_type
-from dragwidget.diffusion.loading.reading import read_configs, read_parts, read_vae, read_vae_config
+from dragwidget.diffusion.loading.reading import (
+    blaming,
+    build,
+    read_configs,
+    read_parts,
+    read_vae,
+    read_vae_config,
+)
 from dragwidget.diffusion.loading.sources import locate
 from dragwidget.diffusion.low_memory import Memory, check_memory
 from dragwidget.diffusion.sd import StableDiffusion
@@ -95,6 +104,8 @@ class LoadOptions(TypedDict, total=False):
     cache_dir: str | os.PathLike[str] | None
     config: str | os.PathLike[str] | None
     prediction_type: str | None
+    embeddings: GivenEmbeddings | None
+    preview_vae: str | os.PathLike[str] | None
     memory: Memory
 
 
@@ -110,6 +121,8 @@ def load_model(
     cache_dir: str | os.PathLike[str] | None = None,
     config: str | os.PathLike[str] | None = None,
     prediction_type: str | None = None,
+    embeddings: GivenEmbeddings | None = None,
+    preview_vae: str | os.PathLike[str] | None = None,
     memory: Memory = "normal",
 ) -> StableDiffusion | StableDiffusionXL:
     """Load a model of the kind of Stable Diffusion 1.x, 2.x or XL.
@@ -139,6 +152,10 @@ def load_model(
             ``modelspec.prediction_type`` or ``modelspec.predict_key`` in its header), else the
             scheduler's configuration. Where neither does, and models of its kind do either, a
             warning says that it is a guess.
+        embeddings: textual inversions, ``.safetensors`` files by the words that stand for them in a
+            prompt, as ``{"<cat>": "cat.safetensors"}``; see ``loading.embeddings``.
+        preview_vae: a tiny autoencoder (TAESD, diffusers' ``AutoencoderTiny``) that draws the
+            previews, and nothing else: a folder or hub id, such as ``"madebyollin/taesd"``.
         memory: ``"low"``: less memory on the device, more time; see ``StableDiffusion``.
 
     Raises:
@@ -189,6 +206,11 @@ def load_model(
         recommended = _recommended(folder, parts["unet"])
         domain = _domain(folder) if other is None else Domain()
         encoding = _encoding(folder) if other is None else "mean"
+    if embeddings is not None:
+        add_embeddings(parts, embeddings, name)
+    if preview_vae is not None:
+        tiny = _read_preview_vae(str(preview_vae), parts, request, name)
+        parts["preview_vae"] = torch.nn.Module.to(tiny, waits)
     family = StableDiffusionXL if "text_encoder_2" in parts else StableDiffusion
     for part in [stem for stem in STEMS if stem in parts]:
         # Not ``parts[part].to``: diffusers would log that it may not suit every model.
@@ -209,7 +231,7 @@ def load_model(
         domain=domain,
         encoding=encoding,
         loaded_with={
-            what: str(word)
+            what: word if isinstance(word, dict) else str(word)
             for what, word in (
                 ("vae", vae),
                 ("revision", revision),
@@ -217,6 +239,8 @@ def load_model(
                 ("cache_dir", cache_dir),
                 ("config", config),
                 ("prediction_type", prediction_type),
+                ("embeddings", embeddings and {w: str(file) for w, file in embeddings.items()}),
+                ("preview_vae", preview_vae),
             )
             if word is not None
         },
@@ -277,6 +301,25 @@ def _read_vae(name: str, here: Path | None, own: ModelFolder, request: _Request)
     if here is None:
         request.weights(name, [part], folder)
     return read_vae(inside, config, name)
+
+
+def _read_preview_vae(
+    name: str, parts: Mapping[str, Any], request: _Request, model: str
+) -> torch.nn.Module:
+    """Return the tiny autoencoder that a caller names for previews, see ``load_model``."""
+    request = replace(request, revision=None, variant=None)
+    here = locate(name, "a preview_vae")
+    folder = request.open(here, name, VAE_CONFIGS)
+    with blaming("preview_vae", name):
+        config = folder.json("config.json")
+        check_sizes(config)
+        config = preview_config(config, name)
+    check_preview(config, parts["unet"].config, factor_of(parts["vae"]), name, model)
+    if here is None:
+        request.weights(name, [""], folder)
+    with blaming("preview_vae", name):
+        made: torch.nn.Module = build("preview_vae", config, folder.weights("vae"), request.dtype)
+    return made
 
 
 def _refuse_config(config: object, name: str) -> None:

@@ -235,6 +235,10 @@ def _make(part: str, config: Any) -> Any:
         from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
         return AutoencoderKL.from_config(dict(config))
+    if part == "preview_vae":
+        from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+
+        return AutoencoderTiny.from_config(dict(config))
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
     return (CLIPTextModelWithProjection if part == "text_encoder_2" else CLIPTextModel)(config)

@@ -2,7 +2,14 @@
 
 from dragwidget.diffusion.lora.files import GivenLoRA, given_lora, load_lora, save_lora
 from dragwidget.diffusion.lora.peft_config import PARTS, TEXT_ENCODER, TEXT_ENCODER_2, UNET, Part
-from dragwidget.diffusion.lora.weights import LoRA, enabled, projections, switches_of
+from dragwidget.diffusion.lora.weights import (
+    LoRA,
+    StyleLoRAs,
+    enabled,
+    projections,
+    switches_of,
+    switches_of_all,
+)
 
 __all__ = [
     "PARTS",
@@ -12,10 +19,12 @@ __all__ = [
     "GivenLoRA",
     "LoRA",
     "Part",
+    "StyleLoRAs",
     "enabled",
     "given_lora",
     "load_lora",
     "projections",
     "save_lora",
     "switches_of",
+    "switches_of_all",
 ]

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,10 @@ from dragwidget.diffusion.lora.peft_config import TEXT_PARTS, UNET, Part, part_o
 from dragwidget.diffusion.switches import Around, Switch, switched_on
 from dragwidget.drag.torch_state import in_plain_torch
 
-__all__ = ["LoRA", "adaptable_layers", "enabled", "projections", "switches_of"]
+__all__ = [
+    "LoRA", "StyleLoRAs", "adaptable_layers", "enabled", "projections", "switches_of",
+    "switches_of_all",
+]  # fmt: skip
 
 _PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 _NAMES: dict[Part, str] = {
@@ -81,6 +84,11 @@ class LoRA:
             down={path: change(matrix) for path, matrix in self.down.items()},
             up={path: change(matrix) for path, matrix in self.up.items()},
         )
+
+    def only(self, part: Part) -> LoRA:
+        """Return what it changes in one network."""
+        down = {path: matrix for path, matrix in self.down.items() if part_of(path) == part}
+        return replace(self, down=down, up={path: self.up[path] for path in down})
 
     def part(self, part: Part) -> dict[str, tuple[Tensor, Tensor]]:
         """Return the down and up matrices of one network, by layer path."""
@@ -145,6 +153,10 @@ class LoRA:
         return f" ({family})" if family else ""
 
 
+StyleLoRAs: TypeAlias = Sequence[tuple[LoRA, float]]
+"""LoRAs that are applied one after the other, each with how strongly."""
+
+
 def adaptable_layers(network: nn.Module) -> dict[str, Any]:
     """Return the layers that a LoRA can change, by their path, without ``text_model.``."""
     # Releases of transformers differ in whether that is part of a text encoder's paths.
@@ -190,11 +202,16 @@ def switches_of(
     network: nn.Module, lora: LoRA | None, weight: float = 1.0, part: Part = UNET
 ) -> list[Switch]:
     """Return what switches a LoRA on for a pass; see ``enabled``."""
-    if lora is None or weight == 0:
-        return []
-    layers = adaptable_layers(network)
+    return switches_of_all(network, [] if lora is None else [(lora, weight)], part)
+
+
+def switches_of_all(network: nn.Module, loras: StyleLoRAs, part: Part = UNET) -> list[Switch]:
+    """Return what switches several on for a pass; each adds its change to those before it."""
+    on = [(lora, weight) for lora, weight in loras if weight != 0]
+    layers = adaptable_layers(network) if on else {}
     return [
         Around(layers[path], _adds(layers[path], down, up, weight))
+        for lora, weight in on
         for path, (down, up) in lora.part(part).items()
     ]
 

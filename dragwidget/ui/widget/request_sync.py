@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from dragwidget.session.source import read_loras
+
 if TYPE_CHECKING:
     from dragwidget.data.instructions import DragInstructions
     from dragwidget.data.request import EditRequest
@@ -53,6 +55,7 @@ class RequestSync:
         """Follow what is changed on the page; ``guarded`` makes handlers whose errors are shown."""
         prompt, settings = self._view.prompt, self._view.settings
         prompt.observe(guarded(lambda change: self._ask(prompt=change["new"])), "value")
+        self._view.loras.observe(guarded(lambda _: self._named_loras()), "value")
         settings.observe(guarded(lambda change: self._ask(settings=change["new"])), "settings")
         drew = guarded(lambda _: self._drew())
         self._canvas.observe(drew, ["prompt", "pairs", "mask_version"])
@@ -85,6 +88,8 @@ class RequestSync:
     def _show(self, request: EditRequest, before: EditRequest | None) -> None:
         if before is None or request.prompt != before.prompt:
             self._view.prompt.value = self._canvas.prompt = request.prompt
+        if before is None or request.styles != before.styles:
+            self._view.loras.show(request.styles)
         if before is None or request.settings != before.settings:
             self._view.settings.settings = request.settings
             drag = request.settings.drag
@@ -132,6 +137,12 @@ class RequestSync:
             self._shown = None
             self.show()
             raise
+
+    def _named_loras(self) -> None:
+        """Other LoRA files are named; where one cannot be read, what is typed stays."""
+        if threading.get_ident() not in self._showing:
+            given = self._view.loras.given
+            self._ask(**read_loras(self._editing.session.model, given, None))
 
     def _drew(self) -> None:
         """What is drawn has changed; instructions without a prompt leave it as it is."""

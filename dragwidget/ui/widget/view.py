@@ -28,6 +28,7 @@ from dragwidget.ui.widget.features_panel import FeaturesPanel
 from dragwidget.ui.widget.guide import Guide
 from dragwidget.ui.widget.history_panel import HistoryPanel
 from dragwidget.ui.widget.layout import Buttons, allow, preparation, sections, two_columns
+from dragwidget.ui.widget.lora_field import LoRAField
 from dragwidget.ui.widget.points_table import PointsTable
 from dragwidget.ui.widget.status_panel import ErrorLine, StatusPanel
 
@@ -85,6 +86,7 @@ class View:
             continuous_update=False, layout=Layout(width="auto"),
             style={"description_width": "52px"},
         )  # fmt: skip
+        self.loras = LoRAField()
         self.buttons = Buttons()
         self.render_when_done = ipywidgets.Checkbox(
             value=render_when_done, description="Render after runs", indent=False,
@@ -111,7 +113,9 @@ class View:
                 "Compare": self.compare,
                 "Features": features,
                 "Export": export,
-                "Preparation": preparation(self.status.badges, self.buttons, self.render_when_done),
+                "Preparation": preparation(
+                    self.status.badges, self.buttons, self.render_when_done, self.loras
+                ),
                 **folded,
             }
         )
