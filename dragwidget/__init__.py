@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dragwidget.data.instructions import DragInstructions, PointPair
-    from dragwidget.data.presets import with_method
+    from dragwidget.data.presets import with_method, with_preset
     from dragwidget.data.request import EditRequest
     from dragwidget.data.settings import (
         DragSettings,
@@ -44,6 +44,7 @@ __all__ = [
     "load_model",
     "run_many",
     "with_method",
+    "with_preset",
 ]
 
 _MODULE_OF = {
@@ -61,6 +62,7 @@ _MODULE_OF = {
     "load_model": "dragwidget.diffusion.loading",
     "run_many": "dragwidget.session.many",
     "with_method": "dragwidget.data.presets",
+    "with_preset": "dragwidget.data.presets",
 }
 
 

@@ -85,6 +85,22 @@ def xl(xl_folder):
     return load_model(xl_folder, device="cpu", dtype="float32")
 
 
+@pytest.fixture(scope="session")
+def lcm_folder(tmp_path_factory):
+    """A tiny latent consistency model, as diffusers saves it. Read only."""
+    from few_step_models import write_lcm
+
+    return write_lcm(tmp_path_factory.mktemp("models") / "tiny-lcm")
+
+
+@pytest.fixture(scope="session")
+def lcm(lcm_folder):
+    """The same, loaded. Read only."""
+    from dragwidget.diffusion.loading import load_model
+
+    return load_model(lcm_folder, device="cpu", dtype="float32")
+
+
 @pytest.fixture
 def broken(tiny_folder, tmp_path):
     """A copy of the tiny model's folder, to be broken."""

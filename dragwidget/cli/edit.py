@@ -21,7 +21,7 @@ from dragwidget.cli.model_options import add_model_arguments, model_options
 from dragwidget.cli.recording import Recorder, dragged, write_log
 from dragwidget.data.bad_input import bad_input, user_file
 from dragwidget.data.image_reading import flattened, read_image
-from dragwidget.data.presets import METHOD_SETTINGS, with_method
+from dragwidget.data.presets import METHOD_SETTINGS, PRESETS, WARPS, with_method, with_preset
 from dragwidget.data.settings import Settings
 from dragwidget.storage.atomic import write_whole
 from dragwidget.storage.image_files import write_image
@@ -81,6 +81,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--method",
         choices=METHOD_SETTINGS,
         help="the drag method, with the settings that its authors recommend; default: the model's",
+    )
+    how.add_argument(
+        "--preset",
+        choices=PRESETS,
+        help="few-step: 10 steps and a warp (warp or progressive), for models and LoRAs that were "
+        "distilled for a few steps (LCM, Turbo, Hyper-SD)",
     )
     how.add_argument("--steps", type=int, metavar="N", help="maximum number of drag steps")
     lora = how.add_mutually_exclusive_group()
@@ -187,7 +193,7 @@ def begin(args: argparse.Namespace) -> tuple[DragSession, Files]:
     }
     changes = [inputs.read_changes(args.settings) if args.settings else {}, given]
     # What is out of range is refused before the model is loaded.
-    inputs.with_changes(_with_method(Settings(), args.method), *changes)
+    inputs.with_changes(_chosen(Settings(), args), *changes)
     files = inputs.files_of(args, source)
     for done in source.metadata.conversions:
         print(f"dragwidget: {args.image}: {done}", file=sys.stderr)
@@ -211,7 +217,7 @@ def begin(args: argparse.Namespace) -> tuple[DragSession, Files]:
             store=None if args.no_store else Store(),
             **model_options(args),
         )
-    session.settings = inputs.with_changes(_with_method(session.settings, args.method), *changes)
+    session.settings = inputs.with_changes(_chosen(session.settings, args), *changes)
     session.set_image(source, max_side=args.max_side)
     if styles:
         session.use_lora(styles)
@@ -241,8 +247,18 @@ def _lasting() -> Iterator[None]:
         gc.enable()
 
 
-def _with_method(settings: Settings, method: str | None) -> Settings:
-    return settings if method is None else with_method(settings, method)
+def _chosen(settings: Settings, args: argparse.Namespace) -> Settings:
+    """Return settings with those of ``--method`` and ``--preset``."""
+    if args.method is not None:
+        settings = with_method(settings, args.method)
+    if args.preset is None:
+        return settings
+    if args.method is not None and args.method not in WARPS:
+        raise ValueError(
+            f"--preset {args.preset} goes with --method {' or '.join(WARPS)}, got --method "
+            f"{args.method}: leave one of them out"
+        )
+    return with_preset(settings, args.preset)
 
 
 def _edit(session: DragSession, recorder: Recorder, files: Files) -> int:

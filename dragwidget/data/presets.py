@@ -1,4 +1,4 @@
-"""What the authors of each drag method recommend."""
+"""What the authors of each drag method recommend, and what models of a few steps need."""
 
 from __future__ import annotations
 
@@ -57,6 +57,19 @@ METHOD_SETTINGS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 All but the paper's also keep the source's pixels outside the mask, as an editor of images does.
 """
 
+WARPS = ("warp", "progressive")
+"""The methods that move content by a warp: what a model distilled for a few steps can do."""
+
+FEW_STEPS = "few-step"
+PRESETS = (FEW_STEPS,)
+"""The names that ``with_preset`` takes."""
+_FEW_STEPS: Mapping[str, Mapping[str, Any]] = {
+    # FastDrag's numbers (arXiv 2405.15769), with a latent consistency model. By trailing timesteps
+    # these 10 are the ones of diffusers' LCMScheduler.
+    "inversion": {"steps": 10, "strength": 0.7, "method": "lookahead", "spacing": "trailing"},
+    "lora": {"steps": 0},
+}
+
 
 def with_method(settings: Settings, method: str) -> Settings:
     """Return settings for another drag method, as its authors recommend them.
@@ -90,8 +103,33 @@ def with_method(settings: Settings, method: str) -> Settings:
     )
 
 
+def with_preset(settings: Settings, preset: str) -> Settings:
+    """Return settings with those of a preset.
+
+    ``"few-step"`` is for models, and LoRAs, that were distilled for a few steps (LCM, SD-Turbo,
+    SDXL-Turbo, Hyper-SD): 10 trailing steps, 7 of them inverted by look-ahead, no LoRA training,
+    and a warp. A method that is one stays, and any other becomes ``"warp"``.
+
+    Args:
+        settings: what suits the model.
+        preset: a name of ``PRESETS``.
+
+    Raises:
+        ValueError: there is no such preset.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"there are the presets {', '.join(PRESETS)}, got {quoted(preset)}")
+    if settings.drag.method not in WARPS:
+        settings = with_method(settings, "warp")
+    return replace(
+        settings,
+        inversion=replace(settings.inversion, **_FEW_STEPS["inversion"]),
+        lora=replace(settings.lora, **_FEW_STEPS["lora"]),
+    )
+
+
 def presets(recommended: Settings) -> dict[str, Settings]:
-    """Return the settings of every other method that fits a model, by the method's title.
+    """Return what a menu offers: the settings of every other method that fits, and of few steps.
 
     Args:
         recommended: what suits the model.
@@ -101,4 +139,7 @@ def presets(recommended: Settings) -> dict[str, Settings]:
         if method != recommended.drag.method:
             with suppress(ValueError):  # its inversion may be too short for a method
                 found[METHOD_TITLES[method]] = with_method(recommended, method)
+    few_steps = with_preset(recommended, FEW_STEPS)
+    if few_steps != recommended:
+        found["Few-step"] = few_steps
     return found

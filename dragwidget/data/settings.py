@@ -80,6 +80,13 @@ class InversionSettings:
             records the reference branch too.
         iterations: of each step with ``"fixed_point"``, 1 to 100.
         seed: of the noise of ``"cycle_sde"``.
+        spacing: where the timesteps lie: as the ``"model"``'s scheduler has them, or by one of
+            diffusers' spacings (Lin et al., arXiv 2305.08891, table 2). A LoRA that makes a model
+            one of a few steps (LCM-LoRA, Hyper-SD) needs ``"trailing"``.
+        embedded_guidance: guidance scale g, 1 to 1000, that a network is told that takes it as an
+            input (latent consistency models, Luo et al., arXiv 2310.04378), in inversion, drag and
+            render of a given image: it reads an embedding of w = g - 1, as in diffusers'
+            ``LatentConsistencyModelPipeline``. 1, which is w = 0, means no guidance.
     """
 
     steps: Annotated[int, Between(1, 1000)] = 50
@@ -87,6 +94,8 @@ class InversionSettings:
     method: Literal["plain", "lookahead", "fixed_point", "cycle_sde"] = "plain"
     iterations: Annotated[int, Between(1, 100)] = 1
     seed: Annotated[int, Between(0, 2**63 - 1)] = 0
+    spacing: Literal["model", "leading", "linspace", "trailing"] = "model"
+    embedded_guidance: Annotated[float, Between(1, 1000)] = 1.0
 
     def __post_init__(self) -> None:
         check_fields(self)

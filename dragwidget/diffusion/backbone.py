@@ -14,7 +14,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,7 @@ from dragwidget.diffusion.low_memory import Memory
 from dragwidget.drag.correspondence import Correspondence
 from dragwidget.drag.cycle_sde import checked
 from dragwidget.drag.evaluation import ModelOutput
-from dragwidget.drag.noise_path import NoisePath, Time
+from dragwidget.drag.noise_path import NoisePath, Spacing, Time
 from dragwidget.drag.torch_state import in_plain_torch, ordinary
 
 __all__ = [
@@ -85,6 +85,8 @@ class Backbone(Protocol):
         memory: ``"low"``: what is not used at the moment may wait on the CPU, and activations are
             computed twice. The results are the same, the time is more.
         domain: the images that the model knows.
+        few_step: by what its files say that it was distilled for a few steps, in words; empty:
+            they do not say so.
         loaded_with: the options of ``load_model`` that load it again, together with ``name``,
             ``device``, ``dtype`` and ``memory``; ``None`` where nothing does.
     """
@@ -93,6 +95,7 @@ class Backbone(Protocol):
     recommended: Settings
     memory: Memory = "normal"
     domain: Domain = Domain()
+    few_step: str = ""
     loaded_with: Mapping[str, Any] | None = None
 
     @property
@@ -139,6 +142,27 @@ class Backbone(Protocol):
             ValueError: it has no so many steps.
         """
         ...
+
+    def spaced(self, steps: int, spacing: Spacing | Literal["model"]) -> NoisePath:
+        """Return the noise path, walked in this many steps of this spacing.
+
+        Args:
+            spacing: ``"model"``: as ``schedule`` has them.
+
+        Raises:
+            ValueError: it has no so many steps, or no other spacing.
+        """
+        if spacing != "model":
+            raise ValueError(
+                f"{self.name} has timesteps of its own alone, and InversionSettings.spacing is "
+                f"{spacing!r}: set it to 'model'"
+            )
+        return self.schedule(steps)
+
+    @property
+    def embeds_guidance(self) -> bool:
+        """Whether the network reads the guidance scale, in place of a second, negative prompt."""
+        return False
 
     def encode(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
         """Return the latent (1, c, h, w) float32 of an image (H, W, 3)."""
@@ -259,8 +283,15 @@ class Backbone(Protocol):
         """
         if not isinstance(settings, Settings):
             raise TypeError(f"settings must be Settings, got {type(settings).__name__}")
-        schedule = self.schedule(settings.inversion.steps)
-        if settings.inversion.method == "cycle_sde":
+        inversion = settings.inversion
+        schedule = self.spaced(inversion.steps, inversion.spacing)
+        if inversion.embedded_guidance != 1 and not self.embeds_guidance:
+            raise ValueError(
+                f"{self.name} does not read the guidance scale, as latent consistency models do, "
+                f"and InversionSettings.embedded_guidance is {inversion.embedded_guidance:g}: set "
+                "it to 1"
+            )
+        if inversion.method == "cycle_sde":
             checked(schedule)
         blocks, count = settings.drag.feature_blocks, self.feature_block_count
         if not all(-count <= block < count for block in blocks):

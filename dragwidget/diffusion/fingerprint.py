@@ -71,6 +71,7 @@ def settings_of(model: Any) -> dict[str, Any]:
         "prediction_type": model.prediction_type,
         "steps_offset": model.steps_offset,
         **({} if model.encoding == "mean" else {"encoding": model.encoding}),
+        **({} if model.spacing == "leading" else {"spacing": model.spacing}),
         **model.text_settings,
         **{name: [type(n).__qualname__, _configuration(n)] for name, n in model.networks.items()},
     }

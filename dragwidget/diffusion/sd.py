@@ -29,7 +29,7 @@ class Conditioning(Condition):
         prompt: embeddings, (1, L, d).
         negative: embeddings of what to steer away from, (1, L, d), or ``None``.
         guidance_scale: g of classifier-free guidance; at most 1 means none, and ``negative`` is
-            not used.
+            not used. A network that reads g itself has no ``negative``.
     """
 
     prompt: Tensor
@@ -118,6 +118,9 @@ class StableDiffusion(UNetBackbone):
             width = self.unet.config["cross_attention_dim"]
             return Conditioning(torch.empty(1, length, width, device=META))
         text = self.embed(prompt, lora)
+        if self.embeds_guidance:
+            self._refuse_negative(negative_prompt)
+            return Conditioning(text, None, guidance_scale)
         if guidance_scale <= 1:
             return Conditioning(text)
         return Conditioning(text, self.embed(negative_prompt, lora), guidance_scale)
@@ -131,6 +134,6 @@ class StableDiffusion(UNetBackbone):
         text = placed_like(self.unet, ordinary(condition.batch))
         if condition.guided:
             text = text.repeat_interleave(count, 0)
-        return {
-            "encoder_hidden_states": text if condition.guided else text.expand(count, -1, -1)
-        }, condition.guidance_scale if condition.guided else 1.0
+        given = {"encoder_hidden_states": text if condition.guided else text.expand(count, -1, -1)}
+        scale = condition.guidance_scale
+        return given | self._guidance(scale, count), scale if condition.guided else 1.0

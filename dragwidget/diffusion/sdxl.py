@@ -50,7 +50,7 @@ class XLConditioning(Condition):
         size: (width, height) of the image that the model works on, pixels.
         negative: what to steer away from, or ``None``.
         guidance_scale: g of classifier-free guidance; at most 1 means none, and ``negative`` is
-            not used.
+            not used. A network that reads g itself has no ``negative``.
     """
 
     prompt: Text
@@ -167,6 +167,9 @@ class StableDiffusionXL(UNetBackbone):
             empty = Text(*(torch.empty(1, *s, device=META) for s in ((length, width), (pooled,))))
             return XLConditioning(empty, size)
         text = self.embed(prompt, lora)
+        if self.embeds_guidance:
+            self._refuse_negative(negative_prompt)
+            return XLConditioning(text, size, None, guidance_scale)
         if guidance_scale <= 1:
             return XLConditioning(text, size)
         zeros = self.zeros_for_empty and not negative_prompt
@@ -190,6 +193,8 @@ class StableDiffusionXL(UNetBackbone):
             "time_ids": batch([condition.time_ids] * len(texts)),
         }
         embeddings = batch([text.embeddings for text in texts])
+        scale = condition.guidance_scale
         return {
             "encoder_hidden_states": embeddings, "added_cond_kwargs": added,
-        }, condition.guidance_scale if len(texts) > 1 else 1.0  # fmt: skip
+            **self._guidance(scale, count),
+        }, scale if len(texts) > 1 else 1.0  # fmt: skip

@@ -12,7 +12,7 @@ import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ from dragwidget.diffusion.backbone import (
 from dragwidget.diffusion.costs import META, FusedAttention, bytes_of, without_weights
 from dragwidget.diffusion.devices import first_parameter, placed_like
 from dragwidget.diffusion.domain import Domain
+from dragwidget.diffusion.few_step import guidance_embedding
 from dragwidget.diffusion.fingerprint import digest_of, stamp_of
 from dragwidget.diffusion.lora import (
     PARTS,
@@ -54,7 +55,7 @@ from dragwidget.diffusion.unet import (
     self_attention_layers,
 )
 from dragwidget.drag.evaluation import ModelOutput
-from dragwidget.drag.noise_path import PredictionType, Schedule, Time
+from dragwidget.drag.noise_path import PredictionType, Schedule, Spacing, Time
 from dragwidget.drag.torch_state import PlainTorch, in_plain_torch, ordinary, ordinary_weights
 
 if TYPE_CHECKING:
@@ -74,14 +75,15 @@ class UNetBackbone(Trainable):
         unet, vae: the networks; ``vae`` may wait on the CPU.
         alphas_cumprod: cumulative alphas of the forward process, (L,) float32.
         prediction_type: what the UNet predicts, noise or velocity.
-        steps_offset: the last timestep of a run.
+        steps_offset: the last timestep of a run by leading spacing.
+        spacing: where the timesteps of a run lie, see ``Schedule``.
         styles: LoRAs that are on in every pass, see ``with_styles``.
         preview_vae: a tiny autoencoder that draws previews, or ``None``; no render depends on it.
     """
 
     PARTS: tuple[str, ...] = (
         "unet", "vae", "alphas_cumprod", "prediction_type", "steps_offset", "name", "recommended",
-        "memory", "loaded_with", "domain", "encoding", "preview_vae",
+        "memory", "loaded_with", "domain", "encoding", "preview_vae", "spacing", "few_step",
     )  # fmt: skip
     """All that the constructor takes."""
 
@@ -105,6 +107,8 @@ class UNetBackbone(Trainable):
         domain: Domain | None = None,
         encoding: Encoding = "mean",
         preview_vae: Any = None,
+        spacing: Spacing = "leading",
+        few_step: str = "",
     ) -> None:
         # Any: diffusers and transformers do not say what their modules hold.
         if preview_vae is not None:
@@ -122,6 +126,8 @@ class UNetBackbone(Trainable):
         self.loaded_with = None if loaded_with is None else dict(loaded_with)
         self.domain = domain or Domain()
         self.encoding: Encoding = encoding
+        self.spacing: Spacing = spacing
+        self.few_step = few_step
         LOADED.add(self)
 
     def _inputs(self, condition: Condition, count: int) -> tuple[dict[str, Any], float]:
@@ -297,7 +303,32 @@ class UNetBackbone(Trainable):
 
     def schedule(self, steps: int) -> Schedule:
         """Return DDIM with this many steps, on this model's noise levels."""
-        return Schedule(self.alphas_cumprod, steps, self.steps_offset, self.prediction_type)
+        return self.spaced(steps, "model")
+
+    def spaced(self, steps: int, spacing: Spacing | Literal["model"]) -> Schedule:
+        """Return DDIM with this many steps of this spacing; ``"model"``: the model's own."""
+        where = self.spacing if spacing == "model" else spacing
+        return Schedule(self.alphas_cumprod, steps, self.steps_offset, self.prediction_type, where)
+
+    @property
+    def embeds_guidance(self) -> bool:
+        """Whether the UNet reads the guidance scale, as latent consistency models do."""
+        return self.unet.config.get("time_cond_proj_dim") is not None
+
+    def _refuse_negative(self, prompt: str) -> None:
+        """Raise ValueError for a negative prompt that guidance would not steer away from."""
+        if prompt:
+            raise ValueError(
+                f"{self.name} reads the guidance scale, and so no negative prompt: leave it empty, "
+                f"got {prompt[:60]!r}"
+            )
+
+    def _guidance(self, scale: float, count: int) -> dict[str, Tensor]:
+        """Return what a UNet that reads the guidance scale is given of it, for ``count`` rows."""
+        if not self.embeds_guidance:
+            return {}
+        row = guidance_embedding(scale, self.unet.config["time_cond_proj_dim"])
+        return {"timestep_cond": placed_like(self.unet, row).expand(count, -1)}
 
     @in_plain_torch
     def encode(

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +23,7 @@ __all__ = [
     "Predict",
     "PredictionType",
     "Schedule",
+    "Spacing",
     "Time",
     "decompose",
     "denoise",
@@ -33,6 +35,8 @@ Time = int | float
 """A place on a noise path: a training timestep of DDIM, or a time in [0, 1] on a flow path."""
 
 PredictionType = Literal["epsilon", "v_prediction"]
+Spacing = Literal["leading", "linspace", "trailing"]
+"""How the timesteps of a run lie over those of the training; see ``Schedule``."""
 Predict = Callable[[Tensor, Time], Tensor]
 """A network's prediction for a latent (B, c, h, w) at a timestep: noise or velocity, same shape."""
 
@@ -82,18 +86,25 @@ class NoisePath(Protocol):
 class Schedule:
     """The timesteps of one DDIM run and the noise levels between them.
 
-    The ``T`` timesteps lie evenly over all ``L`` training timesteps: counted from the clean end,
-    the k-th from 0 is ``floor(k L / T) + offset``. Where T divides L, these are the timesteps of
-    diffusers' "leading" spacing. Where it does not, that spacing would crowd them at the clean end
-    (501 steps of 1000 would start at half the noise); here T steps always cover the whole range, so
-    that N of T steps lead to the share N / T of it, less one step. With T = L, where the last one
-    would lie past the end, all of 0 .. L - 1 are walked.
+    The ``T`` timesteps lie evenly over all ``L`` training timesteps, by one of three spacings
+    (Lin et al., arXiv 2305.08891, table 2):
+
+    - ``"leading"``: counted from the clean end, the k-th from 0 is ``floor(k L / T) + offset``.
+      Where T divides L, these are diffusers' timesteps of this spacing. Where it does not, those
+      would crowd at the clean end (501 steps of 1000 would start at half the noise); here T steps
+      always cover the whole range, so that N of T steps lead to the share N / T of it, less one
+      step. With T = L, where the last one would lie past the end, all of 0 .. L - 1 are walked.
+    - ``"trailing"``: counted from the noisy end, the k-th from 0 is ``round(L - k L / T) - 1``, as
+      in diffusers. A run begins at pure noise, L - 1: models distilled for a few steps need that.
+    - ``"linspace"``: from L - 1 to 0, both included, rounded, as in diffusers. The last step, from
+      0, changes nothing.
 
     Attributes:
         alphas_cumprod: cumulative alphas of the forward process, (L,), each in [0, 1].
         steps: DDIM steps T, 1 to L.
-        offset: timestep of the last step; 1 for Stable Diffusion.
+        offset: timestep of the last step with ``"leading"``; 1 for Stable Diffusion.
         prediction_type: what the network predicts.
+        spacing: where the timesteps lie.
 
     Raises:
         ValueError: there are fewer noise levels than steps; a level that is walked is pure noise
@@ -104,9 +115,12 @@ class Schedule:
     steps: int = 50
     offset: int = 1
     prediction_type: PredictionType = "epsilon"
+    spacing: Spacing = "leading"
 
     def __post_init__(self) -> None:
         levels = len(self.alphas_cumprod)
+        if self.spacing not in get_args(Spacing):
+            raise ValueError(f"spacing must be one of {get_args(Spacing)}, got {self.spacing!r}")
         if not 1 <= self.steps <= levels:
             raise ValueError(
                 f"a model with {levels} noise levels takes 1 to {levels} DDIM steps, "
@@ -130,6 +144,13 @@ class Schedule:
     def timesteps(self) -> tuple[int, ...]:
         """All timesteps, noisiest first, (T,), no two the same."""
         levels, steps = len(self.alphas_cumprod), self.steps
+        # In numpy, as diffusers does, so that halves and errors are rounded alike.
+        if self.spacing == "linspace":
+            return tuple(np.linspace(0, levels - 1, steps).round()[::-1].astype(int).tolist())
+        if self.spacing == "trailing":
+            # An error of rounding would make the range one longer for some numbers of steps.
+            found = np.round(np.arange(levels, 0, -levels / steps))[:steps].astype(int) - 1
+            return tuple(found.tolist())
         return tuple(
             min(k * levels // steps + self.offset, levels - steps + k)
             for k in reversed(range(steps))

@@ -95,8 +95,10 @@ def _place(word: Any) -> Any:
 def _source(session: DragSession) -> Iterator[str]:
     request, lora = session.request, session.lora
     settings, made = request.settings, generation_of(request)
+    own = settings
     if made is not None:
-        own = replace(settings, inversion=replace(settings.inversion, steps=made.steps))
+        as_made = replace(settings.inversion, steps=made.steps, spacing=made.spacing)
+        own = replace(settings, inversion=as_made)
         yield f"session.settings = {_settings(own)}"
         yield (
             f"session.generate({made.prompt!r}, {made.negative_prompt!r}, "
@@ -104,7 +106,7 @@ def _source(session: DragSession) -> Iterator[str]:
         )
         if request.prompt != made.prompt:
             yield f"session.prompt = {request.prompt!r}"
-    if made is None or settings.inversion.steps != made.steps:
+    if made is None or settings != own:
         yield f"session.settings = {_settings(settings)}"
     if made is None:
         image = "image" if request.image.path is None else repr(request.image.path)

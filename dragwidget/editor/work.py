@@ -94,9 +94,10 @@ def generating(session: DragSession, prompt: str, seed: int) -> Generator[Report
     from dragwidget.session import source
 
     session.monitor.start()
-    model, steps = session.model, session.settings.inversion.steps
+    model, inversion = session.model, session.settings.inversion
     size = (model.image_side, model.image_side)
-    generation = source.Generation(prompt, "", source.GUIDANCE, seed, size, steps)
+    made_by = inversion.steps, inversion.spacing
+    generation = source.Generation(prompt, "", source.GUIDANCE, seed, size, *made_by)
     made = yield from _reported(source.generating(model, generation))
     session.change(lambda: EditRequest(made, prompt, settings=session.settings))
 

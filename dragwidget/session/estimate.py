@@ -168,7 +168,8 @@ class _Costs:
         self.shape = (1, model.latent_channels, *cells)
         self.text: Condition = self.meta_copy.encode_text("", size)
         self.predictor = self.meta_copy.predictor(self.text)
-        self.schedule = self.meta_copy.schedule(settings.inversion.steps)
+        inversion = settings.inversion
+        self.schedule = self.meta_copy.spaced(inversion.steps, inversion.spacing)
         self.timestep = self.schedule.last(settings.inversion.count)[0]
 
     def like(self, model: Backbone, size: Size, settings: Settings) -> _Costs:

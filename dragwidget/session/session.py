@@ -130,8 +130,8 @@ class DragSession:
             size: (width, height), pixels; by default the square the model was trained on.
         """
         size = (self.model.image_side,) * 2 if size is None else size
-        steps = self.settings.inversion.steps
-        generation = Generation(prompt, negative_prompt, guidance_scale, seed, size, steps)
+        made_by = self.settings.inversion.steps, self.settings.inversion.spacing
+        generation = Generation(prompt, negative_prompt, guidance_scale, seed, size, *made_by)
         made = self._run(source.generating(self.model, generation))
         self.change(lambda: EditRequest(made, prompt, settings=self.settings))
         return self.image

@@ -6,7 +6,7 @@ import os
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -26,9 +26,10 @@ from dragwidget.diffusion.backbone import Backbone, Condition, Predictor
 from dragwidget.diffusion.linear_decoder import LinearDecoder
 from dragwidget.diffusion.lora import GivenLoRA, LoRA, StyleLoRAs
 from dragwidget.drag.cycle_sde import CycleSDE, inversion_steps
-from dragwidget.drag.noise_path import NoisePath, Time, denoise
+from dragwidget.drag.noise_path import NoisePath, Spacing, Time, denoise
 from dragwidget.drag.torch_state import in_plain_torch
 from dragwidget.progress import Key, Progress
+from dragwidget.session.few_step_check import warn_of_guidance, warn_once
 from dragwidget.storage.image_files import EditedImage
 
 GUIDANCE = 7.5  # the scale of classifier-free guidance, by default; that of Stable Diffusion 1
@@ -40,10 +41,12 @@ class Generation:
     """How an image was generated.
 
     Attributes:
-        guidance_scale: of classifier-free guidance, 0 to 1000; at most 1 means none.
+        guidance_scale: of classifier-free guidance, 0 to 1000; at most 1 means none. A network
+            that reads the scale is told it.
         seed: of the noise.
         size: (width, height), pixels.
         steps: DDIM steps.
+        spacing: of their timesteps, as in ``InversionSettings``.
     """
 
     prompt: str
@@ -52,6 +55,7 @@ class Generation:
     seed: Annotated[int, Between(0, 2**63 - 1)]
     size: Size
     steps: int
+    spacing: Spacing | Literal["model"] = "model"
 
     def __post_init__(self) -> None:
         check_prompt(self.prompt)
@@ -100,6 +104,7 @@ def check_request(
             f"the image is fitted to {request.image.fitted_size}, and this model takes "
             f"multiples of {model.vae_factor} pixels: set_image() fits it"
         )
+    warn_once(model, settings, None if before is None else before.settings)
     checked = [] if before is None else [before.lora, *(style for style, _ in before.styles)]
     for lora in (lora_of(request), *(style for style, _ in styles_of(request))):
         if not any(lora is one for one in checked):
@@ -143,9 +148,11 @@ def asked_of(
 
 
 def inversion_settings(request: EditRequest) -> InversionSettings:
-    """Those that hold for this image: a generated one keeps the steps it was made with."""
+    """Those that hold for this image: a generated one keeps the timesteps it was made with."""
     made, settings = generation_of(request), request.settings.inversion
-    return settings if made is None else replace(settings, steps=made.steps)
+    if made is None:
+        return settings
+    return replace(settings, steps=made.steps, spacing=made.spacing, embedded_guidance=1.0)
 
 
 def known_trajectory(request: EditRequest) -> tuple[Tensor, ...]:
@@ -284,10 +291,15 @@ def conditioning(
     size: Size,
     generation: Generation | None = None,
     lora: LoRA | None = None,
+    embedded_guidance: float = 1.0,
 ) -> Condition:
-    """What a prompt asks of the network; only a generated image is guided."""
+    """What a prompt asks of the network; only a generated image has classifier-free guidance.
+
+    Args:
+        embedded_guidance: what a given image's network is told, see ``InversionSettings``.
+    """
     if generation is None:
-        return model.encode_text(prompt, size, lora=lora)
+        return model.encode_text(prompt, size, guidance_scale=embedded_guidance, lora=lora)
     return model.encode_text(
         prompt,
         size,
@@ -351,9 +363,12 @@ def inversion_from(
 ) -> Inversion:
     """An inversion whose latents, and noises if it keeps them, are known."""
     size = request.image.fitted_size
-    text = conditioning(model, request.prompt, size, generation_of(request), lora)
+    settings = inversion_settings(request)
+    text = conditioning(
+        model, request.prompt, size, generation_of(request), lora, settings.embedded_guidance
+    )
     predictor = model.predictor(text, lora)
-    schedule = model.schedule(inversion_settings(request).steps)
+    schedule = model.spaced(settings.steps, settings.spacing)
     if noises:
         schedule = CycleSDE.of(schedule, noises)
     return Inversion(latents, predictor, schedule, request.replace(instructions=None), lora)
@@ -390,9 +405,11 @@ def generating(
         generator=torch.Generator().manual_seed(generation.seed),
     ).to(model.device)
     text = conditioning(model, generation.prompt, generation.size, generation)
+    warn_of_guidance(model, generation.guidance_scale)
     predict = model.predictor(text).predict
+    schedule = model.spaced(generation.steps, generation.spacing)
     latents = [noise]
-    for latent in denoise(predict, noise, model.schedule(generation.steps), generation.steps):
+    for latent in denoise(predict, noise, schedule, generation.steps):
         latents.append(finite(latent, "a latent of the generation"))
         yield Progress("generation", len(latents) - 1, generation.steps)
     pixels = to_pixels(model.decode(latents[-1]))

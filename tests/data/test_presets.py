@@ -1,4 +1,4 @@
-"""What the authors of each method recommend."""
+"""What the authors of each method recommend, and what models of a few steps need."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from dragwidget.data.presets import METHOD_SETTINGS, presets, with_method
+from dragwidget.data.presets import METHOD_SETTINGS, WARPS, presets, with_method, with_preset
 from dragwidget.data.settings import (
     DragSettings,
     InversionSettings,
@@ -25,7 +25,7 @@ MODELS_OWN = Settings(
 
 
 def test_there_are_settings_for_every_method():
-    assert METHOD_SETTINGS.keys() == METHODS.keys()
+    assert METHOD_SETTINGS.keys() == METHODS.keys() >= set(WARPS)
 
 
 def test_gooddrags_settings_are_its_authors_with_the_sources_pixels_outside_the_mask():
@@ -93,3 +93,30 @@ def test_a_model_has_a_preset_for_every_other_method_that_fits_it():
     good = with_method(MODELS_OWN, "gooddrag")
     assert "DragDiffusion" in presets(good)
     assert "GoodDrag" not in presets(good)
+
+
+@pytest.mark.parametrize("method", ["warp", "progressive"])
+def test_few_steps_leave_a_warp_as_it_is(method):
+    before = with_method(MODELS_OWN, method)
+    settings = with_preset(before, "few-step")
+    assert (settings.drag, settings.render) == (before.drag, before.render)
+    assert settings.inversion == InversionSettings(
+        steps=10, strength=0.7, method="lookahead", spacing="trailing"
+    )
+    assert settings.lora == LoRASettings(steps=0)
+
+
+@pytest.mark.parametrize("method", ["dragdiffusion", "gooddrag"])
+def test_few_steps_take_the_place_of_gradients_at_one_timestep(method):
+    settings = with_preset(with_method(MODELS_OWN, method), "few-step")
+    assert settings.drag == with_method(MODELS_OWN, "warp").drag
+
+
+def test_an_unknown_preset_is_refused():
+    with pytest.raises(ValueError, match="there are the presets few-step, got 'magic'"):
+        with_preset(Settings(), "magic")
+
+
+def test_few_steps_are_in_the_menu_unless_the_model_recommends_them():
+    assert presets(MODELS_OWN)["Few-step"] == with_preset(MODELS_OWN, "few-step")
+    assert "Few-step" not in presets(with_preset(MODELS_OWN, "few-step"))

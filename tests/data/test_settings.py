@@ -23,6 +23,8 @@ PAPER = {
         "method": "plain",
         "iterations": 1,
         "seed": 0,
+        "spacing": "model",
+        "embedded_guidance": 1.0,
     },
     LoRASettings: {
         "rank": 16,
@@ -80,6 +82,7 @@ RANGES = {
     (InversionSettings, "strength"): (1e-9, 1, 0, 1.001),
     (InversionSettings, "iterations"): (1, 100, 0, 101),
     (InversionSettings, "seed"): (0, 2**63 - 1, -1, 2**63),
+    (InversionSettings, "embedded_guidance"): (1, 1000, 0.999, 1000.5),
     (LoRASettings, "rank"): (1, 256, 0, 257),
     (LoRASettings, "steps"): (0, 100_000, -1, 100_001),
     (LoRASettings, "learning_rate"): (1e-9, 1, 0, 1.001),
@@ -120,6 +123,7 @@ FLAGS = [
 ]
 CHOICES = {
     (InversionSettings, "method"): ("plain", "lookahead", "fixed_point", "cycle_sde"),
+    (InversionSettings, "spacing"): ("model", "leading", "linspace", "trailing"),
     (DragSettings, "tracking"): ("window", "nearer", "cone"),
     (DragSettings, "template"): ("current", "original"),
     (DragSettings, "start"): ("inverted", "warped"),

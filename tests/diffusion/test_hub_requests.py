@@ -150,8 +150,9 @@ def test_in_full_precision_the_plain_weights_are_fetched_and_then_found_without_
 @pytest.mark.slow
 def test_a_model_of_another_kind_is_refused_before_its_weights_are_fetched(hub, load):
     config = hub.folder / "unet" / "config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "time_cond_proj_dim": 8}))
-    assert "guidance scale" in load()["error"]
+    content = {**json.loads(config.read_text()), "class_embed_type": "timestep"}
+    config.write_text(json.dumps(content))
+    assert "class labels" in load()["error"]
     assert hub.weights() == []
 
 

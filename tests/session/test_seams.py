@@ -10,6 +10,7 @@ import torch
 from tiny_sessions import SIZE, ask, left_half, session_on, waves
 from torch.nn.functional import avg_pool2d, interpolate
 
+from dragwidget.data.presets import with_preset
 from dragwidget.data.settings import (
     DragSettings,
     InversionSettings,
@@ -210,6 +211,8 @@ def test_what_a_backbone_cannot_do_is_refused_by_name():
         session.settings = replace(session.settings, lora=LoRASettings())
     with pytest.raises(ValueError, match="flat shares no self-attention"):
         session.settings = replace(session.settings, render=RenderSettings())
+    with pytest.raises(ValueError, match="spacing is 'trailing': set it to 'model'"):
+        session.settings = with_preset(session.settings, "few-step")
     with pytest.raises(ValueError, match="flat takes no LoRA"):
         session.use_lora("some.safetensors")
     with pytest.raises(ValueError, match="flat has no copy without weights"):

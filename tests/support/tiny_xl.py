@@ -72,8 +72,10 @@ def write_xl(
     """
     scheduler: Any = make_scheduler()
     if euler:
+        # Without diffusers' note of which values were defaults: it would take those out.
+        own = {k: v for k, v in scheduler.config.items() if not k.startswith("_")}
         scheduler = EulerDiscreteScheduler.from_config(
-            {**scheduler.config, "timestep_spacing": "leading", "interpolation_type": "linear"}
+            {**own, "timestep_spacing": "leading", "interpolation_type": "linear"}
         )
     with torch.random.fork_rng(), quiet():
         torch.manual_seed(seed)
@@ -110,6 +112,8 @@ def xl_pipeline(folder: Path, **scheduler: Any) -> StableDiffusionXLPipeline:
     """diffusers' own pipeline of a folder, with the DDIM that inverts."""
     with quiet():
         pipeline = StableDiffusionXLPipeline.from_pretrained(folder, add_watermarker=False)
+    for weight in pipeline.unet.parameters():  # in a file's memory, unaligned, sums round otherwise
+        weight.data = weight.data.clone()
     pipeline.scheduler = make_scheduler(**scheduler)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

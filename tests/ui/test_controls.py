@@ -26,7 +26,9 @@ RECOMMENDED = Settings.from_dict(
 )
 ALL = [(stage.name, f.name) for stage in fields(Settings) for f in fields(type(stage.default))]
 OTHER = {  # another value that each kind of setting may have
-    Number: lambda field, now: now + 1 if field.whole else now / 2 + 0.125,
+    Number: lambda field, now: (
+        now + 1 if field.whole or now / 2 + 0.125 < field.low else now / 2 + 0.125
+    ),
     Choice: lambda field, now: next(v for _, v in field.options if v != now),
     Flag: lambda _, now: not now,
     Blocks: lambda *_: (0, 1),

@@ -63,7 +63,8 @@ class Baseline:
     @property
     def schedule(self) -> Schedule:
         """The timesteps of inversion, drag and render."""
-        return self.model.schedule(self.settings.inversion.steps)
+        inversion = self.settings.inversion
+        return self.model.spaced(inversion.steps, inversion.spacing)
 
     @property
     def timesteps(self) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ from dragwidget.diffusion.loading.kinds import (
     REFINER,
     SUPPORTED,
     channels_refused,
+    check_guidance,
     prediction_guess,
 )
 from dragwidget.diffusion.loading.noise_levels import marks_of
@@ -51,6 +52,8 @@ _BASE_SIDE = 64  # latent cells; of Stable Diffusion 2's base models, which pred
 _VERSION_OF_WIDTH: dict[int, Version] = {768: 1, 1024: 2}
 _PICKLED = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 _UNET = "model.diffusion_model."
+# What reads the guidance scale in a latent consistency model: its name here, and diffusers'.
+_GUIDANCE = "time_embed.cond_proj.weight", "time_embedding.cond_proj.weight"
 _FIRST_LAYER = f"{_UNET}input_blocks.0.0.weight"
 _TEXT, _OPEN_CLIP = "cond_stage_model.", "cond_stage_model.model."
 _XL = "conditioner."
@@ -68,8 +71,6 @@ _KINDS = (
     (r"low_scale_model\.", "an upscaling checkpoint"),
     (r"noise_augmentor\.|embedder\.model\.visual\.", "an unCLIP checkpoint, which reads an image"),
     (r".*\.fuser\.|.*position_net\.", "a GLIGEN checkpoint, which reads boxes"),
-    (r".*time_embed(ding)?\.cond_proj\.", "a latent consistency model (LCM), which reads the "
-     "guidance scale as an input"),
     (r".*(label_emb|class_embedding|add_embedding)\.", "a checkpoint whose UNet reads more "
      "than text and time (class labels, a noise level, a size), as Stable Diffusion XL, upscalers "
      "and unCLIP do"),
@@ -181,10 +182,15 @@ def read_checkpoint(
     version_2 = checkpoint.open_clip or checkpoint.version == 2
     guess = prediction_guess(configs["unet"], version_2=version_2)
     marks = marks_of([checkpoint.header], name, guess, prediction_type)
-    scheduler = read_scheduler(folder, name, configs, marks, prediction_type)
-    if folder.path == PACKAGED[2] and scheduler.config["prediction_type"] == "epsilon":
+    guidance = checkpoint.header.shapes.get(f"{_UNET}{_GUIDANCE[0]}")
+    if guidance:
+        check_guidance(guidance[-1], name)
+        configs["unet"]["time_cond_proj_dim"] = guidance[-1]
+    parts = read_scheduler(folder, name, configs, marks, prediction_type)
+    predicts = parts["scheduler"].config["prediction_type"]
+    if folder.path == PACKAGED[2] and predicts == "epsilon":
         configs["unet"]["sample_size"] = _BASE_SIDE
-    parts = {"scheduler": scheduler, "vae": vae, **empty_prompt(configs)}
+    parts |= {"vae": vae, **empty_prompt(configs)}
     for text, part in TOKENIZERS.items():
         if text in configs:
             parts[part] = _tokenizer(folder, part, name, cache_dir)
@@ -231,7 +237,11 @@ def _convert_unet(weights: dict[str, Tensor], config: Mapping[str, Any]) -> dict
     from diffusers.loaders import single_file_utils
 
     convert: Any = single_file_utils.convert_ldm_unet_checkpoint
-    return _with_leftovers(weights, convert(weights, dict(config)))
+    converted = convert(weights, dict(config))
+    own, name = (f"{_UNET}{_GUIDANCE[0]}", _GUIDANCE[1])
+    if own in weights:  # diffusers (0.42.1) leaves it out
+        converted[name] = weights[own]
+    return _with_leftovers(weights, converted)
 
 
 def _convert_vae(weights: dict[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dragwidget.data.quoting import quoted
+from dragwidget.diffusion.few_step import LEAST_CHANNELS
 from dragwidget.drag.noise_path import PredictionType
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "XL_PARTS",
     "channels_refused",
     "check_configs",
+    "check_guidance",
     "check_index",
     "check_preview",
     "check_sizes",
@@ -34,7 +36,11 @@ __all__ = [
 SUPPORTED = "Stable Diffusion 1.x and 2.x and XL, epsilon or v-prediction"
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 XL_PARTS = (*PARTS, "text_encoder_2", "tokenizer_2")
-_PIPELINES = {"StableDiffusionPipeline": PARTS, "StableDiffusionXLPipeline": XL_PARTS}
+_PIPELINES = {
+    "StableDiffusionPipeline": PARTS,
+    "LatentConsistencyModelPipeline": PARTS,
+    "StableDiffusionXLPipeline": XL_PARTS,
+}
 REFINER = ("the refiner of Stable Diffusion XL, which finishes what the base model has begun and "
             "reads one text encoder")  # fmt: skip
 _XL_SIZES = 6  # numbers that an XL UNet is told of an image's size; the refiner's reads five
@@ -52,11 +58,9 @@ _BY_CHANNELS = {
     9: "an inpainting",
 }
 # What a UNet may ask for beside latents, a timestep and text, by the setting that says so.
-_GUIDANCE = "the guidance scale as an input, as latent consistency models (LCM) do"
 _CLASSES = "class labels or a noise level as an input, as upscalers and unCLIP do"
 _IMAGES = "embeddings of images or of another text encoder, as Kandinsky and DeepFloyd IF do"
 _INPUTS = {
-    "time_cond_proj_dim": _GUIDANCE,
     "class_embed_type": _CLASSES,
     "num_class_embeds": _CLASSES,
     "encoder_hid_dim_type": _IMAGES,
@@ -146,6 +150,7 @@ def unet_config(config: Mapping[str, Any], name: str, *, xl: bool = False) -> di
                 f"{name} has a UNet that takes {what} ({setting} is {quoted(settings[setting])}), "
                 f"which is not given to it; supported are {SUPPORTED}"
             )
+    check_guidance(settings.get("time_cond_proj_dim"), name)
     if settings.get("attention_type", "default") != "default":
         raise ValueError(
             f"{name} has a UNet that takes boxes or images to ground text in, as GLIGEN does "
@@ -168,6 +173,15 @@ def unet_config(config: Mapping[str, Any], name: str, *, xl: bool = False) -> di
             "unet/config.json)"
         )
     return settings
+
+
+def check_guidance(channels: Any, name: str) -> None:
+    """Raise ValueError for a number of channels that no guidance scale can be embedded in."""
+    if channels is not None and (type(channels) is not int or channels < LEAST_CHANNELS):
+        raise ValueError(
+            f"{name} has a UNet that reads the guidance scale in {quoted(channels)} channels "
+            f"(time_cond_proj_dim); wanted {LEAST_CHANNELS} or more"
+        )
 
 
 def channels_refused(name: str, channels: int) -> ValueError:

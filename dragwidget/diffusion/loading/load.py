@@ -11,6 +11,7 @@ from typing import Any, TypedDict
 
 import torch
 
+from dragwidget.data.presets import FEW_STEPS, with_preset
 from dragwidget.data.quoting import quoted
 from dragwidget.data.settings import DragSettings, RenderSettings, Settings
 from dragwidget.data.user_warning import warn_user
@@ -187,7 +188,7 @@ def load_model(
             prediction_type=predicts,
             dtype=dtype,
         )
-        recommended, domain = _recommended(None, parts["unet"]), Domain()
+        recommended, domain = _recommended(None, parts), Domain()
         encoding: Encoding = "mean"
     else:
         _refuse_config(config, name)
@@ -203,7 +204,7 @@ def load_model(
                 name, [p for p in STEMS if p in configs and (p != "vae" or other is None)], folder
             )
         parts = read_parts(folder, name, configs=configs, vae=other, prediction_type=predicts)
-        recommended = _recommended(folder, parts["unet"])
+        recommended = _recommended(folder, parts)
         domain = _domain(folder) if other is None else Domain()
         encoding = _encoding(folder) if other is None else "mean"
     if embeddings is not None:
@@ -225,6 +226,7 @@ def load_model(
         alphas_cumprod=scheduler.alphas_cumprod,
         prediction_type=scheduler.config["prediction_type"],
         steps_offset=scheduler.config["steps_offset"],
+        spacing=scheduler.config["timestep_spacing"],
         name=name,
         recommended=recommended,
         memory=memory,
@@ -343,8 +345,11 @@ def _own_file(folder: ModelFolder) -> str:
     return own if folder.variant and folder.has(own) else "dragwidget.json"
 
 
-def _recommended(folder: ModelFolder | None, unet: Any) -> Settings:
-    """The settings a model's folder recommends; otherwise the paper's, counted in this network."""
+def _recommended(folder: ModelFolder | None, parts: Mapping[str, Any]) -> Settings:
+    """The settings a model's folder recommends; otherwise the paper's, counted in this network.
+
+    Those of few steps, where the model was distilled for them.
+    """
     if folder is not None and folder.has(name := _own_file(folder)):
         try:
             return Settings.from_dict(folder.json(name)["recommended"])
@@ -352,7 +357,8 @@ def _recommended(folder: ModelFolder | None, unet: Any) -> Settings:
             raise ValueError(
                 f"{folder.path / name} recommends no settings that can be read: {error!r}"
             ) from error
-    return _paper_settings(unet)
+    settings = _paper_settings(parts["unet"])
+    return with_preset(settings, FEW_STEPS) if parts["few_step"] else settings
 
 
 def _domain(folder: ModelFolder) -> Domain:

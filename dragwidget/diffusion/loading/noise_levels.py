@@ -8,14 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from dragwidget.data.quoting import quoted
 from dragwidget.data.user_warning import warn_user
 from dragwidget.diffusion.weights import Header, first_line
-from dragwidget.drag.noise_path import PredictionType
+from dragwidget.drag.noise_path import PredictionType, Spacing
 
 __all__ = [
     "MARKS",
@@ -25,6 +25,7 @@ __all__ = [
     "marks_of",
     "noise_scheduler",
     "prediction_named",
+    "scheduler_kind",
 ]
 
 PREDICTION_TYPES: tuple[PredictionType, ...] = ("epsilon", "v_prediction")
@@ -39,7 +40,7 @@ _NAMES: dict[str, PredictionType] = {
     "velocity": "v_prediction",
 }
 # Classes of diffusers whose betas are those of a discrete forward process, as DDIM's; what differs
-# is how each one samples, which is not asked for.
+# is how each one samples, of which the spacing of the timesteps alone is asked for.
 _SAME_FAMILY = (
     "DDIMScheduler", "DDIMInverseScheduler", "DDIMParallelScheduler", "DDPMScheduler",
     "DDPMParallelScheduler", "DEISMultistepScheduler", "DPMSolverMultistepScheduler",
@@ -172,7 +173,7 @@ def noise_scheduler(
     marks: SchedulerMarks = SchedulerMarks(),
     prediction_type: PredictionType | None = None,
 ) -> Any:
-    """Return a ``DDIMScheduler`` with a model's noise levels and its prediction type.
+    """Return a ``DDIMScheduler`` with a model's noise levels, spacing and prediction type.
 
     Args:
         config: the scheduler's settings, of any class whose noise levels are of this kind.
@@ -186,7 +187,8 @@ def noise_scheduler(
     """
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler, rescale_zero_terminal_snr
 
-    betas = _betas(config, _kind(config, index_class, name), name)
+    kind = scheduler_kind(config, index_class, name)
+    betas = _betas(config, kind, name)
     if marks.zero_snr or config.get("rescale_betas_zero_snr") is True:
         betas = _rescaled(betas, rescale_zero_terminal_snr)
     predicts = _prediction(config, name, marks, prediction_type)
@@ -203,6 +205,7 @@ def noise_scheduler(
         trained_betas=betas.tolist(),
         prediction_type=predicts,
         steps_offset=offset,
+        timestep_spacing=_spacing(config, kind, name),
         clip_sample=False,
         set_alpha_to_one=False,
     )
@@ -216,8 +219,25 @@ def noise_scheduler(
     return made
 
 
-def _kind(config: Mapping[str, Any], index_class: str | None, name: str) -> str:
-    """Return the scheduler's class, one of the family's."""
+def _spacing(config: Mapping[str, Any], kind: str, name: str) -> Spacing:
+    """Return where the timesteps lie; ``"leading"`` where the settings say nothing."""
+    if kind in _DISTILLED:  # these do not read the setting: they walk down from the noisiest level
+        return "trailing"
+    spacings: tuple[Spacing, ...] = get_args(Spacing)
+    named = config.get("timestep_spacing")
+    if named is None:
+        return "leading"
+    found = next((spacing for spacing in spacings if spacing == named), None)
+    if found is None:
+        raise ValueError(
+            f"the scheduler of {name} has the timestep_spacing {quoted(named)}; wanted one of "
+            f"{', '.join(spacings)}"
+        )
+    return found
+
+
+def scheduler_kind(config: Mapping[str, Any], index_class: str | None, name: str) -> str:
+    """Return a scheduler's class, one of the family's; see ``noise_scheduler``."""
     named = config.get("_class_name")
     for kind in (index_class, named):
         if kind is not None and kind not in (*_SAME_FAMILY, *_DISTILLED):
@@ -228,11 +248,6 @@ def _kind(config: Mapping[str, Any], index_class: str | None, name: str) -> str:
                 f"of Stable Diffusion 1.x and 2.x; {_WHAT_TO_DO}"
             )
     kind = str(named or index_class or "DDIMScheduler")
-    if kind in _DISTILLED:
-        warn_user(
-            f"{name} has the scheduler of a model distilled for a few steps ({kind}): its "
-            "inversion with many DDIM steps is less exact"
-        )
     for key, wrong in (
         ("use_flow_sigmas", "flow matching"),
         ("use_dynamic_shifting", "flow matching"),

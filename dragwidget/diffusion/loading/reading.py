@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from dragwidget.data.quoting import quoted
+from dragwidget.diffusion.few_step import few_step_reason
 from dragwidget.diffusion.loading.folder import STEMS, ModelFolder, weight_variants
 from dragwidget.diffusion.loading.kinds import (
     PARTS,
@@ -35,6 +36,7 @@ from dragwidget.diffusion.loading.noise_levels import (
     SchedulerMarks,
     marks_of,
     noise_scheduler,
+    scheduler_kind,
 )
 from dragwidget.diffusion.loading.tokenizer import read_tokenizer
 from dragwidget.diffusion.weights import first_line, read_header
@@ -141,9 +143,7 @@ def read_parts(
     with blaming("unet", name):
         headers = [read_header(file) for file in folder.part("unet").weight_files("unet")]
     marks = marks_of(headers, name, prediction_guess(configs["unet"]), prediction_type)
-    parts: dict[str, Any] = {
-        "scheduler": read_scheduler(folder, name, configs, marks, prediction_type)
-    }
+    parts = read_scheduler(folder, name, configs, marks, prediction_type)
     for text, tokenizer in TOKENIZERS.items():
         if text in configs:
             with blaming(tokenizer, name), quiet():
@@ -169,18 +169,22 @@ def read_scheduler(
     configs: Mapping[str, Any],
     marks: SchedulerMarks,
     prediction_type: PredictionType | None,
-) -> Any:
-    """Return the noise levels of a model, see ``noise_scheduler``."""
+) -> dict[str, Any]:
+    """Return ``scheduler``, see ``noise_scheduler``, and ``few_step``, see ``few_step_reason``."""
     with blaming("scheduler", name):
         config = folder.part("scheduler").json("scheduler_config.json")
-    index_class = configs["index"]["scheduler"][1:2]
-    return noise_scheduler(
-        config,
-        name,
-        index_class=str(index_class[0]) if index_class else None,
-        marks=marks,
-        prediction_type=prediction_type,
+    named = configs["index"]["scheduler"][1:2]
+    index_class = str(named[0]) if named else None
+    scheduler = noise_scheduler(
+        config, name, index_class=index_class, marks=marks, prediction_type=prediction_type
     )
+    few_step = few_step_reason(
+        configs["unet"],
+        scheduler_kind(config, index_class, name),
+        scheduler.config["timestep_spacing"],
+        zero_snr=not scheduler.alphas_cumprod[-1] > 0,
+    )
+    return {"scheduler": scheduler, "few_step": few_step}
 
 
 def _check_variant(folder: ModelFolder, name: str) -> None:

@@ -129,6 +129,26 @@ _DESCRIBED: dict[str, dict[str, Field]] = {
             meaning="Cycle-SDE only: seed of the noise that is added.",
             source="Not in the paper",
         ),
+        "spacing": Choice(
+            label="Timesteps",
+            meaning="Where the DDIM steps lie: as the model's scheduler has them, or by one of "
+            "diffusers' spacings. Trailing starts at pure noise: a LoRA that makes a model one of "
+            "a few steps (LCM-LoRA, Hyper-SD) needs it.",
+            source="Lin et al. (arXiv 2305.08891), table 2",
+            options=(
+                ("as the model", "model"),
+                ("leading", "leading"),
+                ("linspace", "linspace"),
+                ("trailing", "trailing"),
+            ),
+        ),
+        "embedded_guidance": Number(
+            label="LCM guidance",
+            meaning="Guidance scale g that a latent consistency model reads as an input, w = g - "
+            "1. 1: no guidance. Other models read none.",
+            source="Luo et al. (arXiv 2310.04378); g as in diffusers",
+            step=0.5,
+        ),
     },
     "lora": {
         "steps": Number(

@@ -92,6 +92,7 @@ class RequestSync:
             self._view.loras.show(request.styles)
         if before is None or request.settings != before.settings:
             self._view.settings.settings = request.settings
+            self._view.warn()
             drag = request.settings.drag
             # The page knows the near field alone: it shows no warp where another one is asked for.
             near = drag.method != "warp" or drag.warp_field == "near"

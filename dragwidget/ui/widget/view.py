@@ -21,6 +21,7 @@ from dragwidget.editor.hints import Situation
 from dragwidget.editor.images import evenly
 from dragwidget.editor.messages import PHASES, message
 from dragwidget.editor.messages import ended as ended_message
+from dragwidget.session.few_step_check import few_step_warning
 from dragwidget.ui.controls import SettingsPanel
 from dragwidget.ui.styles import STYLE, model_line, warning_line
 from dragwidget.ui.widget.compare_panel import ComparePanel
@@ -96,7 +97,8 @@ class View:
             model_line(*_described(session.model)), layout=Layout(width="auto")
         )
         self.warning = ipywidgets.HTML(layout=Layout(width="auto"))
-        self.warn(warning)
+        self._of_image = warning
+        self.warn()
         self.status = StatusPanel()
         self.error_line = ErrorLine()
         model = session.model
@@ -130,8 +132,13 @@ class View:
         first = [image] if image_first else []
         self.rows = [style, *first, self.guide, self.buttons, canvas.toolbar, columns]
 
-    def warn(self, text: str) -> None:
-        """Show what to know before a run; an empty text: nothing."""
+    def warn(self, of_image: str | None = None) -> None:
+        """Show what to know before a run, of image and method; ``None``: the image's stays."""
+        if of_image is not None:
+            self._of_image = of_image
+        session = self._editing.session
+        of_method = few_step_warning(session.model, session.settings)
+        text = " ".join(filter(None, [self._of_image, of_method]))
         self.warning.value = warning_line(text)
         self.warning.layout.display = None if text else "none"
 
