@@ -69,6 +69,10 @@ COMMANDS = {  # by the words that call it; the first of two is a group
     "bench widget": Command(
         "see what the widget takes of a core, and of a drag", "dragwidget.bench.dev.widget_command"
     ),
+    "bench fullsize": Command(
+        "run a whole edit on a model of the published size with random weights",
+        "dragwidget.bench.dev.fullsize_command",
+    ),
     "bench validation": Command(
         "validate the keypoint evaluator", "dragwidget.bench.dev.validation_command"
     ),

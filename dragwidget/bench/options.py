@@ -49,7 +49,7 @@ def add_methods(parser: argparse.ArgumentParser) -> None:
 
 def add_out(parser: argparse.ArgumentParser, text: str) -> None:
     """Add ``--out FOLDER``, which is made if need be."""
-    parser.add_argument("--out", type=_output_folder, metavar="FOLDER", help=text)
+    parser.add_argument("--out", type=output_folder, metavar="FOLDER", help=text)
 
 
 def output_file(word: str) -> Path:
@@ -59,7 +59,8 @@ def output_file(word: str) -> Path:
     return path
 
 
-def _output_folder(word: str) -> Path:
+def output_folder(word: str) -> Path:
+    """Return a folder of the command line, which is made if need be."""
     with _refusing():
         (path := user_file(word)).mkdir(parents=True, exist_ok=True)
     return path

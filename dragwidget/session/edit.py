@@ -77,10 +77,9 @@ class Edit:
         self.checked: Checked | None = None
         self.history = History(Node.start(inversion))
         # The last pass with its graph, for the next step; and, without graphs, the passes at nodes
-        # on whose images handles were drawn. Both belong to one set of feature settings.
+        # on whose images handles were drawn, also at other timesteps; all of one set of settings.
         self._passes: Passes | None = None
         self._seen: dict[int, Evaluation] = {}
-        # The images that handles were drawn on, at other timesteps; likewise.
         self._plain: dict[int, PlainTrajectory] = {}
         # By which map the pass at a latent attends to the source.
         self._map: Callable[[Tensor], Correspondence | None] = lambda _: None
@@ -184,9 +183,12 @@ class Edit:
         self._plain = {n: plain for n, plain in self._plain.items() if n in {0, *anchor_nodes}}
         return step
 
-    def release(self) -> None:
+    def release(self, *, graph_only: bool = False) -> None:
         """Free what only the next step would need; it is recomputed then."""
-        self._passes, self._seen, self._plain = None, {}, {}
+        if graph_only and self._passes is not None:
+            self._passes.release()
+        elif not graph_only:
+            self._passes, self._seen, self._plain = None, {}, {}
 
     @in_plain_torch
     def protected(self, instructions: DragInstructions, settings: DragSettings) -> Tensor | None:
@@ -468,10 +470,8 @@ class Edit:
         return Passes(model, inversion.schedule, self._grid(settings), settings, before)
 
     def _map_of(self, node: Node) -> Correspondence | None:
-        """Return the map of every pass at a node's latent: that of the step that made it.
-
-        Its own handles are known only after the first such pass, which tracks them.
-        """
+        """Return the map of every pass at a node's latent: that of the step that made it."""
+        # Its own handles are known only after the first such pass, which tracks them.
         return self.correspondence(self.history.nodes[node.parent])
 
     @contextmanager

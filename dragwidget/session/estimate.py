@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,13 @@ from dragwidget.data.frames import Size
 from dragwidget.data.request import EditRequest
 from dragwidget.data.settings import Settings
 from dragwidget.diffusion.attention import record_reference
-from dragwidget.diffusion.backbone import Backbone, Condition
+from dragwidget.diffusion.backbone import Backbone, Condition, SelfAttention
 from dragwidget.diffusion.costs import META, Cost, cost_of
 from dragwidget.diffusion.devices import free_memory
 from dragwidget.diffusion.lora.training import LoRABatch, loss_of
-from dragwidget.drag.evaluation import Passes
+from dragwidget.drag.correspondence import Correspondence, correspondence
+from dragwidget.drag.evaluation import DragModel, ModelOutput, Passes
+from dragwidget.drag.noise_path import Time
 from dragwidget.drag.torch_state import in_plain_torch
 from dragwidget.session.source import styles_of, why_no_lora
 
@@ -188,32 +191,40 @@ class _Costs:
         count = settings.inversion.count
         weights, visiting = model.weight_bytes
 
-        def phase(name: str, passes: int, cost: Cost, more: float = 0) -> PhaseEstimate:
-            took = None if speed is None else passes * cost.flops * speed
-            return PhaseEstimate(name, passes, took, int(weights + _ROOM * cost.peak + more))
+        def phase(name: str, *work: tuple[int, Cost], more: float = 0) -> PhaseEstimate:
+            flops = sum(passes * cost.flops for passes, cost in work)
+            took = None if speed is None else flops * speed
+            memory = weights + _ROOM * max(cost.peak for _, cost in work) + more
+            return PhaseEstimate(name, sum(passes for passes, _ in work), took, int(memory))
 
-        phases = [phase("encode", 1, self.encode(), visiting)]
+        phases = [phase("encode", (1, self.encode()), more=visiting)]
         if settings.lora.steps:
-            phases.append(phase("lora", settings.lora.steps, self.lora()))
-        one_pass, kept, branch = self.one_pass(), 0, 0.0
-        if settings.render.needs_reference and model.waiting_device == model.device:
-            branch = count * self.reference().left
-        recorded = settings.inversion.records_reference and settings.render.needs_reference
-        if recorded:  # with the inversion, and held during the drag
-            kept = int(branch)
-        phases.append(phase("inversion", self.inversion_passes(), one_pass, kept))
-        phases.append(phase("drag", settings.drag.steps + 1, self.step(), kept))
-        if settings.render.needs_reference and not recorded:
-            kept = int(branch)
-            phases.append(phase("reference", count, self.reference(), kept))
-        phases.append(phase("render", count, one_pass, kept))
-        phases.append(phase("decode", 1, self.decode(), visiting + kept))
+            phases.append(phase("lora", (settings.lora.steps, self.lora())))
+        needed = settings.render.needs_reference
+        recorded = needed and settings.inversion.records_reference
+        states = self.reference().left if needed else 0  # of one step
+        # Elsewhere than on the device they wait all but the step's own.
+        held = count * states if model.waiting_device == model.device else 0
+        used, early = held or states, held if recorded else 0
+        with_inversion = used if recorded else 0
+        phases += [
+            phase("inversion", (self.inversion_passes(), self.one_pass()), more=with_inversion),
+            phase("drag", (self.drag_passes(), self.step()), more=early),
+        ]
+        if needed and not recorded:
+            phases.append(phase("reference", (count, self.reference()), more=held))
+        phases.append(phase("render", *self.render(), more=used))
+        phases.append(phase("decode", (1, self.decode()), more=visiting + held))
         return Estimate(weights, tuple(phases), free_memory(model.device))
 
     def inversion_passes(self) -> int:
         settings = self.settings.inversion
         each = 1 + settings.iterations * (settings.method == "fixed_point")
         return settings.count * each + (settings.method == "lookahead")
+
+    def drag_passes(self) -> int:
+        drag = self.settings.drag
+        return 1 + drag.steps * (drag.updates_per_track if drag.method == "progressive" else 1)
 
     def seconds_per_flop(self) -> float:
         """Of this device, in a pass like those of the edit."""
@@ -242,12 +253,61 @@ class _Costs:
 
         return self._cost("pass", work)
 
+    def render(self) -> list[tuple[int, Cost]]:
+        """Passes by what they cost: those that attend by a map come first, and cost more."""
+        render, count = self.settings.render, self.settings.inversion.count
+        mapped = sum(render.gate(index, count) > 0 for index in range(render.start_step, count))
+        layers = tuple(range(render.start_layer, self.model.self_attention_count))
+        if not mapped or not layers:
+            return [(count, self.one_pass())]
+
+        def work() -> Tensor:
+            attention = self._attention(layers, render.correspondence)
+            with torch.no_grad():
+                return self.predictor.predict(self.latent(), self.timestep, attention)
+
+        cost = self._but_recording(self._cost("render", work, layers))
+        return [(mapped, cost), *([(count - mapped, self.one_pass())] if mapped < count else [])]
+
+    def _attention(self, layers: tuple[int, ...], gate: float) -> SelfAttention:
+        """Attention to the source, whose pass is taken first; by a map where ``gate`` > 0."""
+        with torch.no_grad():
+            recording = SelfAttention(layers)
+            states = self.predictor(self.latent(), self.timestep, attention=recording).states
+        return SelfAttention(layers, states, self._moved if gate > 0 else None, gate)
+
+    def _but_recording(self, cost: Cost) -> Cost:
+        """Work without the pass of ``_attention``, which counts elsewhere or hardly."""
+        return replace(cost, flops=cost.flops - self.one_pass().flops)
+
+    @cached_property
+    def _moved(self) -> Correspondence:
+        """Some map: which cells it names costs nothing."""
+        return correspondence((self.shape[2], self.shape[3]), torch.zeros(1, 2), torch.ones(1, 2))
+
+    def _drag_model(self) -> DragModel:
+        """The network of a drag, attending to the source where the settings say so."""
+        drag = self.settings.drag
+        if not drag.attends:
+            return self.predictor
+        attention = self._attention(self.meta_copy.decoder_attention, drag.correspondence)
+
+        def attending(
+            latent: Tensor, timestep: Time, *, blocks: Sequence[int] = (), predict: bool = True
+        ) -> ModelOutput:
+            return self.predictor(
+                latent, timestep, blocks=blocks, predict=predict, attention=attention
+            )
+
+        return attending
+
     def step(self) -> Cost:
         drag = self.settings.drag
         width, height = self.size
 
         def work() -> object:
-            passes = Passes(self.predictor, self.schedule, drag.grid(height, width), drag)
+            model, grid = self._drag_model(), drag.grid(height, width)
+            passes = Passes(model, self.schedule, grid, drag)
             evaluation = passes.take(self.latent(), self.timestep, previous=self.mask)
             with torch.enable_grad():
                 seen = [block.float().sum() for block in evaluation.features.blocks]
@@ -255,7 +315,8 @@ class _Costs:
                     seen.append(evaluation.previous.sum())
                 return torch.autograd.grad(torch.stack(seen).sum(), evaluation.latent)
 
-        return self._cost("step", work, self.model.memory)
+        cost = self._cost("step", work, self.model.memory, drag.attends, drag.correspondence > 0)
+        return self._but_recording(cost) if drag.attends else cost
 
     def lora(self) -> Cost:
         settings, model = self.settings.lora, self.meta_copy.trainable

@@ -213,6 +213,7 @@ class Stages:
     ) -> Generator[Progress, None, Image.Image]:
         """Denoise a latent with the reference branch, which is computed once."""
         edit, node = yield from self._at(request, step)
+        edit.release(graph_only=True)  # as large as a render; a drag that goes on makes it again
         render, protected = request.settings.render, None
         if render.keep_protected and request.instructions is not None:
             protected = edit.protected(request.instructions, request.settings.drag)

@@ -123,6 +123,7 @@ def test_a_configuration_that_cannot_be_read_is_refused(unet, folder_of_peft, co
 # ---------------------------------------------------------------- not a file to be opened
 
 
+@pytest.mark.loads("LoRA", "`.bin`, `.pt`, `.ckpt`", "any", "refused, never opened")
 @pytest.mark.parametrize("suffix", ["bin", "pt", "ckpt"])
 def test_a_pickled_lora_is_refused_and_never_opened(unet, tmp_path, suffix):
     file = tmp_path / f"pytorch_lora_weights.{suffix}"

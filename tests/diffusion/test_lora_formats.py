@@ -102,6 +102,9 @@ def attention_only(tensors):
     return {key: tensor for key, tensor in tensors.items() if "_attn" in key}
 
 
+@pytest.mark.loads(
+    "LoRA", "kohya, attention of the UNet", "SD 1.x", "loads: the effect that diffusers gives it"
+)
 @pytest.mark.slow
 @pytest.mark.parametrize("alpha", [1.0, 4.0, 0.5, None])
 def test_a_lora_of_kohya_is_what_diffusers_makes_of_it(unet, text, tmp_path, alpha):
@@ -113,6 +116,12 @@ def test_a_lora_of_kohya_is_what_diffusers_makes_of_it(unet, text, tmp_path, alp
     assert lora.summary.endswith("layers: 80 attention")
 
 
+@pytest.mark.loads(
+    "LoRA",
+    "kohya, with convolutions (LoCon)",
+    "SD 1.x",
+    "loads: the effect that diffusers gives it",
+)
 @pytest.mark.slow
 def test_a_lora_of_kohya_with_convolutions_is_what_diffusers_makes_of_it(unet, text, tmp_path):
     """LoCon without its middle matrix: every layer but the text encoder's."""
@@ -124,6 +133,9 @@ def test_a_lora_of_kohya_with_convolutions_is_what_diffusers_makes_of_it(unet, t
     assert_same(seen(unet, text, lora), of_diffusers(unet, text, tmp_path), seen(unet, text))
 
 
+@pytest.mark.loads(
+    "LoRA", "kohya, with a text encoder", "SD 1.x", "loads: the effect that diffusers gives it"
+)
 @pytest.mark.slow
 def test_a_lora_of_kohya_with_a_text_encoder_is_what_diffusers_makes_of_it(unet, text, tmp_path):
     tensors = kohya(unet, UNET_PREFIX, ALL) | kohya(text, TEXT_PREFIX, alpha=lambda _: 2)
@@ -134,6 +146,9 @@ def test_a_lora_of_kohya_with_a_text_encoder_is_what_diffusers_makes_of_it(unet,
     assert "12 text encoder" in lora.summary
 
 
+@pytest.mark.loads(
+    "LoRA", "kohya, rank and alpha of each layer", "SD 1.x", "loads: each layer by its own"
+)
 def test_every_layer_of_kohya_has_its_own_rank_and_alpha(unet, text, tmp_path):
     """By matrices added by hand: diffusers 0.42.1 takes one alpha for all attention layers."""
     tensors = kohya(unet, UNET_PREFIX, ALL, alpha=lambda k: 1 + k % 3, rank=lambda k: 2 + k % 2)
@@ -159,6 +174,7 @@ def test_a_text_encoders_part_needs_the_text_encoder(unet, text, tmp_path):
         lora.check({"unet": unet})
 
 
+@pytest.mark.loads("LoRA", "kohya, alpha of some layers only", "SD 1.x", "refused")
 def test_alphas_of_some_layers_only_are_refused(unet, tmp_path):
     save_file(kohya(unet, UNET_PREFIX, alpha=lambda k: 1 if k % 2 else None), tmp_path / FILE)
     with pytest.raises(ValueError, match="says an alpha of some layers and none of"):
@@ -168,6 +184,12 @@ def test_alphas_of_some_layers_only_are_refused(unet, tmp_path):
 # ---------------------------------------------------------------- diffusers
 
 
+@pytest.mark.loads(
+    "LoRA",
+    "diffusers, UNet and text encoder",
+    "SD 1.x",
+    "loads: the effect that diffusers gives it",
+)
 @pytest.mark.slow
 @pytest.mark.parametrize("alpha", [4, 10])
 @pytest.mark.parametrize("said", [False, True])
@@ -267,6 +289,12 @@ def by_peft(network, folder, **options):
 PATTERNS = {"rank_pattern": {"attn2.to_k": 2}, "alpha_pattern": {r"^down_blocks\.0.*to_q": 1}}
 
 
+@pytest.mark.loads(
+    "LoRA",
+    "peft's folder: rank patterns, rsLoRA, ..",
+    "SD 1.x",
+    "loads: the effect that peft gives it",
+)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
@@ -326,6 +354,12 @@ def test_a_folder_of_peft_that_was_converted_is_what_peft_makes_of_it(unet, text
     assert_same(got, seen(made.eval(), text), seen(unet, text))
 
 
+@pytest.mark.loads(
+    "LoRA",
+    "peft's file without its configuration",
+    "SD 1.x",
+    "refused until `alpha=` says its scale",
+)
 @pytest.mark.slow
 def test_a_file_of_peft_without_its_configuration_is_refused_until_its_alpha_is_told(
     unet, text, tmp_path

@@ -41,6 +41,12 @@ def folder_of_peft(unet, tmp_path):
 # ---------------------------------------------------------------- more, or other, than a LoRA
 
 
+@pytest.mark.loads(
+    "LoRA",
+    "DoRA, LoHa, LoKr, (IA)3, GLoRA, OFT, whole weights, textual inversions in one file",
+    "any",
+    "refused by name",
+)
 @pytest.mark.parametrize(
     ("key", "what"),
     [
@@ -119,6 +125,7 @@ def test_a_configuration_that_asks_for_more_is_refused_by_name(
         load_lora(folder_of_peft, unet)
 
 
+@pytest.mark.loads("LoRA", "peft, started by PiSSA, OLoRA, LoftQ, ..", "any", "refused by name")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("start", "what"),
@@ -176,6 +183,7 @@ def test_a_lora_of_another_model_is_refused(unet, tmp_path):
         load_lora(tmp_path / "deep", unet)
 
 
+@pytest.mark.loads("LoRA", "of Stable Diffusion 2 or XL", "SD 1.x", "refused by name")
 @pytest.mark.parametrize(
     ("width", "family"),
     [(768, "1.x"), (1024, "2.x"), (2048, "XL")],

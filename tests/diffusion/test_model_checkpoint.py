@@ -36,11 +36,23 @@ def assert_same_model(got, wanted):
     assert got.fingerprint == wanted.fingerprint
 
 
+@pytest.mark.loads(
+    "model",
+    "one `.safetensors` checkpoint, original layout",
+    "SD 1.x",
+    "loads: the same weights as the folder",
+)
 @pytest.mark.slow
 def test_a_file_gives_the_model_of_its_folder(checkpoint, tiny_folder, tiny):
     assert_same_model(load_model(checkpoint, config=tiny_folder, device="cpu"), tiny)
 
 
+@pytest.mark.loads(
+    "model",
+    "one `.safetensors` checkpoint, original layout",
+    "SD 2.x",
+    "loads: the same weights as the folder",
+)
 @pytest.mark.slow
 def test_a_file_of_version_2_gives_the_model_of_its_folder(tmp_path):
     folder = write_model(
@@ -76,6 +88,9 @@ def without(checkpoint, file, prefix):
     return file
 
 
+@pytest.mark.loads(
+    "model", "checkpoint without an autoencoder", "SD 1.x", "loads with one named by `vae=`"
+)
 def test_a_vae_can_be_named_for_a_file_that_has_none(checkpoint, tiny_folder, tiny, tmp_path):
     file = without(checkpoint, tmp_path / "no-vae.safetensors", "first_stage_model.")
     with pytest.raises(ValueError, match=r"no-vae.safetensors holds no vae.*vae="):
@@ -125,6 +140,12 @@ def test_a_text_called_safetensors_is_refused(tiny_folder, tmp_path):
         load_model(file, config=tiny_folder, device="cpu")
 
 
+@pytest.mark.loads(
+    "model",
+    "inpainting checkpoint; LoRA; checkpoint of another architecture",
+    "other",
+    "refused by name",
+)
 @pytest.mark.parametrize(
     ("weights", "kind"),
     [
@@ -146,6 +167,7 @@ def test_without_a_configuration_and_a_network_the_message_says_what_to_do(check
         load_model(checkpoint, device="cpu", cache_dir=tmp_path)
 
 
+@pytest.mark.loads("model", "`.ckpt`, `.pt`, `.pth`, `.bin`", "any", "refused, never opened")
 @pytest.mark.parametrize("suffix", ["ckpt", "pt", "pth", "bin", "CKPT"])
 def test_a_pickled_checkpoint_is_refused_and_never_opened(tmp_path, suffix):
     canary, file = tmp_path / "canary", tmp_path / f"model.{suffix}"

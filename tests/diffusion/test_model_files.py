@@ -53,6 +53,9 @@ def sharded(folder, part, count=3, index="{stem}.safetensors.index.json", shard=
 # ---------------------------------------------------------------- variants
 
 
+@pytest.mark.loads(
+    "model", "folder of one variant alone: `fp16`, `bf16`, `non_ema`", "SD 1.x", "loads"
+)
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["fp16", "non_ema", "bf16"])
 def test_a_folder_with_one_variant_only_is_loaded(broken, tiny, variant):
@@ -90,6 +93,9 @@ def test_a_variant_that_no_part_has_is_refused_and_what_there_is_named(broken):
         load_model(broken, device="cpu", variant="bf16")
 
 
+@pytest.mark.loads(
+    "model", "folder of several variants", "SD 1.x", "loads the one that `variant=` names"
+)
 def test_between_several_unusual_variants_the_caller_chooses(broken, tiny):
     rename(broken, "ema", ["unet"])
     shutil.copy(
@@ -116,6 +122,7 @@ def test_the_rule_of_which_file_wins():
 # ---------------------------------------------------------------- weights in several files
 
 
+@pytest.mark.loads("model", "weights in several files, with an index", "SD 1.x", "loads")
 @pytest.mark.parametrize("part", STEMS)
 def test_weights_in_several_files_are_loaded(broken, tiny, part):
     sharded(broken, part)
@@ -197,6 +204,7 @@ def test_an_index_that_names_nothing_is_refused(broken, index):
 # ---------------------------------------------------------------- nothing outside the folder
 
 
+@pytest.mark.loads("model", "link out of the model's folder", "any", "refused, never followed")
 @needs_links
 @pytest.mark.parametrize(
     "file",
@@ -286,6 +294,7 @@ def test_a_configuration_larger_than_any_is_not_read(broken):
 # ---------------------------------------------------------------- networks' own old names
 
 
+@pytest.mark.loads("autoencoder", "attention named as before diffusers 0.17", "SD 1.x", "loads")
 def test_an_autoencoder_with_the_old_names_of_its_attention_is_loaded(broken, tiny):
     file = broken / "vae" / "diffusion_pytorch_model.safetensors"
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
@@ -297,6 +306,9 @@ def test_an_autoencoder_with_the_old_names_of_its_attention_is_loaded(broken, ti
     assert load_model(broken, device="cpu").fingerprint == tiny.fingerprint
 
 
+@pytest.mark.loads(
+    "model", "text encoder with or without `text_model.` in its names", "SD 1.x", "loads"
+)
 @pytest.mark.parametrize("prefix", ["text_model.", ""])
 def test_a_text_encoder_is_loaded_with_and_without_the_prefix_of_its_names(broken, tiny, prefix):
     file = broken / "text_encoder" / "model.safetensors"
@@ -305,6 +317,7 @@ def test_a_text_encoder_is_loaded_with_and_without_the_prefix_of_its_names(broke
     assert load_model(broken, device="cpu").fingerprint == tiny.fingerprint
 
 
+@pytest.mark.loads("model", "quantized weights", "any", "refused by name")
 def test_weights_that_are_whole_numbers_are_refused_as_quantized(broken):
     file = broken / "unet" / "diffusion_pytorch_model.safetensors"
     save_file({k: t.to(torch.int8) for k, t in load_file(file).items()}, file)
@@ -355,6 +368,7 @@ def test_a_header_may_be_of_any_length(broken):
         assert float(load_weights(file)["a"]) == 0
 
 
+@pytest.mark.loads("model", "file that is cut off", "any", "refused: fetch it again")
 @pytest.mark.parametrize("file", ["unet/diffusion_pytorch_model.safetensors", "unet/config.json"])
 @pytest.mark.parametrize("kept", [0, 4, 200])
 def test_a_file_that_is_cut_off_is_to_be_fetched_again(broken, file, kept):

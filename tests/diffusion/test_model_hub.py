@@ -27,6 +27,7 @@ def test_the_tests_run_without_a_network():
     assert HF_HUB_OFFLINE
 
 
+@pytest.mark.loads("model", "hub id, in the cache", "SD 1.x", "loads")
 def test_a_model_in_the_cache_is_loaded(tiny_folder, tiny, tmp_path):
     cached(tmp_path, tiny_folder)
     model = load_model("someone/tiny", cache_dir=tmp_path, device="cpu")

@@ -38,6 +38,12 @@ UNETS = [
 ]  # fmt: skip
 
 
+@pytest.mark.loads(
+    "model",
+    "UNet with more inputs: class labels, a noise level, images",
+    "other",
+    "refused by name",
+)
 @pytest.mark.slow
 @pytest.mark.parametrize(("changes", "what"), UNETS)
 def test_a_folder_whose_unet_asks_for_more_is_refused_by_what_it_is(tmp_path, changes, what):

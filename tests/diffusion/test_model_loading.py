@@ -18,6 +18,7 @@ from dragwidget.diffusion.unet import self_attention_layers
 from dragwidget.drag import denoise, invert
 
 
+@pytest.mark.loads("model", "diffusers folder", "SD 1.x", "loads")
 def test_a_folder_is_loaded(tiny, tiny_folder):
     assert tiny.name == str(tiny_folder)
     assert tiny.device == torch.device("cpu")
@@ -150,6 +151,12 @@ def velocity(tmp_path_factory):
     return load_model(folder, device="cpu", dtype="float32")
 
 
+@pytest.mark.loads(
+    "model",
+    "diffusers folder whose scheduler says `v_prediction`",
+    "SD 2.x",
+    "loads, predicts velocity",
+)
 def test_a_model_that_predicts_velocity_is_loaded_as_such(velocity):
     assert velocity.prediction_type == "v_prediction"
     assert velocity.schedule(50).prediction_type == "v_prediction"
@@ -175,6 +182,12 @@ def test_a_scheduler_of_another_kind_gives_its_noise_levels(broken, tiny):
     assert torch.equal(model.alphas_cumprod, tiny.alphas_cumprod)
 
 
+@pytest.mark.loads(
+    "autoencoder",
+    "folder of an autoencoder, or of a whole model, by `vae=`",
+    "SD 1.x",
+    "takes the place of the model's own",
+)
 def test_another_autoencoder_takes_the_place_of_its_own(tiny_folder, tiny, tmp_path):
     torch.manual_seed(5)
     make_vae(scaling_factor=0.5).save_pretrained(tmp_path / "vae-only")
@@ -183,6 +196,7 @@ def test_another_autoencoder_takes_the_place_of_its_own(tiny_folder, tiny, tmp_p
     assert model.fingerprint != tiny.fingerprint
 
 
+@pytest.mark.loads("model", "folder of float16 weights", "SD 1.x", "loads")
 def test_half_precision_weights_are_read(broken, tiny):
     file = broken / "unet" / "diffusion_pytorch_model.safetensors"
     save_file({k: t.half() for k, t in load_file(file).items()}, file, metadata={"format": "pt"})
@@ -249,6 +263,9 @@ def test_all_networks_have_the_type_asked_for(tiny_folder, dtype):
 # ---------------------------------------------------------------- code that comes with a model
 
 
+@pytest.mark.loads(
+    "model", "folder with code beside its files", "any", "loads; the code never runs"
+)
 def test_code_that_comes_with_a_model_is_never_run(broken, tmp_path):
     canary = tmp_path / "canary"
     for folder in (broken, broken / "unet", broken / "text_encoder", broken / "tokenizer"):

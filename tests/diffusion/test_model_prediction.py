@@ -48,6 +48,12 @@ def test_a_checkpoint_that_says_nothing_predicts_what_its_configuration_says(mar
     assert load_model(marked({}), config=tiny_folder, device="cpu").prediction_type == "epsilon"
 
 
+@pytest.mark.loads(
+    "model",
+    "checkpoint marked `v_pred` or by its header",
+    "SD 1.x, 2.x",
+    "loads, predicts velocity",
+)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "metadata"),
@@ -73,6 +79,7 @@ def test_a_checkpoint_may_say_that_it_predicts_noise(marked, tmp_path):
     assert load_model(file, config=folder, device="cpu").prediction_type == "epsilon"
 
 
+@pytest.mark.loads("model", "checkpoint marked `ztsnr`", "SD 1.x", "loads with zero terminal SNR")
 def test_a_checkpoint_of_zero_terminal_snr_ends_in_pure_noise(marked, tiny_folder, tiny):
     model = load_model(marked({"v_pred": EMPTY, "ztsnr": EMPTY}), config=tiny_folder, device="cpu")
     wanted = expected(
@@ -153,6 +160,12 @@ def second(tmp_path_factory):
     return folder, write_checkpoint(folder, folder / "two.safetensors", open_clip=True)
 
 
+@pytest.mark.loads(
+    "model",
+    "checkpoint that does not say what it predicts",
+    "SD 2.x",
+    "loads, with a warning that it is a guess",
+)
 def test_a_checkpoint_of_version_2_that_says_nothing_is_a_guess_and_it_is_said(second):
     folder, file = second
     edit_json(folder / SCHEDULER, prediction_type=...)
@@ -247,6 +260,9 @@ FAMILY = [
 ]  # fmt: skip
 
 
+@pytest.mark.loads(
+    "model", "scheduler of another sampler of the family", "SD 1.x", "loads with its noise levels"
+)
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", FAMILY)
 def test_a_sampler_of_the_family_gives_its_noise_levels(broken, tiny, kind):
@@ -272,6 +288,7 @@ def test_the_sampler_of_a_distilled_model_gives_its_noise_levels(broken, tiny, k
     assert torch.equal(model.alphas_cumprod, tiny.alphas_cumprod)
 
 
+@pytest.mark.loads("model", "scheduler of flow matching or EDM", "other", "refused by name")
 @pytest.mark.parametrize(
     ("changes", "why"),
     [

@@ -32,6 +32,12 @@ def refused(folder, match, error=ValueError):
 # ---------------------------------------------------------------- kinds
 
 
+@pytest.mark.loads(
+    "model",
+    "folder of an inpainting, Stable Diffusion 3, Flux or LCM pipeline",
+    "other",
+    "refused by name",
+)
 @pytest.mark.parametrize(
     "kind",
     [
@@ -48,11 +54,13 @@ def test_a_pipeline_of_another_kind_is_refused_by_name(broken, kind):
     refused(broken, f"is a {kind}; supported are Stable Diffusion 1.x and 2.x")
 
 
+@pytest.mark.loads("model", "inpainting UNet (9 channels)", "SD 1.x", "refused by name")
 def test_an_inpainting_network_is_refused_by_name(tmp_path):
     folder = write_model(tmp_path / "inpainting", unet={"in_channels": 9})
     refused(folder, "an inpainting UNet of 9 input channels, not 4")
 
 
+@pytest.mark.loads("model", "InstructPix2Pix UNet (8 channels)", "SD 1.x", "refused by name")
 @pytest.mark.slow
 def test_a_network_of_other_channels_is_refused(tmp_path):
     folder = write_model(tmp_path / "edits", unet={"in_channels": 8})
@@ -74,6 +82,9 @@ def test_a_prediction_of_another_kind_is_refused(tmp_path):
     refused(folder, "scheduler of .* says that it predicts 'sample'")
 
 
+@pytest.mark.loads(
+    "model", "parts of different models in one folder", "any", "refused: names both parts"
+)
 def test_parts_of_different_models_are_refused(broken):
     with quiet():
         make_text_encoder(hidden_size=24).save_pretrained(broken / "text_encoder")
@@ -180,6 +191,7 @@ def test_a_missing_vocabulary_is_refused_and_not_made_up(broken, gone):
     refused(broken, "the tokenizer of .* (cannot be loaded|knows 2 tokens)")
 
 
+@pytest.mark.loads("model", "folder of pickled weights", "any", "refused, never opened")
 @pytest.mark.slow
 @pytest.mark.parametrize("part", WEIGHTS)
 def test_pickled_weights_are_refused_and_never_opened(broken, tmp_path, part):

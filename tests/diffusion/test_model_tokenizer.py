@@ -45,6 +45,7 @@ def keep_in_one_file(folder):
         (folder / name).unlink(missing_ok=True)
 
 
+@pytest.mark.loads("model", "tokenizer in one `tokenizer.json`", "SD 1.x", "loads")
 def test_a_tokenizer_in_one_file_is_the_same(broken, tiny):
     keep_in_one_file(broken / "tokenizer")
     model = load_model(broken, device="cpu")

@@ -27,6 +27,12 @@ def other(tiny_folder, tmp_path):
     return folder
 
 
+@pytest.mark.loads(
+    "autoencoder",
+    "one `.safetensors` file, original layout",
+    "SD 1.x",
+    "loads: the same weights as the folder",
+)
 @pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["", "first_stage_model.", "vae."])
 def test_a_vae_in_one_file_of_the_original_layout_is_the_vae(tiny_folder, other, tmp_path, prefix):
@@ -51,12 +57,19 @@ def test_a_vae_in_one_file_is_what_diffusers_loads(tiny_folder, other, tmp_path)
         assert torch.equal(got.state_dict()[key], tensor)
 
 
+@pytest.mark.loads(
+    "autoencoder",
+    "one `.safetensors` file, diffusers' layout",
+    "SD 1.x",
+    "loads: the same weights as the folder",
+)
 def test_a_vae_file_in_diffusers_own_layout_is_the_vae(tiny_folder, other):
     file = other / "vae" / "diffusion_pytorch_model.safetensors"
     got = load_model(tiny_folder, vae=file, device="cpu")
     assert got.fingerprint == load_model(other, device="cpu").fingerprint
 
 
+@pytest.mark.loads("autoencoder", "whole checkpoint", "SD 1.x", "loads its autoencoder")
 @pytest.mark.slow
 def test_the_vae_of_a_whole_checkpoint_is_the_vae(tiny_folder, other, tmp_path):
     file = write_checkpoint(other, tmp_path / "other.safetensors")
@@ -83,6 +96,7 @@ def test_a_vae_file_of_something_else_is_blamed_by_its_own_name(
         load_model(tiny_folder, vae=file, device="cpu")
 
 
+@pytest.mark.loads("autoencoder", "`.ckpt`, `.pt`", "any", "refused, never opened")
 @pytest.mark.parametrize("suffix", ["ckpt", "pt"])
 def test_a_pickled_vae_is_never_opened(tiny_folder, tmp_path, suffix):
     canary, file = tmp_path / "canary", tmp_path / f"vae.{suffix}"

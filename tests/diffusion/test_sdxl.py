@@ -114,6 +114,9 @@ def test_a_batch_of_latents_is_one_latent_after_the_other(xl):
     assert torch.allclose(predict(latents, 501), each, atol=1e-5)
 
 
+@pytest.mark.loads(
+    "model", "diffusers folder", "SDXL", "loads: generates what diffusers does, bit for bit"
+)
 @pytest.mark.parametrize("scale", [1.0, 5.0])
 def test_a_generation_is_the_pipelines_to_the_bit(xl, pipeline, scale):
     steps, (width, height) = 4, SIZE

@@ -26,6 +26,12 @@ def changed(file, tmp_path, change):
     return tmp_path / "other.safetensors"
 
 
+@pytest.mark.loads(
+    "model",
+    "one `.safetensors` checkpoint, original layout",
+    "SDXL",
+    "loads: the same weights as the folder",
+)
 def test_a_checkpoint_is_the_model_that_its_folder_is(file, xl_folder, xl):
     model = load_model(file, config=xl_folder, device="cpu")
     assert model.fingerprint == xl.fingerprint
@@ -54,6 +60,7 @@ def test_what_the_file_says_of_its_prediction_counts(file, xl_folder, tmp_path):
     assert model.prediction_type == "v_prediction"
 
 
+@pytest.mark.loads("model", "inpainting checkpoint", "SDXL", "refused by name")
 def test_an_inpainting_checkpoint_is_refused_by_name(file, tmp_path):
     first = "model.diffusion_model.input_blocks.0.0.weight"
     other = changed(file, tmp_path, lambda t: {**t, first: torch.zeros(8, 9, 3, 3)})
@@ -61,6 +68,7 @@ def test_an_inpainting_checkpoint_is_refused_by_name(file, tmp_path):
         load_model(other, device="cpu")
 
 
+@pytest.mark.loads("model", "the refiner's checkpoint", "SDXL", "refused by name")
 def test_the_refiners_checkpoint_is_refused_by_name(file, tmp_path):
     def refiner(tensors):
         first, second = "conditioner.embedders.0.", "conditioner.embedders.1."

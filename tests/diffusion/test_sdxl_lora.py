@@ -98,6 +98,12 @@ def original_name(path, state):
     return unet_name(f"{path}.weight", state).removesuffix(".weight")
 
 
+@pytest.mark.loads(
+    "LoRA",
+    "kohya, UNet in either naming, both text encoders",
+    "SDXL",
+    "loads: the effect that diffusers gives it",
+)
 @pytest.mark.slow
 @pytest.mark.parametrize("original", [True, False])
 @pytest.mark.parametrize("texts", [True, False])
@@ -137,6 +143,12 @@ def of_all(xl):
     return LoRA(down, up)
 
 
+@pytest.mark.loads(
+    "LoRA",
+    "diffusers, UNet and both text encoders",
+    "SDXL",
+    "loads: the effect that diffusers gives it",
+)
 @pytest.mark.slow
 def test_a_lora_in_diffusers_format_is_what_diffusers_makes_of_it(xl, xl_folder, of_all, tmp_path):
     save_lora(of_all, tmp_path)
@@ -165,6 +177,7 @@ def test_all_parts_are_used_by_a_session_and_survive_in_an_archive(xl, of_all, t
 # ---------------------------------------------------------------- the other family's
 
 
+@pytest.mark.loads("LoRA", "of the other family", "SD 1.x, SDXL", "refused by name")
 def test_a_lora_of_the_other_family_is_refused_both_ways(xl, tiny, tmp_path):
     for model, other in ((xl, tiny), (tiny, xl)):
         folder = tmp_path / other.unet.config["down_block_types"][0]

@@ -30,6 +30,7 @@ def put(network, folder):
         network.save_pretrained(folder)
 
 
+@pytest.mark.loads("model", "folder of inpainting", "SDXL", "refused by name")
 def test_xl_inpainting_is_refused_by_name(broken):
     put(make_xl_unet(in_channels=9), broken / "unet")
     refused(broken, "has an inpainting UNet of 9 input channels, not 4")
@@ -41,6 +42,7 @@ def test_a_pipeline_of_another_kind_is_refused_by_name(broken, kind):
     refused(broken, f"is a {kind}; supported are Stable Diffusion 1.x and 2.x and XL")
 
 
+@pytest.mark.loads("model", "folder of the refiner", "SDXL", "refused by name")
 @pytest.mark.parametrize("kind", ["StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLPipeline"])
 def test_the_refiner_is_refused_by_name(broken, kind):
     none = [None, None]
@@ -80,11 +82,15 @@ def test_a_second_text_encoder_of_another_summary_is_refused(broken):
     refused(broken, "reads 60 channels beside text and time, and is given 20 of the pooled text")
 
 
+@pytest.mark.loads(
+    "autoencoder", "16 channels (Stable Diffusion 3, Flux)", "SDXL", "refused by name"
+)
 def test_a_vae_of_16_channels_is_refused(tmp_path, xl_folder):
     put(make_vae(latent_channels=16), tmp_path / "vae")
     refused(xl_folder, "has 16 latent channels, and the UNet of .* reads 4", vae=tmp_path / "vae")
 
 
+@pytest.mark.loads("autoencoder", "of Stable Diffusion 1", "SDXL", "refused: its scale is named")
 def test_the_vae_of_the_other_family_is_refused_by_its_scale(xl_folder, tiny_folder):
     match = r"is of Stable Diffusion 1 and 2 \(scaling_factor is 0.18215\).*Stable Diffusion XL"
     refused(xl_folder, match, vae=tiny_folder)
@@ -132,6 +138,7 @@ def test_a_vae_of_the_other_family_has_the_models_number_format(tiny_folder):
     assert set(dtypes(model).values()) == {"float16"}
 
 
+@pytest.mark.loads("model", "folder of variant `fp16` alone", "SDXL", "loads")
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:this CPU has no instructions")
 def test_a_folder_of_float16_alone_is_loaded(tmp_path):

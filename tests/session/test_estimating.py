@@ -13,8 +13,10 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils.flop_counter import FlopCounterMode
 
 from dragwidget.data.settings import InversionSettings, LoRASettings
+from dragwidget.diffusion.backbone import SelfAttention
 from dragwidget.diffusion.costs import bytes_of, cost_of
 from dragwidget.diffusion.sd import StableDiffusion
+from dragwidget.drag.correspondence import correspondence
 from dragwidget.session import estimate as estimating
 
 
@@ -199,3 +201,53 @@ def test_where_nothing_is_known_of_memory_nothing_is_said(tiny, monkeypatch):
     made = session_on(tiny).estimate(timed=False)
     assert made.fits is None
     assert "free" not in str(made)
+
+
+MAPPED = 0.5  # the weight of the source at the first step
+
+
+@pytest.mark.slow
+def test_attention_by_a_map_is_counted_as_a_real_pass_takes_it(tiny):
+    settings = replace(
+        tiny.recommended, inversion=InversionSettings(steps=10, strength=0.6),
+        render=replace(tiny.recommended.render, correspondence=MAPPED, correspondence_share=0.5),
+    )  # fmt: skip
+    costs = estimating._Costs(tiny, (64, 48), settings, mask=True)
+    (mapped, by_map), (others, plain) = costs.render()
+    assert (mapped, others) == (3, 3)
+    assert plain == costs.one_pass()
+    layers = tuple(range(settings.render.start_layer, tiny.self_attention_count))
+    predictor = tiny.predictor(tiny.encode_text("", (64, 48)))
+    latent = torch.zeros(costs.shape)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        states = predictor(latent, 500, attention=SelfAttention(layers)).states
+        moved = correspondence((12, 16), torch.tensor([[3.0, 3.0]]), torch.tensor([[6.0, 9.0]]))
+        with FlopCounterMode(display=False) as counter:
+            predictor.predict(latent, 500, SelfAttention(layers, states, moved, MAPPED))
+    assert by_map.flops == counter.get_total_flops()
+    assert by_map.flops > plain.flops
+    assert by_map.peak > plain.peak
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("memory", ["normal", "low"])
+def test_a_drag_that_attends_to_the_source_takes_more(tiny, memory):
+    model = tiny.with_parts(memory=memory)
+
+    def step(**drag):
+        settings = replace(model.recommended, drag=replace(model.recommended.drag, **drag))
+        return estimating._Costs(model, (64, 48), settings, mask=True).step()
+
+    plain, reference, mapped = step(), step(reference_attention=True), step(correspondence=MAPPED)
+    assert plain.peak < reference.peak < mapped.peak
+    assert plain.flops < mapped.flops
+
+
+@pytest.mark.slow
+def test_a_progressive_step_counts_all_of_its_updates(tiny):
+    session = session_on(tiny)
+    steps = session.settings.drag.steps
+    assert phases(session)["drag"].passes == steps + 1
+    drag = replace(session.settings.drag, method="progressive", updates_per_track=4)
+    session.settings = replace(session.settings, drag=drag)
+    assert phases(session)["drag"].passes == 4 * steps + 1

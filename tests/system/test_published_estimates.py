@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "guide" / "performance.md").read_text()
 CONFIGS = {"Stable Diffusion 1.5": PACKAGED[1], "SDXL": PACKAGED[1].with_name("sdxl")}
 SIDES = {"Stable Diffusion 1.5": 512, "SDXL": 1024}
+NOTEBOOK = (ROOT / "notebooks" / "03_edit_your_image.ipynb").read_text("utf-8")
 ROWS = re.findall(r"^\| ([\w .]+), `memory=\"(\w+)\"` \| (.+) \|$", PAGE, re.M)
 
 
@@ -76,3 +77,16 @@ def test_a_row_is_what_the_estimate_says(name, memory, numbers):
     expected = [made.memory, phases["lora"], without, phases["drag"], made.weights]
     said = [float(cell.removesuffix(" GB")) for cell in numbers.split(" | ")]
     assert said == [round(count / 1e9, 1) for count in expected]
+
+
+@pytest.mark.parametrize(
+    ("name", "title"), [("Stable Diffusion 1.5", None), ("SDXL", "Diffusion XL")]
+)
+def test_the_notebook_has_the_numbers_of_the_page(name, title):
+    cells = [cell for cell in json.loads(NOTEBOOK)["cells"] if cell["cell_type"] == "markdown"]
+    lines = [line for cell in cells for line in cell["source"] if line.startswith("| ")]
+    (row,) = (line for line in lines if f"{title or name} |" in line)
+    page = {memory: numbers.split(" | ") for other, memory, numbers in ROWS if other == name}
+    everything, _, without, *_ = page["normal"]
+    expected = f"| {everything}; {without} without LoRA training; {page['low'][0]} with `memory"
+    assert expected in row
