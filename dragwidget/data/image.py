@@ -127,7 +127,8 @@ def feathered(mask: BoolArray, radius: int) -> npt.NDArray[np.float32]:
     """
     grown = _box_sum(mask.astype(np.int32), radius) > 0
     share = _box_sum(grown.astype(np.int32), radius) / np.float32((2 * radius + 1) ** 2)
-    return np.where(mask, np.float32(1), share.astype(np.float32))
+    blended: npt.NDArray[np.float32] = np.where(mask, np.float32(1), share.astype(np.float32))
+    return blended
 
 
 def _box_sum(values: npt.NDArray[np.int32], radius: int) -> npt.NDArray[np.int32]:

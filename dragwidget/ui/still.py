@@ -5,14 +5,13 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from typing import Any
 
 import ipywidgets
 from PIL import Image
-
-from dragwidget.editor.clocks import in_colab
 
 STATIC_BYTES = 100 * 1024  # of the image in the notebook's file, as text
 SIDE = 512  # its longest, pixels, if that fits
@@ -52,7 +51,7 @@ class StillImage:
 @cache
 def load_custom_widgets() -> None:
     """Let Colab load widgets that are not its own, as ipycanvas' are: once, where it is Colab."""
-    if in_colab():
+    with suppress(ImportError):
         import_module("google.colab.output").enable_custom_widget_manager()
 
 

@@ -77,7 +77,8 @@ def test_what_suits_the_model_stays():
     assert settings.drag.feature_blocks == (2,)
     assert settings.drag.feature_scale == 0.25
     assert settings.inversion == InversionSettings(steps=40, strength=0.75)
-    assert (settings.lora, settings.render) == (MODELS_OWN.lora, MODELS_OWN.render)
+    assert settings.lora == MODELS_OWN.lora
+    assert settings.render == replace(MODELS_OWN.render, keep_source_pixels=True)
     assert with_method(MODELS_OWN, "dragdiffusion") is MODELS_OWN
 
 

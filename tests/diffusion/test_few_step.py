@@ -96,6 +96,12 @@ def test_every_latent_of_a_batch_is_told_the_same_guidance(lcm):
     assert not torch.allclose(other, each, atol=1e-4)
 
 
+@pytest.mark.loads(
+    "model",
+    "folder whose UNet reads the guidance scale (LCM)",
+    "SD 1.x",
+    "loads: generates what diffusers does, bit for bit",
+)
 @pytest.mark.parametrize("scale", [1.0, 8.5])
 def test_a_generation_is_that_of_diffusers_pipeline_to_the_bit(lcm, scale):
     scheduler = make_scheduler(timestep_spacing="trailing")
@@ -107,6 +113,12 @@ def test_a_generation_is_that_of_diffusers_pipeline_to_the_bit(lcm, scale):
     assert torch.equal(made.trajectory[-1], wanted)
 
 
+@pytest.mark.loads(
+    "model",
+    "folder whose UNet reads the guidance scale (LCM)",
+    "SDXL",
+    "loads: generates what diffusers does, bit for bit",
+)
 def test_a_generation_of_xl_that_reads_the_guidance_is_that_of_diffusers_pipeline(tmp_path):
     folder = write_xl(tmp_path / "xl", unet={"time_cond_proj_dim": CHANNELS})
     pipeline, model = xl_pipeline(folder), load_model(folder, device="cpu")
@@ -167,6 +179,9 @@ def test_timesteps_lie_as_the_scheduler_of_the_folder_says(tmp_path, spacing, ki
         assert list(model.schedule(steps).timesteps) == theirs.timesteps.tolist()
 
 
+@pytest.mark.loads(
+    "model", "folder with trailing timesteps (Turbo)", "SD 1.x", "loads with its own timesteps"
+)
 @pytest.mark.parametrize("kind", ["EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"])
 @pytest.mark.parametrize("steps", [1, 2, 4, 8, 10])
 def test_timesteps_of_a_turbo_model_are_those_of_its_own_scheduler(tmp_path, kind, steps):

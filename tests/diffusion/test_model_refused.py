@@ -34,7 +34,7 @@ def refused(folder, match, error=ValueError):
 
 @pytest.mark.loads(
     "model",
-    "folder of an inpainting, Stable Diffusion 3, Flux or LCM pipeline",
+    "folder of an inpainting, Stable Diffusion 3 or Flux pipeline",
     "other",
     "refused by name",
 )

@@ -38,6 +38,12 @@ def model(tiny_folder, taesd):
     return load_model(tiny_folder, device="cpu", dtype="float32", preview_vae=taesd)
 
 
+@pytest.mark.loads(
+    "autoencoder",
+    "`AutoencoderTiny` by `preview_vae=`",
+    "SD 1.x",
+    "draws previews: what diffusers decodes",
+)
 def test_it_decodes_a_latent_as_diffusers_does(model, taesd):
     """A latent as the UNet has it, with no scale: ``AutoencoderTiny.config.scaling_factor``."""
     latent = noise(1, 4, 12, 16)
@@ -70,6 +76,9 @@ def test_a_model_without_one_has_none(tiny):
     assert tiny.decode_quickly(noise(1, 4, 12, 16)) is None
 
 
+@pytest.mark.loads(
+    "autoencoder", "`AutoencoderTiny` of other latent channels", "any", "refused by name"
+)
 @pytest.mark.parametrize("channels", [16, 3])
 def test_other_latent_channels_are_refused_by_name(tiny_folder, tmp_path, channels):
     folder = write(tmp_path / "taef1", latent_channels=channels)

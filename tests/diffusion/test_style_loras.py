@@ -134,6 +134,12 @@ def seen_by_diffusers(pipeline):
     return prediction, embeddings, *pooled[:1]
 
 
+@pytest.mark.loads(
+    "LoRA",
+    "several at once, with weights, of kohya, diffusers and peft",
+    "SD 1.x, SDXL",
+    "loads: the effect that diffusers gives them",
+)
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning")  # peft's own
 def test_loras_of_three_formats_with_weights_are_what_diffusers_makes_of_them(family):

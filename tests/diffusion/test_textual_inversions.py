@@ -41,6 +41,12 @@ def loaded(folder, **options):
     return load_model(folder, device="cpu", dtype="float32", **options)
 
 
+@pytest.mark.loads(
+    "textual inversion",
+    "diffusers' layout; A1111's, of several vectors",
+    "SD 1.x",
+    "loads: the embedding that diffusers makes of it",
+)
 @pytest.mark.slow
 def test_embeddings_of_both_layouts_are_what_diffusers_makes_of_them(tiny_folder, tiny, files):
     with quiet(), torch.random.fork_rng():
@@ -59,6 +65,12 @@ def test_embeddings_of_both_layouts_are_what_diffusers_makes_of_them(tiny_folder
     assert torch.equal(rows, noise(4, 16))
 
 
+@pytest.mark.loads(
+    "textual inversion",
+    "`clip_l` and `clip_g`",
+    "SDXL",
+    "loads: the embedding that diffusers makes of it",
+)
 @pytest.mark.slow
 def test_embeddings_of_xl_are_what_diffusers_makes_of_them(xl_folder, xl, tmp_path):
     tensors = {"clip_l": noise(3, 16), "clip_g": noise(3, 20, seed=1)}
@@ -133,6 +145,7 @@ def test_a_file_that_does_not_fit_is_refused_by_name(family, tensors, message, t
     assert str(file) in str(said.value)
 
 
+@pytest.mark.loads("textual inversion", "of the other family", "SD 1.x, SDXL", "refused by name")
 def test_embeddings_of_the_other_family_are_refused_by_name(tiny_folder, xl_folder, files):
     file = write(files["<cat>"].with_name("xl.safetensors"), clip_l=noise(16), clip_g=noise(20))
     with pytest.raises(ValueError, match="of Stable Diffusion XL with vectors for 2 text encoders"):

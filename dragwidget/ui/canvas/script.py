@@ -43,6 +43,6 @@ def _script_of(base: Any) -> Any:
         protected = traitlets.Bytes().tag(sync=True)  # see ``ink.protected_cells``
         known_keys = traitlets.List(traitlets.Unicode()).tag(sync=True)  # those that do something
         takes_images = traitlets.Bool(False).tag(sync=True)  # files that are dropped or pasted
-        key_help = traitlets.List().tag(sync=True)  # (keys, what they do)
+        key_help = traitlets.List(traitlets.Any()).tag(sync=True)  # (keys, what they do)
 
     return CanvasScript
