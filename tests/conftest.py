@@ -101,6 +101,22 @@ def lcm(lcm_folder):
     return load_model(lcm_folder, device="cpu", dtype="float32")
 
 
+@pytest.fixture(scope="session")
+def sd3_folder(tmp_path_factory):
+    """A tiny model of the shape of Stable Diffusion 3, as diffusers saves it. Read only."""
+    from tiny_sd3 import write_sd3
+
+    return write_sd3(tmp_path_factory.mktemp("models") / "tiny-sd3")
+
+
+@pytest.fixture(scope="session")
+def sd3(sd3_folder):
+    """The same, loaded. Read only."""
+    from dragwidget.diffusion.loading import load_model
+
+    return load_model(sd3_folder, device="cpu", dtype="float32")
+
+
 @pytest.fixture
 def broken(tiny_folder, tmp_path):
     """A copy of the tiny model's folder, to be broken."""

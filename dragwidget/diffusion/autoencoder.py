@@ -42,13 +42,18 @@ def scaled_sample(vae: Any, posterior: Any, generator: torch.Generator | None) -
     if generator is not None:
         noise = torch.randn(latent.shape, generator=generator).to(latent)
         latent = latent + posterior.std * noise
-    scaled: Tensor = latent.float() * vae.config["scaling_factor"]
+    latent = latent.float()
+    if shift := vae.config.get("shift_factor"):
+        latent = latent - shift
+    scaled: Tensor = latent * vae.config["scaling_factor"]
     return scaled
 
 
 def decode(vae: Any, latent: Tensor, device: torch.device) -> Tensor:
     """Return the image (1, 3, H, W) float32 in [0, 1] of a latent (1, c, h, w)."""
     z = latent / vae.config["scaling_factor"]
+    if shift := vae.config.get("shift_factor"):
+        z = z + shift
     with torch.no_grad():
         image: Tensor = run(vae, (), lambda: vae.decode(placed_like(vae, z)).sample, device=device)
     return (image.float() / 2 + 0.5).clamp(0, 1)

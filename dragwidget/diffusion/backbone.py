@@ -97,6 +97,7 @@ class Backbone(Protocol):
     domain: Domain = Domain()
     few_step: str = ""
     loaded_with: Mapping[str, Any] | None = None
+    FIRST_BLOCK: str = " (the mid block)"  # what block 0 is, in messages
 
     @property
     def fingerprint(self) -> str:
@@ -123,6 +124,11 @@ class Backbone(Protocol):
         """What both sides of an image should be multiples of, pixels."""
         ...
 
+    @property
+    def least_multiple(self) -> int:
+        """What both sides of an image must be multiples of, pixels: whole latent cells."""
+        return self.vae_factor
+
     def longer_side(self, size: Size) -> int:  # noqa: ARG002 - for those that go by the area
         """Return the longer side that an image of this (width, height) is worked on at, pixels."""
         return self.image_side
@@ -131,7 +137,8 @@ class Backbone(Protocol):
     def feature_block_count(self) -> int:
         """Blocks that features can be read from: the mid block (0) and the decoder's (1, ..).
 
-        A block can be counted from the end, too: -1 is the decoder's last.
+        A transformer has its blocks in execution order. A block can be counted from the end, too:
+        -1 is the last.
         """
         ...
 
@@ -296,8 +303,8 @@ class Backbone(Protocol):
         blocks, count = settings.drag.feature_blocks, self.feature_block_count
         if not all(-count <= block < count for block in blocks):
             raise ValueError(
-                f"this model's feature blocks are 0 (the mid block) to {count - 1}, got "
-                f"{blocks}: set DragSettings.feature_blocks"
+                f"this model's feature blocks are 0{self.FIRST_BLOCK} to {count - 1}, "
+                f"got {blocks}: set DragSettings.feature_blocks"
             )
         self.check_layers(settings.render)
         if settings.drag.attends and not self.decoder_attention:

@@ -26,7 +26,7 @@ _NO_SETTINGS = ("architectures", "dtype", "torch_dtype", "transformers_version",
 
 
 def digest_of(model: Any) -> str:
-    """Return the digest of a ``UNetBackbone``: hexadecimal SHA-256.
+    """Return the digest of a ``LatentBackbone``: hexadecimal SHA-256.
 
     It reads every byte of the weights: about a second per GB.
     """
@@ -67,11 +67,11 @@ def settings_of(model: Any) -> dict[str, Any]:
     """Everything but weights and words that a result depends on, ready for JSON."""
     return {
         "kind": type(model).__qualname__,
-        "alphas_cumprod": _digest(model.alphas_cumprod),
-        "prediction_type": model.prediction_type,
-        "steps_offset": model.steps_offset,
+        **{
+            name: _digest(value) if isinstance(value, Tensor) else value
+            for name, value in model.path_settings.items()
+        },
         **({} if model.encoding == "mean" else {"encoding": model.encoding}),
-        **({} if model.spacing == "leading" else {"spacing": model.spacing}),
         **model.text_settings,
         **{name: [type(n).__qualname__, _configuration(n)] for name, n in model.networks.items()},
     }

@@ -17,8 +17,9 @@ __all__ = ["Memory", "check_memory", "checkpoints", "on_device"]
 Memory = Literal["normal", "low"]
 
 # What a UNet is made of, between its blocks' inputs and outputs. The blocks themselves are too
-# large: a pass may end within the last one, and features are read behind each.
-_CHECKPOINTED = ("ResnetBlock2D", "Transformer2DModel")
+# large: a pass may end within the last one, and features are read behind each. A transformer's
+# block is as small as the UNet's parts, and its features are read behind the whole of it.
+_CHECKPOINTED = ("ResnetBlock2D", "Transformer2DModel", "JointTransformerBlock")
 
 
 def check_memory(memory: str) -> Memory:
@@ -29,11 +30,11 @@ def check_memory(memory: str) -> Memory:
 
 
 def checkpoints(
-    unet: nn.Module,
+    network: nn.Module,
     inner: Sequence[Switch],
     again: Callable[[list[Switch], Callable[[], Any]], Any],
 ) -> list[Switch]:
-    """Return what lets a pass of a UNet with a graph keep only what its layers start from.
+    """Return what lets a pass of a network with a graph keep only what its layers start from.
 
     What lies within a layer is computed a second time for the gradient, bit for bit (Chen et al.,
     arXiv 1604.06174).
@@ -63,7 +64,7 @@ def checkpoints(
         )
 
     switches: list[Switch] = []
-    for layer in unet.modules():
+    for layer in network.modules():
         if type(layer).__name__ in _CHECKPOINTED:
             parts = set(layer.modules())
             within = [switch for switch in inner if switch.module in parts]

@@ -62,10 +62,13 @@ def token_limit(tokenizer: Any, text_encoder: Any) -> int:
     return int(min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings))
 
 
-def token_ids(tokenizer: Any, prompt: str, limit: int, *, warn: bool = True) -> Tensor:
+def token_ids(
+    tokenizer: Any, prompt: str, limit: int, *, warn: bool = True, ends: int = 2
+) -> Tensor:
     """Return the tokens of a text, (1, L) int64; a longer text is cut, with a warning if wanted.
 
-    Of a text of more than ``MAX_PROMPT`` characters only that many are tokenized at all.
+    Of a text of more than ``MAX_PROMPT`` characters only that many are tokenized at all. ``ends``:
+    tokens that stand for its beginning and its end.
     """
     begins = prompt[:MAX_PROMPT]
     read = _with_all_vectors(tokenizer, begins)
@@ -77,7 +80,7 @@ def token_ids(tokenizer: Any, prompt: str, limit: int, *, warn: bool = True) -> 
     if warn and (len(full) > limit or len(begins) < len(prompt)):
         of = "" if begins == prompt else f" in the first {len(begins)} of {len(prompt)} characters"
         warn_user(
-            f"the prompt has {len(full) - 2} tokens{of} and this model reads {limit - 2}: "
+            f"the prompt has {len(full) - ends} tokens{of} and this model reads {limit - ends}: "
             "the rest is not used"
         )
     return tokens

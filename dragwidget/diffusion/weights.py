@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -31,6 +32,11 @@ class Header:
 
     shapes: Mapping[str, tuple[int, ...]]
     metadata: Mapping[str, str]
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers all tensors hold."""
+        return sum(map(math.prod, self.shapes.values()))
 
 
 def read_header(path: Path) -> Header:

@@ -99,10 +99,10 @@ def check_request(
         ValueError: the model cannot do what is requested.
     """
     settings = model.check(request.settings)
-    if any(side % model.vae_factor for side in request.image.fitted_size):
+    if any(side % model.least_multiple for side in request.image.fitted_size):
         raise ValueError(
             f"the image is fitted to {request.image.fitted_size}, and this model takes "
-            f"multiples of {model.vae_factor} pixels: set_image() fits it"
+            f"multiples of {model.least_multiple} pixels: set_image() fits it"
         )
     warn_once(model, settings, None if before is None else before.settings)
     checked = [] if before is None else [before.lora, *(style for style, _ in before.styles)]
@@ -201,10 +201,10 @@ def fitted(model: Backbone, image: Any, max_side: int | None, multiple: int | No
     """An image at a size that suits the model; ``None``: what the model was trained on."""
     if multiple is None:
         multiple = model.image_multiple
-    if multiple < 1 or multiple % model.vae_factor:
+    if multiple < 1 or multiple % model.least_multiple:
         raise ValueError(
-            f"multiple must be {model.vae_factor}, the pixels of one latent cell of this model, or "
-            f"a multiple of it, got {multiple}"
+            f"multiple must be {model.least_multiple}, the pixels of one latent cell of this "
+            f"model, or a multiple of it, got {multiple}"
         )
     read = read_image(image)
     side = model.longer_side((read.pixels.shape[1], read.pixels.shape[0]))
@@ -395,10 +395,10 @@ def generating(
         ArithmeticError: the network overflowed.
     """
     width, height = generation.size
-    factor = model.vae_factor
-    if width < factor or height < factor or width % factor or height % factor:
+    factor, multiple = model.vae_factor, model.least_multiple
+    if width < multiple or height < multiple or width % multiple or height % multiple:
         raise ValueError(
-            f"size must be multiples of {factor} pixels, got {width} x {height} (width x height)"
+            f"size must be multiples of {multiple} pixels, got {width} x {height} (width x height)"
         )
     noise = torch.randn(
         (1, model.latent_channels, height // factor, width // factor),

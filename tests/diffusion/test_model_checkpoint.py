@@ -151,7 +151,7 @@ def test_a_text_called_safetensors_is_refused(tiny_folder, tmp_path):
     [
         ({"model.diffusion_model.input_blocks.0.0.weight": (8, 9, 3, 3)}, "inpainting"),
         ({"lora_unet_down_blocks_0.lora_down.weight": (4, 8)}, "is a LoRA"),
-        ({"double_blocks.0.img_attn.norm.key_norm.scale": (4,)}, "no Stable Diffusion checkpoint"),
+        ({"double_blocks.0.img_attn.norm.key_norm.scale": (4,)}, "a checkpoint of Flux"),
         ({}, "no Stable Diffusion checkpoint"),
     ],
 )

@@ -43,7 +43,7 @@ def refused(folder, match, error=ValueError):
     [
         "StableDiffusionXLInpaintPipeline",
         "StableDiffusionInpaintPipeline",
-        "StableDiffusion3Pipeline",
+        "StableDiffusion3InpaintPipeline",
         "FluxPipeline",
         "LatentConsistencyModelPipeline",
         None,

@@ -210,7 +210,7 @@ def test_the_fingerprint_is_made_once(own, monkeypatch):
     def again(_model):
         raise AssertionError("hashed again")
 
-    monkeypatch.setattr("dragwidget.diffusion.unet_backbone.digest_of", again)
+    monkeypatch.setattr("dragwidget.diffusion.latent_backbone.digest_of", again)
     assert own.fingerprint == first
 
 

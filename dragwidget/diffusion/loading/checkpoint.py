@@ -61,6 +61,7 @@ _XL_TEXT, _XL_OPEN_CLIP = f"{_XL}embedders.0.", f"{_XL}embedders.1.model."
 _VAES = ("first_stage_model.", "vae.")
 _PLACES = {"unet": (_UNET,), "vae": _VAES, "text encoder": (_TEXT, _XL_TEXT)}
 _ATTENTION = re.compile(r"model\.diffusion_model\..*\.attn2\.to_k\.weight")
+_JOINT, _FLUX = r".*joint_blocks\.", r".*(double_blocks|single_(transformer_)?blocks)\."
 # Models of other kinds by what only they have in a file, the first that is found counts.
 _KINDS = (
     (r".*lora", "a LoRA, which goes with a model"),
@@ -77,6 +78,9 @@ _KINDS = (
     (r"(down_blocks|up_blocks|mid_block)\.", "a network alone, in diffusers' layout: put it into "
      "the folder of a whole model"),
     (r"(encoder|decoder)\.(conv_in|mid)", "an autoencoder alone: name it by vae="),
+    (_JOINT, "a checkpoint of Stable Diffusion 3 in one file, of which only folders in diffusers' "
+     "layout are read"),
+    (_FLUX, "a checkpoint of Flux"),
     (r"emb_params$|string_to_param|clip_[lg]$", "a textual inversion, not a model"),
 )  # fmt: skip
 
@@ -332,7 +336,9 @@ def _check_kind(name: str, header: Header, *, vae_given: bool) -> None:
     wanted = f"wanted a whole model; supported are {SUPPORTED}"
     for pattern, what in _KINDS:
         if any(re.match(pattern, key) for key in keys):
-            raise ValueError(f"{name} is {what}; {wanted}")
+            size = f" (its weights need {2 * header.numbers / 1e9:.1f} GB in float16)"
+            needs = size if pattern in (_JOINT, _FLUX) else ""
+            raise ValueError(f"{name} is {what}{needs}; {wanted}")
     shape = header.shapes.get(_FIRST_LAYER)
     if shape is None or len(shape) < 2:
         raise ValueError(

@@ -13,15 +13,20 @@ import torch
 from torch import Tensor
 
 from dragwidget.data.quoting import quoted
-from dragwidget.diffusion.weights import read_weights
+from dragwidget.diffusion.weights import read_header, read_weights
 
-__all__ = ["MAX_JSON", "STEMS", "ModelFolder", "choose_weights", "shards", "weight_variants"]
+__all__ = [
+    "MAX_JSON", "STEMS", "ModelFolder", "bytes_needed", "choose_weights", "shards",
+    "weight_variants",
+]  # fmt: skip
 
 STEMS = {
     "unet": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
     "text_encoder": "model",
     "text_encoder_2": "model",
+    "text_encoder_3": "model",
+    "transformer": "diffusion_pytorch_model",
 }
 MAX_JSON = 16 * 2**20  # bytes; the largest, a CLIP tokenizer.json, has 3.6 million
 _PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
@@ -151,6 +156,24 @@ class ModelFolder:
                 "place that you trust"
             )
         return f"; it has {', '.join(names[:5]) or 'no files'}{', ..' if len(names) > 5 else ''}"
+
+
+def bytes_needed(folder: ModelFolder, dtype: torch.dtype) -> dict[str, int]:
+    """Return the bytes that each network in a model's folder takes, by the headers of its files.
+
+    A network without readable weights is left out.
+
+    Args:
+        dtype: of its weights once they are loaded.
+    """
+    needed: dict[str, int] = {}
+    for part in STEMS:
+        try:
+            headers = [read_header(file) for file in folder.part(part).weight_files(part)]
+        except (OSError, ValueError):
+            continue
+        needed[part] = dtype.itemsize * sum(header.numbers for header in headers)
+    return needed
 
 
 def weight_variants(names: Collection[str], stem: str) -> dict[str | None, str]:

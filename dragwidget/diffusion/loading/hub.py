@@ -18,7 +18,11 @@ CONFIGS = (
     "model_index.json",
     "dragwidget.json",
     "scheduler/scheduler_config.json",
-    *(f"{part}/*.{kind}" for part in ("tokenizer", "tokenizer_2") for kind in ("json", "txt")),
+    *(
+        f"{part}/*.{kind}"
+        for part in ("tokenizer", "tokenizer_2", "tokenizer_3")
+        for kind in ("json", "txt")
+    ),
     *(f"{part}/config.json" for part in STEMS),
 )
 VAE_CONFIGS = ("vae/config.json", "config.json")  # a model of its own has no folder for it

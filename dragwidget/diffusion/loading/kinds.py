@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dragwidget.data.quoting import quoted
@@ -25,6 +25,7 @@ __all__ = [
     "check_index",
     "check_preview",
     "check_sizes",
+    "network_settings",
     "prediction_guess",
     "preview_config",
     "refuse_quantized",
@@ -33,7 +34,9 @@ __all__ = [
     "vae_config",
 ]
 
-SUPPORTED = "Stable Diffusion 1.x and 2.x and XL, epsilon or v-prediction"
+SUPPORTED = (
+    "Stable Diffusion 1.x and 2.x and XL, epsilon or v-prediction, and folders of 3 (experimental)"
+)
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 XL_PARTS = (*PARTS, "text_encoder_2", "tokenizer_2")
 _PIPELINES = {
@@ -75,18 +78,21 @@ _TEXT_SETTINGS = (  # of all that a configuration may say, what decides the netw
 _TEXT_KINDS = ("clip_text_model", "clip", None)
 
 
-def check_index(index: Mapping[str, Any], name: str) -> tuple[str, ...]:
+def check_index(
+    index: Mapping[str, Any], name: str, needs: Callable[[], str] = str
+) -> tuple[str, ...]:
     """Return the parts of the model that a ``model_index.json`` describes: ``PARTS``, ``XL_PARTS``.
 
     Args:
         name: what to call the model in an error.
+        needs: returns what else an error says of a model of another kind.
 
     Raises:
         ValueError: a model of a kind that is not supported.
     """
     kind = str(index.get("_class_name"))
     if kind not in _PIPELINES and not kind.startswith("StableDiffusionXLImg2Img"):
-        raise ValueError(f"{name} is a {kind}; supported are {SUPPORTED}")
+        raise ValueError(f"{name} is a {kind}{needs()}; supported are {SUPPORTED}")
     parts = _PIPELINES.get(kind, XL_PARTS)
     absent = [
         part
@@ -135,7 +141,7 @@ def unet_config(config: Mapping[str, Any], name: str, *, xl: bool = False) -> di
     """
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-    settings = _settings(UNet2DConditionModel, config, "UNet", name)
+    settings = network_settings(UNet2DConditionModel, config, "UNet", name)
     of_xl = settings.get("addition_embed_type") == "text_time"
     if of_xl != xl:
         kinds = {True: "Stable Diffusion XL", False: "Stable Diffusion 1 or 2"}
@@ -192,23 +198,28 @@ def channels_refused(name: str, channels: int) -> ValueError:
     )
 
 
-def vae_config(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+def vae_config(config: Mapping[str, Any], name: str, *, shifted: bool = False) -> dict[str, Any]:
     """Return the settings of an autoencoder, defaults filled in.
+
+    Args:
+        shifted: of a family whose latents have a shift beside their scale.
 
     Raises:
         ValueError: one of another kind.
     """
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-    settings = _settings(AutoencoderKL, config, "vae", name)
+    settings = network_settings(AutoencoderKL, config, "vae", name)
     for setting in ("shift_factor", "latents_mean", "latents_std"):
-        if settings.get(setting):
+        if settings.get(setting) and not (shifted and setting == "shift_factor"):
             raise ValueError(
                 f"the vae of {name} shifts its latents ({setting} is "
                 f"{quoted(settings[setting])}), as those of other models do; supported are "
                 f"{SUPPORTED}"
             )
-    scale = settings["scaling_factor"]
+    shift, scale = settings.get("shift_factor") or 0.0, settings["scaling_factor"]
+    if type(shift) not in (int, float) or not math.isfinite(shift):
+        raise ValueError(f"the vae of {name} has the shift_factor {quoted(shift)}; wanted a number")
     if type(scale) not in (int, float) or not (math.isfinite(scale) and scale > 0):
         raise ValueError(
             f"the vae of {name} has the scaling_factor {quoted(scale)}; wanted a positive number"
@@ -224,7 +235,7 @@ def preview_config(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     """
     from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 
-    settings = _settings(AutoencoderTiny, config, "preview_vae", name)
+    settings = network_settings(AutoencoderTiny, config, "preview_vae", name)
     for side in ("encoder", "decoder"):
         widths, blocks = settings[f"{side}_block_out_channels"], settings[f"num_{side}_blocks"]
         numbers = [*widths, *blocks] if _are_lists(widths, blocks) else [None]
@@ -300,7 +311,7 @@ def refuse_quantized(config: Mapping[str, Any], part: str, name: str) -> None:
         )
 
 
-def _settings(kind: Any, config: Mapping[str, Any], part: str, name: str) -> dict[str, Any]:
+def network_settings(kind: Any, config: Mapping[str, Any], part: str, name: str) -> dict[str, Any]:
     """What a class's constructor takes, out of a configuration; no other class is looked up."""
     named = config.get("_class_name", kind.__name__)
     if named != kind.__name__:

@@ -33,14 +33,17 @@ from dragwidget.diffusion.loading.noise_levels import check_prediction_type
 from dragwidget.diffusion.loading.reading import (
     blaming,
     build,
+    check_variant,
     read_configs,
     read_parts,
     read_vae,
     read_vae_config,
 )
+from dragwidget.diffusion.loading.sd3 import PIPELINE, check_fits, read_sd3, read_sd3_configs
 from dragwidget.diffusion.loading.sources import locate
 from dragwidget.diffusion.low_memory import Memory, check_memory
 from dragwidget.diffusion.sd import StableDiffusion
+from dragwidget.diffusion.sd3 import StableDiffusion3, flow_settings
 from dragwidget.diffusion.sdxl import StableDiffusionXL
 from dragwidget.diffusion.unet import paper_block, paper_layer
 from dragwidget.drag.torch_state import in_plain_torch
@@ -125,8 +128,8 @@ def load_model(
     embeddings: GivenEmbeddings | None = None,
     preview_vae: str | os.PathLike[str] | None = None,
     memory: Memory = "normal",
-) -> StableDiffusion | StableDiffusionXL:
-    """Load a model of the kind of Stable Diffusion 1.x, 2.x or XL.
+) -> StableDiffusion | StableDiffusionXL | StableDiffusion3:
+    """Load a model of the kind of Stable Diffusion 1.x, 2.x or XL; as an experiment, 3.
 
     Args:
         source: the name of an embedded model (``EMBEDDED``, offline), a diffusers folder, a
@@ -188,12 +191,22 @@ def load_model(
             prediction_type=predicts,
             dtype=dtype,
         )
-        recommended, domain = _recommended(None, parts), Domain()
+        recommended, domain = _unet_settings(parts), Domain()
         encoding: Encoding = "mean"
     else:
         _refuse_config(config, name)
         folder = request.open(here, name)
         other = None
+        if _is_sd3(folder, name):
+            _refuse_options(
+                name,
+                vae=vae,
+                prediction_type=prediction_type,
+                embeddings=embeddings,
+                preview_vae=preview_vae,
+            )
+            given = {"revision": revision, "variant": variant, "cache_dir": cache_dir}
+            return _load_sd3(request, folder, name, device, memory, _words(given), here is None)
         if vae is not None:
             other = _read_vae(str(vae), vae_path, folder.part("vae"), request)
         configs = read_configs(
@@ -204,7 +217,7 @@ def load_model(
                 name, [p for p in STEMS if p in configs and (p != "vae" or other is None)], folder
             )
         parts = read_parts(folder, name, configs=configs, vae=other, prediction_type=predicts)
-        recommended = _recommended(folder, parts)
+        recommended = _recommended(folder) or _unet_settings(parts)
         domain = _domain(folder) if other is None else Domain()
         encoding = _encoding(folder) if other is None else "mean"
     if embeddings is not None:
@@ -232,21 +245,74 @@ def load_model(
         memory=memory,
         domain=domain,
         encoding=encoding,
-        loaded_with={
-            what: word if isinstance(word, dict) else str(word)
-            for what, word in (
-                ("vae", vae),
-                ("revision", revision),
-                ("variant", variant),
-                ("cache_dir", cache_dir),
-                ("config", config),
-                ("prediction_type", prediction_type),
-                ("embeddings", embeddings and {w: str(file) for w, file in embeddings.items()}),
-                ("preview_vae", preview_vae),
-            )
-            if word is not None
-        },
+        loaded_with=_words(
+            {
+                "vae": vae,
+                "revision": revision,
+                "variant": variant,
+                "cache_dir": cache_dir,
+                "config": config,
+                "prediction_type": prediction_type,
+                "embeddings": embeddings and {w: str(file) for w, file in embeddings.items()},
+                "preview_vae": preview_vae,
+            }
+        ),
     )
+
+
+def _words(options: Mapping[str, object]) -> dict[str, Any]:
+    """Return the options that were given, as words."""
+    return {
+        what: word if isinstance(word, dict) else str(word)
+        for what, word in options.items()
+        if word is not None
+    }
+
+
+def _is_sd3(folder: ModelFolder, name: str) -> bool:
+    if not folder.has("model_index.json"):
+        return False
+    with blaming("index", name):
+        return bool(folder.json("model_index.json").get("_class_name") == PIPELINE)
+
+
+def _load_sd3(
+    request: _Request,
+    folder: ModelFolder,
+    name: str,
+    device: torch.device,
+    memory: Memory,
+    loaded_with: Mapping[str, str],
+    fetch_it: bool,
+) -> StableDiffusion3:
+    """Load a folder of Stable Diffusion 3."""
+    configs = read_sd3_configs(folder, name)
+    if fetch_it:
+        request.weights(name, list(configs), folder)
+    check_variant(folder, name)
+    check_fits(folder, name, device, request.dtype, memory)
+    parts = read_sd3(folder, name, configs)
+    waits = torch.device("cpu") if memory == "low" else device
+    for part in configs:
+        parts[part] = torch.nn.Module.to(parts[part], device if part == "transformer" else waits)
+    return StableDiffusion3(
+        **parts,
+        name=name,
+        recommended=_recommended(folder) or flow_settings(parts["transformer"]),
+        memory=memory,
+        domain=_domain(folder),
+        encoding=_encoding(folder),
+        loaded_with=loaded_with,
+    )
+
+
+def _refuse_options(name: str, **options: object) -> None:
+    """Raise ValueError for options that a model of Stable Diffusion 3 does not take."""
+    for what, value in options.items():
+        if value is not None:
+            raise ValueError(
+                f"{name} is of Stable Diffusion 3, for which {what}= is not supported: leave it out"
+            )
 
 
 def _vae_dtype(vae: Any, family: type, dtype: torch.dtype) -> torch.dtype:
@@ -345,20 +411,16 @@ def _own_file(folder: ModelFolder) -> str:
     return own if folder.variant and folder.has(own) else "dragwidget.json"
 
 
-def _recommended(folder: ModelFolder | None, parts: Mapping[str, Any]) -> Settings:
-    """The settings a model's folder recommends; otherwise the paper's, counted in this network.
-
-    Those of few steps, where the model was distilled for them.
-    """
-    if folder is not None and folder.has(name := _own_file(folder)):
+def _recommended(folder: ModelFolder) -> Settings | None:
+    """Return the settings that a model's folder recommends, if it does."""
+    if folder.has(name := _own_file(folder)):
         try:
             return Settings.from_dict(folder.json(name)["recommended"])
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(
                 f"{folder.path / name} recommends no settings that can be read: {error!r}"
             ) from error
-    settings = _paper_settings(parts["unet"])
-    return with_preset(settings, FEW_STEPS) if parts["few_step"] else settings
+    return None
 
 
 def _domain(folder: ModelFolder) -> Domain:
@@ -385,7 +447,14 @@ def _encoding(folder: ModelFolder) -> Encoding:
     return "sample" if encoding == "sample" else "mean"
 
 
+def _unet_settings(parts: Mapping[str, Any]) -> Settings:
+    """Return the paper's settings, counted in this network; those of few steps, where they suit."""
+    settings = _paper_settings(parts["unet"])
+    return with_preset(settings, FEW_STEPS) if parts["few_step"] else settings
+
+
 def _paper_settings(unet: Any) -> Settings:
+    """Return the paper's settings, counted in this network."""
     return Settings(
         drag=DragSettings(feature_blocks=(paper_block(unet),)),
         render=RenderSettings(start_layer=paper_layer(unet)),

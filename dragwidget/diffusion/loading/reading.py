@@ -12,6 +12,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from dragwidget.data.quoting import quoted
 from dragwidget.diffusion.few_step import few_step_reason
-from dragwidget.diffusion.loading.folder import STEMS, ModelFolder, weight_variants
+from dragwidget.diffusion.loading.folder import STEMS, ModelFolder, bytes_needed, weight_variants
 from dragwidget.diffusion.loading.kinds import (
     PARTS,
     SUPPORTED,
@@ -49,6 +50,7 @@ __all__ = [
     "blaming",
     "build",
     "check_tokens",
+    "check_variant",
     "empty_prompt",
     "first_line",
     "quiet",
@@ -63,6 +65,7 @@ _BYTES = 256  # a CLIP tokenizer has at least a token for each
 # The attention of autoencoders that were saved before diffusers 0.17.
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _OLD = re.compile(rf"(\.attentions\.\d+)\.({'|'.join(_OLD_ATTENTION)})\.(weight|bias)")
+_T5_WORDS = ("shared.weight", "encoder.embed_tokens.weight")
 # What comes with a network's weights and takes no part in its answers.
 _HARMLESS = re.compile(
     r"(.*\.)?(position_ids|logit_scale|text_projection(\.weight)?|vision_model\..*|"
@@ -89,7 +92,11 @@ def read_configs(
         )
     with blaming("index", name):
         index = folder.json("model_index.json")
-    texts = [part for part in check_index(index, name) if part.startswith("text_encoder")]
+    texts = [
+        part
+        for part in check_index(index, name, partial(_needs, folder))
+        if part.startswith("text_encoder")
+    ]
     with blaming("unet", name):
         unet = folder.part("unet").json("config.json")
         check_sizes(unet)
@@ -98,6 +105,16 @@ def read_configs(
     vae = dict(read_vae_config(folder.part("vae"), name) if vae is None else vae)
     check_configs(unet, vae, list(read.values()), name, vae_name or name)
     return {"index": index, "unet": unet, "vae": vae, **read}
+
+
+def _needs(folder: ModelFolder) -> str:
+    """Return what a transformer and its other networks would take, to be said of a model."""
+    dtype = folder.dtype or torch.float32
+    needed = bytes_needed(folder, dtype)
+    if "transformer" not in needed:
+        return ""
+    word, size = str(dtype).removeprefix("torch."), sum(needed.values())
+    return f", whose weights need {size / 1e9:.1f} GB in {word}"
 
 
 def _read_text_config(folder: ModelFolder, part: str, name: str) -> Any:
@@ -139,7 +156,7 @@ def read_parts(
     Raises:
         ValueError: a part that is missing, broken or another model's; it is named.
     """
-    _check_variant(folder, name)
+    check_variant(folder, name)
     with blaming("unet", name):
         headers = [read_header(file) for file in folder.part("unet").weight_files("unet")]
     marks = marks_of(headers, name, prediction_guess(configs["unet"]), prediction_type)
@@ -187,7 +204,7 @@ def read_scheduler(
     return {"scheduler": scheduler, "few_step": few_step}
 
 
-def _check_variant(folder: ModelFolder, name: str) -> None:
+def check_variant(folder: ModelFolder, name: str) -> None:
     """Raise ValueError where a variant is named that no part of a model has."""
     there: set[str] = set()
     for part, stem in STEMS.items():
@@ -223,6 +240,8 @@ def build(
         if key in own
     }
     network.load_state_dict(copied, assign=True)
+    if _T5_WORDS[0] in own:
+        network.encoder.embed_tokens.weight = network.shared.weight
     for module in network.modules():  # counted, not learned, and so in no file
         ids = getattr(module, "position_ids", None)
         if isinstance(ids, Tensor):
@@ -243,7 +262,14 @@ def _make(part: str, config: Any) -> Any:
         from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 
         return AutoencoderTiny.from_config(dict(config))
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+    if part == "transformer":
+        from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
+
+        return SD3Transformer2DModel.from_config(dict(config))
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel
+
+    if part == "text_encoder_3":
+        return T5EncoderModel(config)
 
     return (CLIPTextModelWithProjection if part == "text_encoder_2" else CLIPTextModel)(config)
 
@@ -251,6 +277,9 @@ def _make(part: str, config: Any) -> Any:
 def _fitted(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights under a network's own names: libraries have renamed some over the years."""
     fitted = {_OLD.sub(_new_attention, key): tensor for key, tensor in weights.items()}
+    for key, other in (_T5_WORDS, _T5_WORDS[::-1]):  # one matrix, of which files have either name
+        if key in own and key not in fitted and other in fitted:
+            fitted[key] = fitted[other]
     prefix = "text_model."
     bare = {key.removeprefix(prefix): tensor for key, tensor in fitted.items()}
     if any(key.startswith(prefix) for key in own):

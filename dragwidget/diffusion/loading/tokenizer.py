@@ -1,4 +1,4 @@
-"""CLIP's tokenizer, made of nothing but its vocabulary, its merges and a few of its settings.
+"""CLIP's and T5's tokenizers, made of nothing but vocabulary, rules and a few settings.
 
 A tokenizer's folder can name files elsewhere, classes to import and patterns without end. So the
 library never sees it: it reads a temporary folder in which only what is listed here is written.
@@ -14,7 +14,7 @@ from typing import Any
 from dragwidget.data.quoting import quoted
 from dragwidget.diffusion.loading.folder import ModelFolder
 
-__all__ = ["CLIP_VOCABULARIES", "read_tokenizer"]
+__all__ = ["CLIP_VOCABULARIES", "read_t5_tokenizer", "read_tokenizer"]
 
 # Where CLIP's vocabulary is on the hub: it is the same for all Stable Diffusion 1.x and 2.x.
 CLIP_VOCABULARIES = (
@@ -27,6 +27,7 @@ _SETTINGS = (
     *_SPECIAL, "model_max_length", "add_prefix_space", "errors", "do_lower_case",
     "clean_up_tokenization_spaces", "padding_side", "added_tokens_decoder",
 )  # fmt: skip
+_SPACES = " {2,}"  # the one pattern that T5's rules may have
 
 
 def read_tokenizer(folder: ModelFolder, settings: ModelFolder | None = None) -> Any:
@@ -58,11 +59,48 @@ def read_tokenizer(folder: ModelFolder, settings: ModelFolder | None = None) -> 
         return CLIPTokenizer.from_pretrained(name, local_files_only=True)
 
 
-def _settings_of(folder: ModelFolder) -> str:
+def read_t5_tokenizer(folder: ModelFolder) -> Any:
+    """Return T5's tokenizer, of the ``tokenizer.json`` in a folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is of another kind, or has patterns of its own, which can run without end.
+    """
+    from transformers import T5TokenizerFast  # type: ignore[attr-defined]
+
+    content = folder.json("tokenizer.json")
+    model = content.get("model")
+    kind = model.get("type") if isinstance(model, dict) else None
+    if kind != "Unigram":
+        raise ValueError(f"tokenizer.json of {folder.path} is {quoted(kind)}; wanted T5's Unigram")
+    if other := _patterns(content) - {_SPACES}:
+        raise ValueError(
+            f"tokenizer.json of {folder.path} has the pattern {quoted(min(other))}; wanted T5's, "
+            "which has none but that of spaces"
+        )
+    files = {
+        "tokenizer.json": json.dumps(content),
+        "tokenizer_config.json": _settings_of(folder, (*_SETTINGS, "extra_ids")),
+    }
+    with tempfile.TemporaryDirectory(prefix="dragwidget-") as name:
+        for file, text in files.items():
+            (Path(name) / file).write_text(text, "utf-8")
+        return T5TokenizerFast.from_pretrained(name, local_files_only=True)
+
+
+def _patterns(content: object) -> set[str]:
+    """Return all regular expressions in the rules of a ``tokenizer.json``."""
+    if isinstance(content, dict):
+        own = {str(content["Regex"])} if "Regex" in content else set[str]()
+        return own.union(*(_patterns(v) for k, v in content.items() if k != "vocab"))
+    return set[str]().union(*map(_patterns, content)) if isinstance(content, list) else set()
+
+
+def _settings_of(folder: ModelFolder, names: tuple[str, ...] = _SETTINGS) -> str:
     if not folder.has("tokenizer_config.json"):
         return "{}"
     config = folder.json("tokenizer_config.json")
-    return json.dumps({key: config[key] for key in _SETTINGS if config.get(key) is not None})
+    return json.dumps({key: config[key] for key in names if config.get(key) is not None})
 
 
 def _in_one_file(folder: ModelFolder) -> bool:
