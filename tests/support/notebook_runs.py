@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,35 @@ def read(path: Path) -> Any:
     return nbformat.read(path, as_version=4)
 
 
+def sections(notebook: Any) -> dict[str, Any]:
+    """Each section that has code, by its heading, as a notebook of its own.
+
+    A section begins with a cell whose first line is ``## heading``; what stands before the first
+    belongs to each.
+    """
+    setup: list[Any] = []
+    found: dict[str, list[Any]] = {}
+    cells = setup
+    for cell in notebook.cells:
+        if heading := cell.cell_type == "markdown" and re.match("## (.+)", cell.source):
+            cells = found[heading[1]] = []
+        cells.append(cell)
+    return {
+        heading: nbformat.from_dict({**notebook, "cells": deepcopy([*setup, *cells])})
+        for heading, cells in found.items()
+        if any(cell.cell_type == "code" for cell in cells)
+    }
+
+
+def held_texts(notebook: Any) -> list[str]:
+    """What each cell prints whose output nbval compares, in order."""
+    return [
+        "".join(output.text for output in cell.outputs if output.output_type == "stream")
+        for cell in notebook.cells
+        if "nbval-check-output" in cell.metadata.get("tags", ())
+    ]
+
+
 def with_probe(notebook: Any, file: Path) -> Any:
     """The same with one more cell at its end, which writes the kernel's peak to ``file``."""
     probe = nbformat.v4.new_code_cell(PEAK.format(file=str(file)), id="peak")
@@ -77,9 +107,14 @@ def peak_in(file: Path) -> int | None:
 
 
 def run(path: Path, cwd: Path) -> tuple[Any, Measured]:
-    """Execute a notebook in a fresh kernel; raise what a cell raises."""
+    """Execute a notebook's file in a fresh kernel; raise what a cell raises."""
+    return execute(read(path), cwd, path.stem)
+
+
+def execute(notebook: Any, cwd: Path, name: str) -> tuple[Any, Measured]:
+    """Execute a notebook in a fresh kernel; raise what a cell raises. The given one stays."""
     file = cwd / "peak.txt"
-    notebook = with_probe(read(path), file)
+    notebook = with_probe(notebook, file)
     client = NotebookClient(
         notebook,
         timeout=1800,
@@ -93,7 +128,7 @@ def run(path: Path, cwd: Path) -> tuple[Any, Measured]:
     del notebook.cells[-1]
     peak = peak_in(file)
     file.unlink()
-    return notebook, Measured(path.stem, seconds, peak)
+    return notebook, Measured(name, seconds, peak)
 
 
 def tidy(notebook: Any) -> Any:

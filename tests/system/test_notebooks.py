@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 import subprocess
@@ -11,12 +13,23 @@ import time
 import nbformat
 import notebook_runs
 import pytest
+from PIL import Image
 
 NOTEBOOKS = notebook_runs.notebooks()
+(TOOLKIT,) = TAUGHT = [path for path in NOTEBOOKS if path.stem == "05_toolkit"]
+RECIPES = notebook_runs.sections(notebook_runs.read(TOOLKIT))
 LARGEST = 1_500_000  # bytes of a file, so that pages that show it do
 HUNGRIEST = 1.6 * 2**30  # bytes that a kernel may hold where a machine has 2 GB for all
 
+PANEL = 300  # pixels of a figure's panel, at least
+
 by_name = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+taught = pytest.mark.parametrize("path", TAUGHT, ids=lambda path: path.stem)
+
+# Those that ask a question in each part, before the cell that answers it.
+LESSONS = [path for path in NOTEBOOKS if path.stem in ("02_how_it_works", "04_ablations")]
+LEAST = 300  # pixels of a figure's shorter side
+by_lesson = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 
 
 def code_cells(path):
@@ -33,6 +46,61 @@ def text_of(path):
             shown = [data[kind] for kind in data if kind.startswith("text/")]
             texts += ["".join(text) for text in [output.get("text", ""), *shown]]
     return "\n".join(texts)
+
+
+def parts(path):
+    """Its numbered parts: (title, what a reader sees as text, whether it has code)."""
+    texts, kinds = [""], [set()]
+    for cell in json.loads(path.read_text())["cells"]:
+        if cell["cell_type"] == "markdown":
+            first, *others = re.split(r"^## ", "".join(cell["source"]), flags=re.M)
+            texts[-1] += first
+            texts += others
+            kinds += [set() for _ in others]
+        else:
+            kinds[-1].add("code")
+            for output in cell["outputs"]:
+                texts[-1] += "".join(output.get("data", {}).get("text/markdown", ""))
+    return [
+        (*text.partition("\n")[::2], "code" in kind)
+        for text, kind in zip(texts, kinds, strict=True)
+        if re.match(r"\d+\. ", text)
+    ]
+
+
+def test_lessons_are_there():
+    assert LESSONS
+
+
+@by_lesson
+def test_a_lesson_opens_with_goals_time_and_hardware(path):
+    opening = "".join(json.loads(path.read_text())["cells"][0]["source"])
+    for word in ("Goals", "Time", "Hardware"):
+        assert f"**{word}.**" in opening
+
+
+@by_lesson
+def test_each_part_of_a_lesson_asks_before_it_answers_below_a_fold(path):
+    found = parts(path)
+    assert len(found) >= 8
+    for title, text, runs in found:
+        asked = [at.start() for at in re.finditer(r"\*\*Predict\.\*\*", text)]
+        answered = [at.start() for at in re.finditer(r"<details><summary>", text)]
+        assert len(asked) == len(answered), title
+        assert asked or not runs, title
+        assert all(one < other for one, other in zip(asked, answered, strict=True)), title
+
+
+@by_lesson
+def test_figures_of_a_lesson_are_large(path):
+    sizes = []
+    for cell in code_cells(path):
+        for output in cell["outputs"]:
+            for kind, data in output.get("data", {}).items():
+                if kind.startswith("image/"):
+                    with Image.open(io.BytesIO(base64.b64decode("".join(data)))) as figure:
+                        sizes.append(figure.size)
+    assert min(min(size) for size in sizes) >= LEAST
 
 
 @pytest.mark.timeout(1800)
@@ -58,6 +126,57 @@ def test_a_notebook_runs(path, tmp_path, capsys):
         measured = notebook_runs.Measured(path.stem, time.monotonic() - start, highest)
         sys.stdout.write(f"\n{measured}\n")
     assert highest is None or highest < HUNGRIEST
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("heading", RECIPES)
+def test_a_recipe_runs_alone_after_the_cells_before_the_first_heading(heading, tmp_path):
+    kept = RECIPES[heading]
+    ran, _ = notebook_runs.execute(kept, tmp_path, heading)
+    assert notebook_runs.held_texts(ran) == notebook_runs.held_texts(kept) != []
+
+
+def test_the_toolkit_has_six_recipes():
+    assert [heading[:2] for heading in RECIPES] == [f"{number}." for number in range(1, 7)]
+
+
+@pytest.mark.timeout(300)
+def test_a_recipe_that_needs_another_is_told(tmp_path):
+    texts = ["setup = 1", "## A", "a = setup", "## B", "print(a)", "## C", "print(setup)"]
+    made = {True: nbformat.v4.new_markdown_cell, False: nbformat.v4.new_code_cell}
+    cells = [made[text[0] == "#"](text, id=f"c{k}") for k, text in enumerate(texts)]
+    found = notebook_runs.sections(nbformat.v4.new_notebook(cells=cells))
+    assert list(found) == ["A", "B", "C"]
+    with pytest.raises(Exception, match="name 'a' is not defined"):
+        notebook_runs.execute(found["B"], tmp_path, "B")
+    ran, _ = notebook_runs.execute(found["C"], tmp_path, "C")
+    assert ran.cells[-1].outputs[0].text == "1\n"
+
+
+@taught
+def test_a_notebook_opens_with_goals_time_and_hardware(path):
+    first = notebook_runs.read(path).cells[0].source
+    assert [word for word in ("Goals", "Time", "Hardware") if f"**{word}.**" not in first] == []
+
+
+@taught
+def test_each_section_asks_for_a_prediction_before_a_cell_and_hides_the_answer(path):
+    for heading, section in notebook_runs.sections(notebook_runs.read(path)).items():
+        asks = [
+            k for k, cell in enumerate(section.cells) if "**Predict, then run.**" in cell.source
+        ]
+        assert len(asks) == 1, heading
+        assert "<details><summary>Answer</summary>" in section.cells[asks[0]].source, heading
+        assert section.cells[asks[0] + 1].cell_type == "code", heading
+
+
+@taught
+def test_each_panel_of_a_figure_is_large(path):
+    for cell in code_cells(path):
+        for output in cell["outputs"]:
+            if figure := output.get("data", {}).get("image/jpeg"):
+                with Image.open(io.BytesIO(base64.b64decode("".join(figure)))) as image:
+                    assert min(image.size) >= PANEL, cell["id"]
 
 
 @by_name
