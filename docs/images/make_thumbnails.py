@@ -18,7 +18,7 @@ WIDTH, SHAPE = 220, 1.8  # pixels; width over height at least: what is below is 
 # Which figure of the notebook, counted from 0; -1 is the last.
 FIGURES = {
     "01_quickstart": 0,
-    "02_how_it_works": -1,
+    "02_how_it_works": 0,
     "03_edit_your_image": 5,
     "04_ablations": 0,
     "05_toolkit": 0,

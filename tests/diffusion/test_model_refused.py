@@ -45,7 +45,6 @@ def refused(folder, match, error=ValueError):
         "StableDiffusionInpaintPipeline",
         "StableDiffusion3InpaintPipeline",
         "FluxPipeline",
-        "LatentConsistencyModelPipeline",
         None,
     ],
 )
