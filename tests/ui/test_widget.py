@@ -145,7 +145,7 @@ def test_the_class_names_of_a_widget_are_those_that_are_listed(widget):
     html = " ".join(part.value for part in parts if isinstance(part, ipywidgets.HTML))
     has |= {name for found in re.findall(r'class="([^"]+)"', html) for name in found.split()}
     # There is nothing to warn of here, and an image was given.
-    assert listed <= has | {"dragwidget-warning", "dragwidget-sample"}
+    assert listed <= has | {"dragwidget-warning", "dragwidget-sample", "dragwidget-keys"}
 
 
 @pytest.mark.slow
