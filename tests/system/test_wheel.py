@@ -69,9 +69,8 @@ def test_the_embedded_models_are_in_it_whole(files):
     folder = "dragwidget/demo/critters"
     weights = [name for name in files if name.endswith(".safetensors")]
     assert sorted(weights) == sorted(
-        f"{folder}/{part}/{stem}{variant}.safetensors"
-        for part, stem in STEMS.items()
-        if part != "text_encoder_2"  # of another family
+        f"{folder}/{part}/{STEMS[part]}{variant}.safetensors"
+        for part in ("unet", "vae", "text_encoder")
         for variant in ("", ".base")
     )
     for name in weights:
