@@ -306,7 +306,9 @@ class Editing:
         if isinstance(result, Rendered):
             self.rendered = result
         if self.runner.name == GENERATE and self.runner.outcome == "done":
-            self.rendered, self.session.request = None, self.work.request
+            self.rendered, made, session = None, self.work.request, self.session
+            # With the settings of now: the user may have changed them meanwhile.
+            session.change(lambda: made.replace(settings=session.settings))
         try:
             self._on_done(result, error)
         finally:
