@@ -221,7 +221,7 @@ PASSES = {
         "baseline cold": TRAINED + 2 * N + STEPS + 1,
         "baseline warm": 2 * N + STEPS + 1,
         "cold": TRAINED + N + STEPS + 1 + 2 * N,
-        "warm": STEPS + N,
+        "warm": STEPS + 1 + N,  # the pass that a render before it freed the graph of
     },
     "preview": {
         BASELINE: N,

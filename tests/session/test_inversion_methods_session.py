@@ -173,6 +173,7 @@ def test_the_recorded_branch_renders_what_a_separate_one_does(critters):
             session.settings,
             inversion=InversionSettings(steps=20, strength=0.6, method="lookahead"),
             drag=replace(session.settings.drag, steps=2),
+            render=replace(session.settings.render, keep_source_pixels=False),
         )
         list(session.drag(task.instructions))
         image = session.render()

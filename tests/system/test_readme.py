@@ -99,7 +99,8 @@ def test_the_examples_of_the_readme_edit_the_image_that_its_first_command_draws(
 def test_what_is_not_run_is_marked_and_counted():
     reasons = Counter(one.not_run for page in PAGES for one in snippets(page) if one.not_run)
     assert reasons == {
-        "needs a model from the hub": 6,
+        "needs a model from the hub": 8,
+        "needs files from the web": 1,
         "needs another library and its weights": 1,
         "takes some minutes": 1,
         "sets up an environment": 6,
