@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from dragwidget.data.quoting import quoted
@@ -128,18 +129,26 @@ def with_preset(settings: Settings, preset: str) -> Settings:
     )
 
 
-def presets(recommended: Settings) -> dict[str, Settings]:
+def presets(
+    recommended: Settings, check: Callable[[Settings], object] = lambda _: None
+) -> dict[str, Settings]:
     """Return what a menu offers: the settings of every other method that fits, and of few steps.
 
     Args:
         recommended: what suits the model.
+        check: raises ValueError for settings that the model cannot take; they are not offered.
     """
+    made: dict[str, Callable[[], Settings]] = {
+        METHOD_TITLES[method]: partial(with_method, recommended, method)
+        for method in METHOD_SETTINGS
+        if method != recommended.drag.method
+    }
+    made["Few-step"] = partial(with_preset, recommended, FEW_STEPS)
     found = {}
-    for method in METHOD_SETTINGS:
-        if method != recommended.drag.method:
-            with suppress(ValueError):  # its inversion may be too short for a method
-                found[METHOD_TITLES[method]] = with_method(recommended, method)
-    few_steps = with_preset(recommended, FEW_STEPS)
-    if few_steps != recommended:
-        found["Few-step"] = few_steps
+    for title, make in made.items():
+        with suppress(ValueError):  # its inversion may be too short for a method
+            settings = make()
+            check(settings)
+            if settings != recommended:
+                found[title] = settings
     return found

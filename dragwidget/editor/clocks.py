@@ -29,14 +29,16 @@ def clock_here() -> ClockName:
     """Return the name of the clock that suits the environment.
 
     Colab shows no update that a thread sends, so the page has to clock the work there. A kernel
-    gets a worker thread, which leaves it free to serve clicks. Anything else has nobody who could
-    click: work is done at once.
+    gets a worker thread, which leaves it free to serve clicks. Anything else, Colab without our
+    widget too, has nobody who could click: work is done at once.
     """
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     if getattr(shell, "kernel", None) is None:
         return "sync"
-    return "play" if in_colab() else "thread"
+    if in_colab():
+        return "play" if "play" in CLOCKS else "sync"
+    return "thread"
 
 
 def in_colab() -> bool:

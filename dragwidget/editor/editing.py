@@ -33,6 +33,7 @@ Action = Literal[
 _DRAGGING = ("drag", "preview")  # phases in which the session stands at a whole step
 PREVIEW = "Preview"  # the name of work that gives way to any other
 GENERATE = "Generate"
+_STARTED = ("Prepare", "Step", "Drag", "Render", GENERATE)  # of two, the second is refused
 
 
 class Editing:
@@ -113,10 +114,14 @@ class Editing:
     def why_not(self, action: Action) -> str:
         """Return why an action is not possible now; empty if it is."""
         state, name = self.runner.state, self.runner.name
-        if state == "stopping" and not (
-            self.waiting and action in ("stop", "rewind", "reset", "open")
-        ):
-            return "waiting for the step in progress" if self.waiting else f"{name} is stopping"
+        if state == "stopping":
+            if not self.waiting and name != PREVIEW:
+                return f"{name} is stopping"
+            if action not in ("stop", "rewind", "reset", "open"):
+                if name != PREVIEW:
+                    return "waiting for the step in progress"
+                if self.waiting in _STARTED:
+                    return f"{self.waiting} is about to start"
         if action in ("pause", "stop"):
             if state == "idle":
                 return "nothing is running"
@@ -144,18 +149,21 @@ class Editing:
         if why := self.why_not(action):
             raise RuntimeError(f"cannot {action}: {why}")
 
-    def _is_free(self, words: str, action: Callable[[], object]) -> bool:
+    def _is_free(self, words: str, action: Callable[[], object], *, next_: bool = False) -> bool:
         """Whether no step is in progress; where one is, ``action`` is done when it has ended.
 
         It never waits for a step. Work that is paused ends, and the session has all of it; a
-        preview is cancelled. What was waiting before does not happen.
+        preview is cancelled. What was waiting before does not happen, or before, if ``next_``.
         """
         runner = self.runner
         if runner.state == "paused" and not runner.busy:
             runner.stop(cancel=False)
             runner.wait()
         with self._lock:
-            free = runner.state == "idle"
+            first = self._then if next_ else None
+            free = runner.state == "idle" and first is None
+            if first is not None:  # it may start a preview
+                action = partial(self._after, first, words, action)
             self.waiting, self._then = ("", None) if free else (words, action)
             if not free and runner.name != PREVIEW:
                 self._on_waiting(words)
@@ -163,13 +171,17 @@ class Editing:
             runner.stop(cancel=runner.name == PREVIEW)
         return free
 
-    def _when_free(self, words: str, action: Callable[[], object]) -> None:
+    def _when_free(self, words: str, action: Callable[[], object], *, next_: bool = False) -> None:
         """Do it once no step is in progress: now, or when that step has ended."""
-        if self._is_free(words, action):
+        if self._is_free(words, action, next_=next_):
             action()
 
+    def _after(self, first: Callable[[], object], words: str, action: Callable[[], object]) -> None:
+        first()
+        self._when_free(words, action, next_=True)
+
     def _start(self, name: str, make: Callable[[], Iterator[Report]]) -> None:
-        self._when_free(name, lambda: self._start_now(name, make))
+        self._when_free(name, lambda: self._start_now(name, make), next_=True)
 
     def _start_now(self, name: str, make: Callable[[], Iterator[Report]]) -> None:
         self.work.request = self.session.request
@@ -196,7 +208,7 @@ class Editing:
             return
         make = partial(work.dragging, self.work, steps, limiter=PreviewRateLimiter(0.0, inf))
         # Not by ``_start``: what is called from here is as deep as anything is.
-        if self._is_free("Step", lambda: self._start_now("Step", make)):
+        if self._is_free("Step", lambda: self._start_now("Step", make), next_=True):
             self.work.request = self.session.request
             self._started(self.runner.start(make, name="Step", cancel=self.session.cancel))
 

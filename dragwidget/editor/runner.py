@@ -93,7 +93,9 @@ class Runner(Generic[Item, Result]):
 
     def _make_clock(self, name: ClockName) -> Clock:
         if name not in CLOCKS:
-            raise ValueError(f"clock must be 'thread', 'play' or 'sync', got {name!r}")
+            raise ValueError(
+                f"clock must be 'thread', 'play' (with the widget only) or 'sync', got {name!r}"
+            )
         clock = CLOCKS[name](self._drive)
         if isinstance(clock, ThreadClock):
             weakref.finalize(self, clock.end)

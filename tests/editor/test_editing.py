@@ -24,7 +24,7 @@ class Desk:
         self.session = session_on(tiny, **options)
         self.session.instructions = ask() if drawn is None else drawn
         self.reports, self.errors, self.over = [], [], []
-        self.at_step = nothing
+        self.at_step = self.at_preview = nothing
         self.editing = Editing(
             self.session,
             clock=clock,
@@ -38,6 +38,8 @@ class Desk:
         self.reports.append(report)
         if report.phase == "drag":
             self.at_step(report)
+        if report.phase == "preview":
+            self.at_preview(report)
 
     @property
     def phases(self):
@@ -100,6 +102,37 @@ def test_a_target_moved_during_a_run_is_used_by_the_next_step(desk):
     desk.editing.wait(60)
     pairs = [node.pairs[0].target for node in desk.session.history.path()[1:]]
     assert pairs == [FAR[1], FAR[1], (20, 40), (20, 40)]
+
+
+@pytest.mark.slow
+def test_a_step_after_a_rewind_that_waits_for_a_preview_follows_it(desk):
+    """A rewind cancels a preview and waits for its end; a step is the next thing then."""
+    desk, looked, go_on = desk("thread", steps=2), threading.Event(), threading.Event()
+    desk.editing.run()
+    desk.editing.wait(60)
+
+    def hold(_):
+        looked.set()
+        assert go_on.wait(60)
+
+    desk.at_preview = hold
+    desk.editing.look()
+    assert looked.wait(60)
+    stood = []
+    # Where it stands then is looked at, as the widget does: by another preview, which ends too.
+    desk.editing.rewind(0, lambda node: (stood.append(node.index), desk.editing.look()))
+    desk.editing.step()
+    desk.editing.rewind(1, lambda node: (stood.append(node.index), desk.editing.look()))
+    desk.editing.rewind(0, lambda node: (stood.append(node.index), desk.editing.look()))
+    desk.editing.step()
+    with pytest.raises(RuntimeError, match="cannot step: Step is about to start"):
+        desk.editing.step()
+    go_on.set()
+    while desk.editing.waiting or desk.editing.runner.state != "idle":
+        desk.editing.wait(60)
+    assert stood == [0]  # what a later rewind replaced did not happen
+    assert [node.parent for node in desk.session.history.nodes] == [0, 0, 1, 0]
+    assert desk.session.history.current.number == 3
 
 
 @pytest.mark.slow

@@ -350,6 +350,11 @@ class DragCanvas(StillImage, SketchWidget):
         """
         return self._has_script if self.keyboard is None else bool(self.keyboard)
 
+    @property
+    def lists_keys(self) -> bool:
+        """Whether ``show_keys`` has a page that lists them."""
+        return self.has_keys and self._has_script
+
     def script_is_ready(self) -> None:
         """Use the events of our script from now on.
 

@@ -45,6 +45,8 @@ class ToolbarHost(Protocol):
     def can_redo(self) -> bool: ...
     @property
     def has_keys(self) -> bool: ...
+    @property
+    def lists_keys(self) -> bool: ...
 
     def guarded(self, action: Callable[..., Any], *args: Any) -> None: ...
     def undo(self) -> bool: ...
@@ -212,7 +214,7 @@ class Toolbar:
             self.tint.value = canvas.mask_tint
             self.source.value = canvas.shows_source
             self.source.disabled = canvas.size is None
-            self.keys.disabled = not canvas.has_keys
+            self.keys.disabled = not canvas.lists_keys
             self.tint.disabled = canvas.mask_style != "tint"
         finally:
             self._is_updating = False

@@ -103,8 +103,9 @@ class View:
         self.error_line = ErrorLine()
         model = session.model
         recommended, paper = map(model.numbered, (model.recommended, Settings()))
+        offered = presets(recommended, model.check)
         self.settings = SettingsPanel(
-            session.settings, recommended, paper, presets(recommended), check=model.check
+            session.settings, recommended, paper, offered, check=model.check
         )
         self.compare = ComparePanel(self.image, lambda on: canvas.set_trait("is_bare", on))
         folded: dict[str, Any] = {} if image_first else {"Image": image}
