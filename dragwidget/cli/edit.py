@@ -128,7 +128,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="do not use the disk cache of LoRAs and inversions",
     )
     how.add_argument(
-        "--device", default="auto", help="cuda, mps, cpu or auto; default: the fastest"
+        "--device", default="auto", help="cuda, mps, xpu, cpu or auto; default: the fastest"
     )
     how.add_argument(
         "--dtype",

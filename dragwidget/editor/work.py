@@ -94,11 +94,8 @@ def generating(session: DragSession, prompt: str, seed: int) -> Generator[Report
     from dragwidget.session import source
 
     session.monitor.start()
-    model, inversion = session.model, session.settings.inversion
-    size = (model.image_side, model.image_side)
-    made_by = inversion.steps, inversion.spacing
-    generation = source.Generation(prompt, "", source.GUIDANCE, seed, size, *made_by)
-    made = yield from _reported(source.generating(model, generation))
+    generation = source.asked_generation(session.model, session.settings, prompt, seed=seed)
+    made = yield from _reported(source.generating(session.model, generation))
     session.change(lambda: EditRequest(made, prompt, settings=session.settings))
 
 

@@ -38,7 +38,7 @@ from dragwidget.session.edit import Edit
 from dragwidget.session.estimate import Estimate, estimate
 from dragwidget.session.history import History
 from dragwidget.session.snapshot import EditSnapshot, Snapshot
-from dragwidget.session.source import Generation, Inversion
+from dragwidget.session.source import Inversion
 from dragwidget.session.stages import Stages
 from dragwidget.storage.cache import Store
 from dragwidget.storage.image_files import EditedImage
@@ -119,19 +119,19 @@ class DragSession:
         self,
         prompt: str,
         negative_prompt: str = "",
-        guidance_scale: float = source.GUIDANCE,
+        guidance_scale: float | None = None,
         seed: int = 0,
         size: tuple[int, int] | None = None,
     ) -> Image.Image:
         """Generate an image from text and set it; it needs neither LoRA nor inversion.
 
         Args:
-            guidance_scale: scale of classifier-free guidance, also for drag and render.
+            guidance_scale: scale of classifier-free guidance, also for drag and render; by default
+                7.5, and 1 for a model of a few steps that does not read the scale.
             size: (width, height), pixels; by default the square the model was trained on.
         """
-        size = (self.model.image_side,) * 2 if size is None else size
-        made_by = self.settings.inversion.steps, self.settings.inversion.spacing
-        generation = Generation(prompt, negative_prompt, guidance_scale, seed, size, *made_by)
+        asked = negative_prompt, guidance_scale, seed, size
+        generation = source.asked_generation(self.model, self.settings, prompt, *asked)
         made = self._run(source.generating(self.model, generation))
         self.change(lambda: EditRequest(made, prompt, settings=self.settings))
         return self.image

@@ -384,6 +384,25 @@ def finite(tensor: Tensor, what: str) -> Tensor:
     return tensor
 
 
+def asked_generation(
+    model: Backbone,
+    settings: Settings,
+    prompt: str,
+    negative_prompt: str = "",
+    guidance_scale: float | None = None,
+    seed: int = 0,
+    size: tuple[int, int] | None = None,
+) -> Generation:
+    """Return what an image is to be generated from; see ``DragSession.generate``."""
+    if guidance_scale is None:  # most models of a few steps hold their guidance already
+        guidance_scale = 1.0 if model.few_step and not model.embeds_guidance else GUIDANCE
+    side, inversion = model.image_side, settings.inversion
+    return Generation(
+        prompt, negative_prompt, guidance_scale, seed, size or (side, side),
+        inversion.steps, inversion.spacing,
+    )  # fmt: skip
+
+
 @in_plain_torch
 def generating(
     model: Backbone, generation: Generation

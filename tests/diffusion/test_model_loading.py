@@ -223,7 +223,7 @@ def test_an_unknown_device_is_refused(name):
         choose_device(name)
 
 
-@pytest.mark.parametrize("name", ["cuda:99", "mps:9"])
+@pytest.mark.parametrize("name", ["cuda:99", "mps:9", "xpu:99"])
 def test_a_device_that_is_not_there_is_refused(name):
     with pytest.raises(ValueError, match=f"there is no {name} here: use device='auto'"):
         choose_device(name)

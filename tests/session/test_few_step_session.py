@@ -153,15 +153,17 @@ def test_nothing_is_said_of_gradients_with_another_model(tiny):
 
 
 @pytest.mark.filterwarnings("ignore:__array_.*:DeprecationWarning")  # of diffusers with numpy 2
-def test_guidance_of_a_turbo_model_is_warned_of(tmp_path):
+def test_a_turbo_model_generates_without_guidance_and_warns_of_it(tmp_path):
     model = load_model(write_turbo(tmp_path / "t", EulerAncestralDiscreteScheduler), device="cpu")
     assert "EulerAncestralDiscreteScheduler with trailing" in model.few_step
     session = DragSession(model)
     with pytest.warns(UserWarning, match="guidance_scale=1 is none, got 7.5"):
-        session.generate("a cat", size=SIZE)
+        guided = session.generate("a cat", guidance_scale=7.5, size=SIZE)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        session.generate("a cat", guidance_scale=1, size=SIZE)
+        images = [session.generate("a cat", guidance_scale=g, size=SIZE) for g in (1, None)]
+    assert np.array_equal(*map(pixels, images))
+    assert not np.array_equal(*map(pixels, (guided, images[0])))
 
 
 def test_a_latent_consistency_model_is_told_the_guidance_of_a_generation(lcm):

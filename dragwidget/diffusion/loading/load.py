@@ -58,6 +58,8 @@ EMBEDDED: dict[str, str | None] = {"critters": None, "critters-base": "base"}
 def choose_device(device: str | torch.device = "auto") -> torch.device:
     """Return the device asked for; ``"auto"``: CUDA, else Apple's MPS, else the CPU.
 
+    Intel's XPU has to be asked for: no edit was ever run on one.
+
     Raises:
         ValueError: not a device's name, or this machine does not have it.
     """
@@ -68,9 +70,12 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
         chosen = torch.device(device)
     except (RuntimeError, TypeError):
         chosen = torch.device("meta")  # no name of ours either
-    if chosen.type not in ("cpu", "cuda", "mps"):
-        raise ValueError(f"device must be 'auto', 'cuda', 'cuda:1', 'mps' or 'cpu', got {device!r}")
-    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(mps)}[chosen.type]
+    if chosen.type not in ("cpu", "cuda", "mps", "xpu"):
+        raise ValueError(
+            f"device must be 'auto', 'cuda', 'cuda:1', 'mps', 'xpu' or 'cpu', got {device!r}"
+        )
+    counts = {"cuda": torch.cuda.device_count, "xpu": torch.xpu.device_count}
+    there = counts.get(chosen.type, lambda: int(mps or chosen.type == "cpu"))()
     if (chosen.index or 0) >= there:
         raise ValueError(f"there is no {chosen} here: use device='auto', which takes what there is")
     return chosen

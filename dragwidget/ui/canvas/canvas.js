@@ -17,13 +17,14 @@
  *   press {touch}             the left button, the pen's tip or the first finger went down
  *   move, release             of that pointer, also outside the canvas
  *   cancel                    the system took the pointer away: what it did counts for nothing
- *   image {name, size}        an image file was dropped or pasted; its bytes, if they are not too many
+ *   image {name, size}        an image file was dropped or pasted; its bytes, if not too many
  *   second                    where another finger is while the first draws
  *
  * The model's state: name, the stem of the class names of this canvas' frame and toolbar; label,
  * what a screen reader says; cursor, CSS; known_keys, those that the canvas knows, "Mod+" before one
- * with Ctrl or Cmd; key_help, what each key does, as [keys, meaning]; takes_images, whether a file is for the kernel. Of the kernel comes one message,
- * {show: "keys"}, when the button for the list of keys is pressed.
+ * with Ctrl or Cmd; key_help, what each key does, as [keys, meaning]; takes_images, whether a file is
+ * for the kernel. Of the kernel comes one message, {show: "keys"}, when the button for the list of
+ * keys is pressed.
  */
 
 const SUPPRESS = "data-lm-suppress-shortcuts"; // JupyterLab's: no shortcut acts on keys from here
