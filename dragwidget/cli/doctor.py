@@ -10,7 +10,7 @@ from dragwidget.cli.model_options import add_model_arguments, model_options
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="critters", help="the model to check, as for `edit`")
     add_model_arguments(parser)
-    parser.add_argument("--device", default="auto", help="cuda, mps, xpu, cpu; default: the fastest")
+    parser.add_argument("--device", default="auto", help="cuda, mps, xpu, cpu; default: fastest")
 
 
 def run(args: argparse.Namespace) -> int:
