@@ -1,29 +1,39 @@
 """Puts into the pages what the code knows better: tables of settings, and the help of commands.
 
 In a page, ``<!-- settings drag -->`` becomes a table, and ``<!-- help edit -->`` what
-``dragwidget edit --help`` prints.
+``dragwidget edit --help`` prints. Formulas become MathML, which browsers draw without a script.
 """
 
 from __future__ import annotations
 
 import contextlib
+import html
 import io
 import os
 import re
 from typing import Any
 from unittest import mock
 
+from latex2mathml.converter import convert
+
 from dragwidget.__main__ import main
 from dragwidget.data.settings import Settings
 from dragwidget.ui.controls.fields import FIELDS, Choice, shown
 
 HELP_WIDTH = "80"  # columns
+# What arithmatex makes of $..$ and of $$..$$
+FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.S)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Called by MkDocs with the text of every page."""
     markdown = re.sub(r"<!-- settings (\w+) -->", lambda m: settings_table(m[1]), markdown)
     return re.sub(r"<!-- help ([\w ]+) -->", lambda m: help_of(m[1]), markdown)
+
+
+def on_page_content(content: str, **_: Any) -> str:
+    """Called by MkDocs with the HTML of every page."""
+    return FORMULA.sub(lambda m: formula(m[1], html.unescape(m[2])), content)
 
 
 def settings_table(stage: str) -> str:
@@ -37,7 +47,13 @@ def settings_table(stage: str) -> str:
             text = f"{text} One of {words}."
         default = shown(getattr(record, name))
         lines.append(f"| `{name}` | {field.label} | `{default}` | {text} |")
-    return "\n".join(lines)
+    return '<div class="settings" markdown>\n\n' + "\n".join(lines) + "\n\n</div>"
+
+
+def formula(tag: str, latex: str) -> str:
+    """A formula as MathML: in a ``span`` within a line, in a ``div`` on lines of its own."""
+    display = "block" if tag == "div" else "inline"
+    return f'<{tag} class="arithmatex">{convert(latex.strip(), display=display)}</{tag}>'
 
 
 def help_of(command: str) -> str:

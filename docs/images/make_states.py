@@ -31,18 +31,22 @@ COLUMNS, WIDTH, GAP, LINE = 2, 424, 12, 20  # pixels: of a panel, between two, o
 
 def states(screenshots: dict[str, Image.Image]) -> Image.Image:
     """All states, small, side by side."""
-    shapes = [screenshots[name].size for name in STATES]
-    height = max(round(height * WIDTH / width) for width, height in shapes)
-    rows = -(-len(STATES) // COLUMNS)
-    width = GAP + COLUMNS * (WIDTH + GAP)
-    page = Image.new("RGB", (width, GAP + rows * (LINE + height + GAP)), "white")
-    pen, font = ImageDraw.Draw(page), ImageFont.load_default(14)
-    for k, (name, label) in enumerate(STATES.items()):
-        left, top = GAP + k % COLUMNS * (WIDTH + GAP), GAP + k // COLUMNS * (LINE + height + GAP)
-        pen.text((left, top), label, "#222222", font)
+    panels = []
+    for name, label in STATES.items():
         image = screenshots[name]
         size = WIDTH, round(image.height * WIDTH / image.width)
-        page.paste(image.resize(size, Image.Resampling.LANCZOS), (left, top + LINE))
+        panels.append((label, image.resize(size, Image.Resampling.LANCZOS)))
+    rows = [panels[k : k + COLUMNS] for k in range(0, len(panels), COLUMNS)]
+    heights = [LINE + max(image.height for _, image in row) + GAP for row in rows]
+    page = Image.new("RGB", (GAP + COLUMNS * (WIDTH + GAP), GAP + sum(heights)), "white")
+    pen, font = ImageDraw.Draw(page), ImageFont.load_default(14)
+    top = GAP
+    for row, height in zip(rows, heights, strict=True):
+        for k, (label, image) in enumerate(row):
+            left = GAP + k * (WIDTH + GAP)
+            pen.text((left, top), label, "#222222", font)
+            page.paste(image, (left, top + LINE))
+        top += height
     return page
 
 

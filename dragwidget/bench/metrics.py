@@ -23,8 +23,9 @@ def psnr(image: Tensor, reference: Tensor, where: npt.ArrayLike | None = None) -
 
     At most PERFECT; not a number where no pixel is asked for.
 
-    >>> round(psnr(torch.full((3, 4, 4), 0.6), torch.full((3, 4, 4), 0.5)), 2)
-    20.0
+    Examples:
+        >>> round(psnr(torch.full((3, 4, 4), 0.6), torch.full((3, 4, 4), 0.5)), 2)
+        20.0
     """
     squares = (image.double() - reference.double()) ** 2
     if where is not None:
@@ -42,8 +43,9 @@ def completion(
 
     1: every point is where it was to go; 0: nothing done; below 0: farther away than before.
 
-    >>> completion([(0, 0)], [(10, 0)], [(4, 0)])
-    0.4
+    Examples:
+        >>> completion([(0, 0)], [(10, 0)], [(4, 0)])
+        0.4
     """
     handles, targets, reached = (
         np.asarray(p, dtype=np.float64).reshape(-1, 2) for p in (handles_xy, targets_xy, reached_xy)

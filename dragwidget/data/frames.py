@@ -38,8 +38,9 @@ def to_grid(
 
     With ``parts`` a power of 2 up to ``PARTS``, the nearest of so many places in a cell instead.
 
-    >>> to_grid([(0, 0), (100, 50), (511.9, 511.9)], size=(512, 512), grid=(256, 256)).tolist()
-    [[0.0, 0.0], [25.0, 50.0], [255.0, 255.0]]
+    Examples:
+        >>> to_grid([(0, 0), (100, 50), (511.9, 511.9)], size=(512, 512), grid=(256, 256)).tolist()
+        [[0.0, 0.0], [25.0, 50.0], [255.0, 255.0]]
     """
     points_yx = np.asarray(points_xy, dtype=np.float64).reshape(-1, 2)[:, ::-1]
     # Divided first, and float32 before rounding: so the authors' arithmetic is met bit for bit.
@@ -52,8 +53,9 @@ def to_grid(
 def from_grid(points_rc: npt.ArrayLike, size: Size, grid: Grid) -> npt.NDArray[np.float64]:
     """Cells (N, 2) ``(row, col)`` -> (N, 2) ``(x, y)`` in image pixels; ``to_grid`` undoes it.
 
-    >>> from_grid([(25, 50)], size=(512, 512), grid=(256, 256)).tolist()
-    [[100.0, 50.0]]
+    Examples:
+        >>> from_grid([(25, 50)], size=(512, 512), grid=(256, 256)).tolist()
+        [[100.0, 50.0]]
     """
     cells = np.asarray(points_rc, dtype=np.float64).reshape(-1, 2)
     points_xy: npt.NDArray[np.float64] = (cells / grid * size[::-1])[:, ::-1]

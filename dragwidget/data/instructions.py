@@ -105,8 +105,9 @@ class DragInstructions:
         ``points`` is either flat, ``[handle, target, handle, target, ...]``, or nested,
         ``[(handle, target), ...]``; lists, tuples, ``PointPair`` and arrays (2N, 2) or (N, 2, 2).
 
-        >>> DragInstructions.from_points([(1, 2), (3, 4)], size=(8, 8)).pairs
-        (PointPair(handle=(1.0, 2.0), target=(3.0, 4.0)),)
+        Examples:
+            >>> DragInstructions.from_points([(1, 2), (3, 4)], size=(8, 8)).pairs
+            (PointPair(handle=(1.0, 2.0), target=(3.0, 4.0)),)
         """
         array = None if mask is None else np.asarray(mask)
         return cls(_pairs_from_points(points), size=size, mask=array, prompt=prompt)

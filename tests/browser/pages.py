@@ -8,6 +8,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -200,5 +201,15 @@ class NotebookPage:
             return None
         path = Path(folder) / f"{title}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        (self.control(css_class) if css_class else self.page).screenshot(path=path)
+        if not css_class:
+            self.page.screenshot(path=path)
+            return path
+        control, window = self.control(css_class), self.page.viewport_size
+        box = control.bounding_box()
+        assert window is not None
+        assert box is not None
+        # An app scrolls within its page: only in a window that is tall enough nothing is cut off.
+        self.page.set_viewport_size({**window, "height": window["height"] + ceil(box["height"])})
+        control.screenshot(path=path)
+        self.page.set_viewport_size(window)
         return path

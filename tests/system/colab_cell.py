@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-LEFT_OUT = shutil.ignore_patterns(".venv", ".git", "build", "*cache*", "__pycache__")
+LEFT_OUT = shutil.ignore_patterns(".venv", ".git", "build", ".*_cache", "__pycache__")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

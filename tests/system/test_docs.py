@@ -24,7 +24,7 @@ from dragwidget.data.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-NEEDED = ("mkdocs", "material", "mkdocstrings")
+NEEDED = ("mkdocs", "material", "mkdocstrings", "latex2mathml")
 PAGES = sorted(DOCS.rglob("*.md"))
 IN_REFERENCE = sorted(
     name
@@ -104,6 +104,21 @@ def test_every_command_tells_its_arguments(site):
     assert "<!-- help" not in text
     for command in COMMANDS:
         assert f"usage: dragwidget {command}" in text
+
+
+def test_formulas_are_drawn(site):
+    for page in PAGES:
+        built = (site / page.relative_to(DOCS).with_suffix(".html")).read_text()
+        text = re.sub(r"<(pre|code|script|style)\b.*?</\1>", "", built, flags=re.S)
+        assert "$$" not in text
+        assert re.findall(r"\\(?:[()[\]]|[a-z]{2,})", text) == []
+        written = re.findall(r"^\$\$$", page.read_text(), re.M)
+        assert text.count('display="block"') == len(written) / 2
+
+
+def test_examples_of_the_reference_are_code(site):
+    for page in (site / "reference").glob("*.html"):
+        assert "<blockquote>" not in page.read_text()
 
 
 # What needs nothing built
