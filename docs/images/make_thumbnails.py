@@ -17,9 +17,9 @@ FOLDER = Path(__file__).parent / "tutorials"
 WIDTH, SHAPE = 220, 1.8  # pixels; width over height at least: what is below is cut off
 # Which figure of the notebook, counted from 0; -1 is the last.
 FIGURES = {
-    "01_quickstart": 0,
+    "01_quickstart": 2,
     "02_how_it_works": 0,
-    "03_edit_your_image": 5,
+    "03_edit_your_image": 1,
     "04_ablations": 0,
     "05_toolkit": 0,
 }

@@ -16,7 +16,9 @@ import pytest
 from PIL import Image
 
 NOTEBOOKS = notebook_runs.notebooks()
-(TOOLKIT,) = TAUGHT = [path for path in NOTEBOOKS if path.stem == "05_toolkit"]
+(TOOLKIT,) = [path for path in NOTEBOOKS if path.stem == "05_toolkit"]
+(OWN_IMAGE,) = [path for path in NOTEBOOKS if path.stem == "03_edit_your_image"]
+TAUGHT = [path for path in NOTEBOOKS if path.stem[:2] in ("01", "03", "05")]
 RECIPES = notebook_runs.sections(notebook_runs.read(TOOLKIT))
 LARGEST = 1_500_000  # bytes of a file, so that pages that show it do
 HUNGRIEST = 1.6 * 2**30  # bytes that a kernel may hold where a machine has 2 GB for all
@@ -151,6 +153,18 @@ def test_a_recipe_that_needs_another_is_told(tmp_path):
         notebook_runs.execute(found["B"], tmp_path, "B")
     ran, _ = notebook_runs.execute(found["C"], tmp_path, "C")
     assert ran.cells[-1].outputs[0].text == "1\n"
+
+
+@pytest.mark.timeout(300)
+def test_a_misspelt_name_of_an_image_is_an_error_and_draws_nothing(tmp_path):
+    notebook = notebook_runs.read(OWN_IMAGE)
+    last = next(k for k, cell in enumerate(notebook.cells) if "set_image(" in cell.source)
+    del notebook.cells[last + 1 :]
+    (choice,) = (cell for cell in notebook.cells if cell.source.startswith("PHOTO = "))
+    choice.source = choice.source.replace("PHOTO = None", 'PHOTO = "fotto.jpg"')
+    with pytest.raises(Exception, match=r"there is no image at fotto\.jpg"):
+        notebook_runs.execute(notebook, tmp_path, "misspelt")
+    assert not list(tmp_path.glob("*.png"))
 
 
 @taught
