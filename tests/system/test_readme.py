@@ -102,7 +102,7 @@ def test_what_is_not_run_is_marked_and_counted():
         "needs a model from the hub": 8,
         "needs files from the web": 1,
         "needs another library and its weights": 1,
-        "takes some minutes": 1,
+        "takes some minutes": 2,
         "sets up an environment": 6,
         "checks everything": 2,
         "makes images for a quarter of an hour": 1,
