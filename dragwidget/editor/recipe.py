@@ -32,7 +32,7 @@ _FILL_IN = {
 
 
 def python_of(session: DragSession) -> str:
-    """Return plain Python that repeats the edit, bit for bit on the CPU.
+    """Return plain Python that repeats the edit: bit for bit on this CPU, by as many threads.
 
     It holds everything that made the image: the model with its options, device and type, the image
     with its size, prompt and LoRA, all settings, and every change of points, mask and settings

@@ -429,7 +429,7 @@ class DragWidget(StillImage, ipywidgets.VBox):
         return f"DragWidget({self.canvas!r}, step {self.index})"
 
     def code(self) -> str:
-        """Return Python code that repeats this edit, bit for bit on the CPU."""
+        """Return Python code that repeats this edit: bit for bit on this CPU, by as many threads."""
         return python_of(self.session)
 
     def gif(self) -> bytes:
