@@ -429,7 +429,7 @@ class DragWidget(StillImage, ipywidgets.VBox):
         return f"DragWidget({self.canvas!r}, step {self.index})"
 
     def code(self) -> str:
-        """Return Python code that repeats this edit: bit for bit on this CPU, by as many threads."""
+        """Return Python code that repeats this edit, on this CPU bit for bit; see ``python_of``."""
         return python_of(self.session)
 
     def gif(self) -> bytes:
