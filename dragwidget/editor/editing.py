@@ -153,7 +153,7 @@ class Editing:
         """Whether no step is in progress; where one is, ``action`` is done when it has ended.
 
         It never waits for a step. Work that is paused ends, and the session has all of it; a
-        preview is cancelled. What was waiting before does not happen, or before, if ``next_``.
+        preview is cancelled. What was waiting is dropped; with ``next_`` it is done first.
         """
         runner = self.runner
         if runner.state == "paused" and not runner.busy:
@@ -162,7 +162,7 @@ class Editing:
         with self._lock:
             first = self._then if next_ else None
             free = runner.state == "idle" and first is None
-            if first is not None:  # it may start a preview
+            if first is not None:
                 action = partial(self._after, first, words, action)
             self.waiting, self._then = ("", None) if free else (words, action)
             if not free and runner.name != PREVIEW:
@@ -178,7 +178,7 @@ class Editing:
 
     def _after(self, first: Callable[[], object], words: str, action: Callable[[], object]) -> None:
         first()
-        self._when_free(words, action, next_=True)
+        self._when_free(words, action, next_=True)  # what was first may have begun a preview
 
     def _start(self, name: str, make: Callable[[], Iterator[Report]]) -> None:
         self._when_free(name, lambda: self._start_now(name, make), next_=True)
@@ -231,7 +231,13 @@ class Editing:
         self.runner.pause()
 
     def stop(self) -> None:
-        """Stop within the step in progress; finished steps are kept."""
+        """Stop within the step in progress; finished steps are kept.
+
+        Work that waits for the end of a preview does not begin.
+        """
+        with self._lock:
+            if self.waiting in _STARTED:
+                self.waiting, self._then = "", None
         self.runner.stop()
 
     def render(self, step: int | None = None) -> None:

@@ -67,8 +67,8 @@ MEASURE = r"""wide => {
         if (!text || !element.checkVisibility({visibilityProperty: true, opacityProperty: true})
             || element.matches('.headerlink, script, style, noscript')) continue;
         const below = ground(element);
-        const [low, high] = [light(over(read(style.color), below)), light(below)].sort();
-        const ratio = (Math.max(low, high) + 0.05) / (Math.min(low, high) + 0.05);
+        const [ink, paper] = [light(over(read(style.color), below)), light(below)];
+        const ratio = (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
         if (ratio < (parseFloat(style.fontSize) >= 24 ? 3 : 4.5))
             weak.set(`${style.color} on ${below.map(Math.round)}`, [ratio.toFixed(2), text]);
     }

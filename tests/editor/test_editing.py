@@ -136,6 +136,27 @@ def test_a_step_after_a_rewind_that_waits_for_a_preview_follows_it(desk):
 
 
 @pytest.mark.slow
+def test_a_stop_while_a_step_waits_for_a_preview_drops_the_step(desk):
+    desk, looked, go_on = desk("thread", steps=2), threading.Event(), threading.Event()
+    desk.editing.run()
+    desk.editing.wait(60)
+
+    def hold(_):
+        looked.set()
+        assert go_on.wait(60)
+
+    desk.at_preview = hold
+    desk.editing.look()
+    assert looked.wait(60)
+    desk.editing.step()
+    desk.editing.stop()
+    go_on.set()
+    desk.editing.wait(60)
+    assert desk.editing.waiting == ""
+    assert len(desk.session.history) == 2
+
+
+@pytest.mark.slow
 def test_a_prompt_typed_during_a_run_waits_for_the_next(desk):
     desk = desk("thread", steps=3)
 

@@ -331,5 +331,5 @@ def test_a_runner_that_nobody_holds_is_collected(clock):
 
 
 def test_there_is_no_other_clock():
-    with pytest.raises(ValueError, match="must be 'thread', 'play' (.*) or 'sync', got 'async'"):
+    with pytest.raises(ValueError, match=r"'play' \(with the widget only\) or 'sync', got 'async'"):
         Runner("async")
