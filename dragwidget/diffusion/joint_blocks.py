@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from dragwidget.diffusion.backbone import SelfAttention
-from dragwidget.diffusion.switches import Around, Behind, Switch
-from dragwidget.diffusion.unet import PassDone, corresponding
+from dragwidget.diffusion.switches import Around, Behind, PassDone, Switch
+from dragwidget.diffusion.unet import corresponding
 
 __all__ = ["attention_layers", "attention_switches", "feature_taps", "joint_blocks", "later_half"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -19,20 +19,22 @@ from torch import Tensor, nn
 from dragwidget.data.settings import Settings
 from dragwidget.diffusion import autoencoder
 from dragwidget.diffusion.autoencoder import Encoding
-from dragwidget.diffusion.backbone import LOADED, Backbone, Posterior
+from dragwidget.diffusion.backbone import LOADED, Backbone, Condition, Posterior, SelfAttention
 from dragwidget.diffusion.costs import META, FusedAttention, bytes_of, without_weights
-from dragwidget.diffusion.devices import first_parameter
+from dragwidget.diffusion.devices import first_parameter, placed_like
 from dragwidget.diffusion.domain import Domain
 from dragwidget.diffusion.fingerprint import digest_of, stamp_of
-from dragwidget.diffusion.low_memory import Memory, check_memory
-from dragwidget.diffusion.switches import Switch, lock_of, run
+from dragwidget.diffusion.lora import LoRA
+from dragwidget.diffusion.low_memory import Memory, check_memory, checkpoints
+from dragwidget.diffusion.switches import PassDone, Switch, Turn, lock_of, run
+from dragwidget.drag.evaluation import ModelOutput
 from dragwidget.drag.noise_path import Time
-from dragwidget.drag.torch_state import in_plain_torch, ordinary_weights
+from dragwidget.drag.torch_state import PlainTorch, in_plain_torch, ordinary_weights
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["LatentBackbone", "filled", "guided", "guided_features"]
+__all__ = ["LatentBackbone"]
 
 T = TypeVar("T")
 
@@ -222,18 +224,84 @@ class LatentBackbone(Backbone):
         """Return the image (1, 3, H, W) float32 in [0, 1] of a latent (1, c, h, w)."""
         return autoencoder.decode(self.vae, latent, self.device)
 
+    def __call__(
+        self,
+        z: Tensor,
+        t: Time | Tensor,
+        condition: Condition,
+        *,
+        features: Sequence[int] = (),
+        predict: bool = True,
+        attention: SelfAttention | None = None,
+        lora: LoRA | None = None,
+    ) -> ModelOutput:
+        """Run the network once, no other pass beside it; see ``Backbone``."""
+        network, seen = self.network, dict[int, Tensor]()
+        taps = self._taps(features, z, seen, stop=not predict)
+        watching, states = self._watched(attention)
+        on = self._adapted(lora)
+        if self.memory == "low":
+            on += checkpoints(network, [*on, *watching], self._again)
+        plain, turn = PlainTorch(), Turn(network, [*on, *taps, *watching])
+        prediction: Tensor | None = None
+        try:
+            with plain, turn:
+                given, scale = self._inputs(condition, len(z))
+                batch = placed_like(network, z)
+                # A number would be copied to the device by diffusers, which waits for it.
+                times = t if isinstance(t, Tensor) else torch.full((), t, device=self.device)
+                times = times.to(self.device).expand(len(z))
+                if scale > 1:
+                    batch, times = torch.cat([batch, batch]), torch.cat([times, times])
+                with suppress(PassDone):
+                    prediction = network(batch, timestep=times, **given).sample
+                maps = tuple(_guided_features(seen[block], scale) for block in features)
+                if prediction is not None:
+                    prediction = _guided(prediction.to(z.dtype), scale).to(z.device)
+        except BaseException:
+            turn.end()
+            plain.end()
+            raise
+        inputs = tuple(states[layer] for layer in attention.layers) if attention and states else ()
+        return ModelOutput(prediction if predict else None, maps, inputs)
+
+    def _inputs(self, condition: Condition, count: int) -> tuple[dict[str, Any], float]:
+        """Return what a condition gives the network, and the guidance scale; 1 means none.
+
+        Args:
+            count: latents in the batch; with guidance as many follow, for the negative prompt
+                first.
+
+        Raises:
+            TypeError: the condition is another backbone's.
+        """
+        raise NotImplementedError
+
+    def _adapted(self, lora: LoRA | None) -> list[Switch]:  # noqa: ARG002 - the family has none
+        """Return what puts LoRAs into a pass."""
+        return []
+
+    def _taps(
+        self, blocks: Sequence[int], z: Tensor, seen: dict[int, Tensor], *, stop: bool
+    ) -> list[Switch]:
+        """Return what puts the features behind ``blocks`` of a pass into ``seen``, by number.
+
+        Args:
+            stop: leave the pass, by ``PassDone``, once the last one has been seen.
+        """
+        raise NotImplementedError
+
+    def _watched(self, attention: SelfAttention | None) -> tuple[list[Switch], dict[int, Tensor]]:
+        """Return what does this in a pass, and where the inputs that it records are, by layer."""
+        raise NotImplementedError
+
     def _again(self, switches: list[Switch], work: Callable[[], T]) -> T:
         """Compute one layer a second time, for a gradient."""
         with FusedAttention() if self.device == META else nullcontext():
             return run(self.network, switches, work)
 
 
-def filled(t: Time, device: torch.device) -> Time | Tensor:
-    """Return a timestep as a tensor () that the device fills itself; MPS has other number types."""
-    return t if device.type == "mps" else torch.full((), t, device=device)
-
-
-def guided(prediction: Tensor, scale: float) -> Tensor:
+def _guided(prediction: Tensor, scale: float) -> Tensor:
     """Classifier-free guidance (Ho and Salimans, arXiv 2207.12598)."""
     if scale <= 1:
         return prediction
@@ -241,7 +309,7 @@ def guided(prediction: Tensor, scale: float) -> Tensor:
     return negative + scale * (prompt - negative)
 
 
-def guided_features(features: Tensor, scale: float) -> Tensor:
+def _guided_features(features: Tensor, scale: float) -> Tensor:
     """Under guidance both branches are compared, each with its share of the prediction."""
     if scale <= 1:
         return features

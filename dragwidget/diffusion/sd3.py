@@ -7,7 +7,6 @@ published weights were never run.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,16 +32,12 @@ from dragwidget.diffusion.joint_blocks import (
     joint_blocks,
     later_half,
 )
-from dragwidget.diffusion.latent_backbone import LatentBackbone, filled, guided, guided_features
+from dragwidget.diffusion.latent_backbone import LatentBackbone
 from dragwidget.diffusion.lora import LoRA
-from dragwidget.diffusion.low_memory import checkpoints
-from dragwidget.diffusion.switches import Turn, run
+from dragwidget.diffusion.switches import Switch, run
 from dragwidget.diffusion.text import encoded_text, token_ids, token_limit
-from dragwidget.diffusion.unet import PassDone
-from dragwidget.drag.evaluation import ModelOutput
 from dragwidget.drag.flow_path import FlowPath
-from dragwidget.drag.noise_path import Time
-from dragwidget.drag.torch_state import PlainTorch, in_plain_torch, ordinary, ordinary_weights
+from dragwidget.drag.torch_state import in_plain_torch, ordinary, ordinary_weights
 
 __all__ = ["FlowConditioning", "JointText", "StableDiffusion3", "flow_settings"]
 
@@ -271,61 +266,27 @@ class StableDiffusion3(LatentBackbone):
             return FlowConditioning(text)
         return FlowConditioning(text, self.embed(negative_prompt), guidance_scale)
 
-    def __call__(
-        self,
-        z: Tensor,
-        t: Time | Tensor,
-        condition: Condition,
-        *,
-        features: Sequence[int] = (),
-        predict: bool = True,
-        attention: SelfAttention | None = None,
-        lora: LoRA | None = None,  # noqa: ARG002 - there is none of this family
-    ) -> ModelOutput:
-        """Run the transformer once, no other pass beside it; see ``Backbone``."""
+    def _taps(
+        self, blocks: Sequence[int], z: Tensor, seen: dict[int, Tensor], *, stop: bool
+    ) -> list[Switch]:
         patch = int(self.transformer.config["patch_size"])
-        grid, seen = (z.shape[2] // patch, z.shape[3] // patch), dict[int, Tensor]()
-        taps = feature_taps(self.transformer, features, grid, seen, stop=not predict)
-        watching, states = attention_switches(self.transformer, attention)
-        on = list(watching)
-        if self.memory == "low":
-            on = [*checkpoints(self.transformer, watching, self._again), *on]
-        plain, turn = PlainTorch(), Turn(self.transformer, [*on, *taps])
-        prediction: Tensor | None = None
-        try:
-            with plain, turn:
-                texts, scale = self._texts(condition)
-                batch = placed_like(self.transformer, z)
-                times = t.to(self.device) if isinstance(t, Tensor) else filled(t, self.device)
-                times = torch.as_tensor(times, device=self.device).expand(len(z))
-                if scale > 1:
-                    batch, times = torch.cat([batch, batch]), torch.cat([times, times])
-                with suppress(PassDone):
-                    prediction = self.transformer(
-                        hidden_states=batch,
-                        timestep=times,
-                        encoder_hidden_states=self._rows([x.embeddings for x in texts], len(z)),
-                        pooled_projections=self._rows([x.pooled for x in texts], len(z)),
-                    ).sample
-                maps = tuple(guided_features(seen[block], scale) for block in features)
-                if prediction is not None:
-                    prediction = guided(prediction.to(z.dtype), scale).to(z.device)
-        except BaseException:
-            turn.end()
-            plain.end()
-            raise
-        inputs = tuple(states[layer] for layer in attention.layers) if attention and states else ()
-        return ModelOutput(prediction if predict else None, maps, inputs)
+        grid = z.shape[2] // patch, z.shape[3] // patch
+        return feature_taps(self.transformer, blocks, grid, seen, stop=stop)
 
-    def _texts(self, condition: Condition) -> tuple[list[JointText], float]:
-        """Return the texts of one pass, and the guidance scale; 1 means none."""
+    def _watched(self, attention: SelfAttention | None) -> tuple[list[Switch], dict[int, Tensor]]:
+        return attention_switches(self.transformer, attention)
+
+    def _inputs(self, condition: Condition, count: int) -> tuple[dict[str, Any], float]:
         if not isinstance(condition, FlowConditioning):
             raise TypeError(
                 f"condition must be what {type(self).__name__}.encode_text returns, got "
                 f"{type(condition).__name__}"
             )
         texts = condition.texts
-        return texts, condition.guidance_scale if len(texts) > 1 else 1.0
+        return {
+            "encoder_hidden_states": self._rows([text.embeddings for text in texts], count),
+            "pooled_projections": self._rows([text.pooled for text in texts], count),
+        }, condition.guidance_scale if len(texts) > 1 else 1.0
 
     def _rows(self, each: Sequence[Tensor], count: int) -> Tensor:
         """Return rows of one pass: each text's so many times, one behind the other."""

@@ -21,12 +21,16 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-__all__ = ["Around", "Behind", "Switch", "Turn", "lock_of", "run", "switched_on"]
+__all__ = ["Around", "Behind", "PassDone", "Switch", "Turn", "lock_of", "run", "switched_on"]
 
 T = TypeVar("T")
 
 _NOTHING = object()
 _ATTEMPTS = 100  # more interrupts in a row than a hand makes while a network is moved
+
+
+class PassDone(Exception):  # noqa: N818 - a signal, not an error
+    """Raised inside a forward pass when all that was asked for has been seen."""
 
 
 class Switch:

@@ -12,20 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from dragwidget.diffusion.backbone import SelfAttention
-from dragwidget.diffusion.switches import Around, Behind, Switch
+from dragwidget.diffusion.switches import Around, Behind, PassDone, Switch
 from dragwidget.drag.correspondence import Correspondence
 
 __all__ = [
-    "PassDone", "attending", "attention_switches", "corresponding", "decoder_layers",
+    "attending", "attention_switches", "corresponding", "decoder_layers",
     "feature_blocks", "feature_taps", "layers_of", "paper_block", "paper_layer", "recorded",
     "self_attention_layers",
 ]  # fmt: skip
 
 # Any, below: diffusers does not say what its modules hold.
-
-
-class PassDone(Exception):  # noqa: N818 - a signal, not an error
-    """Raised inside a forward pass when all that was asked for has been seen."""
 
 
 def feature_blocks(unet: Any) -> list[Any]:

@@ -10,17 +10,16 @@ import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from dragwidget.diffusion import autoencoder
-from dragwidget.diffusion.backbone import Condition, SelfAttention, Trainable
+from dragwidget.diffusion.backbone import SelfAttention, Trainable
 from dragwidget.diffusion.devices import placed_like
 from dragwidget.diffusion.few_step import guidance_embedding
-from dragwidget.diffusion.latent_backbone import LatentBackbone, filled, guided, guided_features
+from dragwidget.diffusion.latent_backbone import LatentBackbone
 from dragwidget.diffusion.lora import (
     PARTS,
     UNET,
@@ -31,19 +30,16 @@ from dragwidget.diffusion.lora import (
     given_lora,
     switches_of_all,
 )
-from dragwidget.diffusion.low_memory import checkpoints
-from dragwidget.diffusion.switches import Turn
+from dragwidget.diffusion.switches import Switch
 from dragwidget.diffusion.unet import (
-    PassDone,
     attention_switches,
     decoder_layers,
     feature_blocks,
     feature_taps,
     self_attention_layers,
 )
-from dragwidget.drag.evaluation import ModelOutput
-from dragwidget.drag.noise_path import PredictionType, Schedule, Spacing, Time
-from dragwidget.drag.torch_state import PlainTorch, in_plain_torch, ordinary, ordinary_weights
+from dragwidget.drag.noise_path import PredictionType, Schedule, Spacing
+from dragwidget.drag.torch_state import in_plain_torch, ordinary, ordinary_weights
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -100,18 +96,6 @@ class UNetBackbone(LatentBackbone, Trainable):
         self.spacing: Spacing = spacing
         self.few_step = few_step
         super().__init__(**parts)
-
-    def _inputs(self, condition: Condition, count: int) -> tuple[dict[str, Any], float]:
-        """Return what a condition gives the UNet, and the guidance scale; 1 means none.
-
-        Args:
-            count: latents in the batch; with guidance as many follow, for the negative prompt
-                first.
-
-        Raises:
-            TypeError: the condition is another backbone's.
-        """
-        raise NotImplementedError
 
     @property
     def networks(self) -> Mapping[str, nn.Module]:
@@ -239,45 +223,19 @@ class UNetBackbone(LatentBackbone, Trainable):
         """Draw a LoRA that changes nothing yet."""
         return LoRA.initial(self.unet, rank, generator)
 
-    def __call__(
-        self,
-        z: Tensor,
-        t: Time | Tensor,
-        condition: Condition,
-        *,
-        features: Sequence[int] = (),
-        predict: bool = True,
-        attention: SelfAttention | None = None,
-        lora: LoRA | None = None,
-    ) -> ModelOutput:
-        """Run the UNet once, no other pass beside it; see ``Backbone``."""
-        seen: dict[int, Tensor] = {}
-        taps = feature_taps(self.unet, features, seen, stop=not predict)
-        watching, states = attention_switches(self.unet, attention)
+    def _adapted(self, lora: LoRA | None) -> list[Switch]:
         own = [] if lora is None else [(lora, 1.0)]
-        on = switches_of_all(self.unet, [*self._placed_styles, *own])
-        if self.memory == "low":
-            on += checkpoints(self.unet, [*on, *watching], self._again)
-        plain, turn = PlainTorch(), Turn(self.unet, [*on, *taps, *watching])
-        prediction: Tensor | None = None
-        try:
-            with plain, turn:
-                given, scale = self._inputs(condition, len(z))
-                batch = placed_like(self.unet, z)
-                # A number would be copied to the device by diffusers, which waits for it.
-                times = t.to(self.device) if isinstance(t, Tensor) else filled(t, self.device)
-                if scale > 1:
-                    batch = torch.cat([batch, batch])
-                    if isinstance(times, Tensor) and times.ndim:
-                        times = torch.cat([times, times])
-                with suppress(PassDone):
-                    prediction = self.unet(batch, times, **given).sample
-                maps = tuple(guided_features(seen[block], scale) for block in features)
-                if prediction is not None:
-                    prediction = guided(prediction.to(z.dtype), scale).to(z.device)
-        except BaseException:
-            turn.end()
-            plain.end()
-            raise
-        inputs = tuple(states[layer] for layer in attention.layers) if attention and states else ()
-        return ModelOutput(prediction if predict else None, maps, inputs)
+        return switches_of_all(self.unet, [*self._placed_styles, *own])
+
+    def _taps(
+        self,
+        blocks: Sequence[int],
+        z: Tensor,  # noqa: ARG002 - a UNet's features are maps as they are
+        seen: dict[int, Tensor],
+        *,
+        stop: bool,
+    ) -> list[Switch]:
+        return feature_taps(self.unet, blocks, seen, stop=stop)
+
+    def _watched(self, attention: SelfAttention | None) -> tuple[list[Switch], dict[int, Tensor]]:
+        return attention_switches(self.unet, attention)

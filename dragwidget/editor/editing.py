@@ -52,7 +52,6 @@ class Editing:
         work: the session's fork, whose edit is the one to be shown; see above.
         report: the last one of the work under way, or of the last.
         rendered: the last final render, and where it belongs.
-        waiting: what happens when the step in progress has ended, in words; empty: nothing.
         single: whether the last step was asked for alone.
     """
 
@@ -74,9 +73,9 @@ class Editing:
         self.work = session.fork()
         self.report: Report | None = None
         self.rendered: Rendered | None = None
-        self.waiting, self.single = "", False
-        self._then: Callable[[], object] | None = None
-        self._lock = threading.Lock()  # of the two that say what is waiting
+        self.single = False
+        self._waiting: list[tuple[str, Callable[[], object]]] = []  # in order, with its words
+        self._lock = threading.Lock()  # of what is waiting
         self._why_nothing, self._on_report, self._on_done = why_nothing, on_report, on_done
         self._on_waiting = on_waiting
         session.watchers.append(self._steer)
@@ -95,6 +94,11 @@ class Editing:
         """Of the edit that was worked at last; ``None`` before its inversion."""
         edit = self.work.edit
         return None if edit is None else edit.history
+
+    @property
+    def waiting(self) -> str:
+        """What happens last of all that waits for the step in progress; empty: nothing."""
+        return self._waiting[-1][0] if self._waiting else ""
 
     def _steer(self) -> None:
         """Pass on what the work under way can take; between works, all that needs no preparing."""
@@ -153,20 +157,20 @@ class Editing:
         """Whether no step is in progress; where one is, ``action`` is done when it has ended.
 
         It never waits for a step. Work that is paused ends, and the session has all of it; a
-        preview is cancelled. What was waiting is dropped; with ``next_`` it is done first.
+        preview is cancelled. What was waiting is dropped; with ``next_`` it is done before.
         """
         runner = self.runner
         if runner.state == "paused" and not runner.busy:
             runner.stop(cancel=False)
             runner.wait()
         with self._lock:
-            first = self._then if next_ else None
-            free = runner.state == "idle" and first is None
-            if first is not None:
-                action = partial(self._after, first, words, action)
-            self.waiting, self._then = ("", None) if free else (words, action)
-            if not free and runner.name != PREVIEW:
-                self._on_waiting(words)
+            if not next_:
+                self._waiting.clear()
+            free = runner.state == "idle" and not self._waiting
+            if not free:
+                self._waiting.append((words, action))
+                if runner.name != PREVIEW:
+                    self._on_waiting(words)
         if not free:
             runner.stop(cancel=runner.name == PREVIEW)
         return free
@@ -175,10 +179,6 @@ class Editing:
         """Do it once no step is in progress: now, or when that step has ended."""
         if self._is_free(words, action, next_=next_):
             action()
-
-    def _after(self, first: Callable[[], object], words: str, action: Callable[[], object]) -> None:
-        first()
-        self._when_free(words, action, next_=True)  # what was first may have begun a preview
 
     def _start(self, name: str, make: Callable[[], Iterator[Report]]) -> None:
         self._when_free(name, lambda: self._start_now(name, make), next_=True)
@@ -236,8 +236,7 @@ class Editing:
         Work that waits for the end of a preview does not begin.
         """
         with self._lock:
-            if self.waiting in _STARTED:
-                self.waiting, self._then = "", None
+            self._waiting = [(w, action) for w, action in self._waiting if w not in _STARTED]
         self.runner.stop()
 
     def render(self, step: int | None = None) -> None:
@@ -298,7 +297,7 @@ class Editing:
     def close(self) -> None:
         """Stop, end the worker and free everything; call no callback any more."""
         with self._lock:
-            self.waiting, self._then = "", None
+            self._waiting.clear()
         if self._steer in self.session.watchers:
             self.session.watchers.remove(self._steer)
         self.runner.close()
@@ -331,9 +330,9 @@ class Editing:
             self._on_done(result, error)
         finally:
             with self._lock:
-                then, self._then, self.waiting = self._then, None, ""
-            if then is not None:
-                then()
-            elif self.session.request.image is not self.work.request.image:
+                waited, self._waiting = self._waiting, []
+            for words, action in waited:  # each may begin a preview, which makes the next wait
+                self._when_free(words, action, next_=True)
+            if not waited and self.session.request.image is not self.work.request.image:
                 for watcher in list(self.session.watchers):  # a new image waited for this end
                     watcher()

@@ -148,12 +148,15 @@ def test_a_stop_while_a_step_waits_for_a_preview_drops_the_step(desk):
     desk.at_preview = hold
     desk.editing.look()
     assert looked.wait(60)
+    desk.editing.rewind(1)
     desk.editing.step()
     desk.editing.stop()
+    assert desk.editing.waiting == "step 1"  # what was asked for before the step still happens
     go_on.set()
     desk.editing.wait(60)
     assert desk.editing.waiting == ""
-    assert len(desk.session.history) == 2
+    assert [node.index for node in desk.session.history.nodes] == [0, 1, 2]
+    assert desk.session.history.current.index == 1
 
 
 @pytest.mark.slow
