@@ -1,8 +1,9 @@
 """Runs notebooks from the first cell to the last, and measures what that takes.
 
-    python tests/support/notebook_runs.py [--write] [--cwd DIR] [NOTEBOOK ...]
+    python tests/support/notebook_runs.py [--write] [--cells] [--cwd DIR] [NOTEBOOK ...]
 
-Prints time and peak memory of each kernel; by default of all notebooks. With ``--write`` the
+Prints time and peak memory of each kernel; by default of all notebooks; with ``--cells`` also the
+time of each cell that takes a second or more. With ``--write`` the
 notebooks are kept as they were run, without what a reader has no use for. Nothing is answered by a
 page, and what the cells write lies in a folder of its own, or in DIR.
 """
@@ -20,6 +21,7 @@ import time
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +133,20 @@ def execute(notebook: Any, cwd: Path, name: str) -> tuple[Any, Measured]:
     return notebook, Measured(name, seconds, peak)
 
 
+def slow_cells(notebook: Any) -> list[str]:
+    """One line for each cell of an executed notebook that took a second or more."""
+    lines = []
+    for number, cell in enumerate(notebook.cells):
+        times = cell.metadata.get("execution", {})
+        start, end = (times.get(f"iopub.{name}") for name in ("execute_input", "status.idle"))
+        if start and end:
+            first, last = (datetime.fromisoformat(at.replace("Z", "+00:00")) for at in (start, end))
+            taken = (last - first).total_seconds()
+            if taken >= 1:
+                lines.append(f"  cell {number}, {taken:.0f} s: {cell.source.splitlines()[0]}")
+    return lines
+
+
 def tidy(notebook: Any) -> Any:
     """A notebook as it is kept: what reads well without a kernel, and nothing of this machine."""
     notebook.metadata = {
@@ -167,6 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", metavar="NOTEBOOK", nargs="*", help="file, or start of its name")
     parser.add_argument("--write", action="store_true", help="keep them as they were run")
+    parser.add_argument("--cells", action="store_true", help="the time of each slow cell, too")
     parser.add_argument("--cwd", metavar="DIR", type=Path, help="where they run")
     chosen = parser.parse_args(arguments)
     # No cell needs a network, and none is to be told of tools that an editor would use.
@@ -178,6 +195,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             continue
         with tempfile.TemporaryDirectory() as temporary:
             notebook, measured = run(path, chosen.cwd or Path(temporary))
+        if chosen.cells:
+            sys.stdout.write("\n".join([*slow_cells(notebook), ""]))
         if chosen.write:
             nbformat.write(tidy(notebook), path)
         sys.stdout.write(f"{measured}, file {path.stat().st_size / 1000:.0f} kB\n")
