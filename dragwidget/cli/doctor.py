@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the report; return 1 if something is wrong."""
-    from dragwidget.diffusion.doctor import examine
+    from dragwidget.session.doctor import examine
 
     report = examine(args.model, device=args.device, **model_options(args))
     print(report)

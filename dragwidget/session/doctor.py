@@ -1,4 +1,4 @@
-"""What this machine has, and whether a model loads and takes a drag step on it."""
+"""What this machine has, and whether every stage of an edit runs on it."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from dragwidget import __version__
 from dragwidget.data.instructions import DragInstructions
-from dragwidget.data.settings import DragSettings
+from dragwidget.data.presets import with_method
+from dragwidget.data.settings import Settings
 from dragwidget.diffusion.backbone import Backbone
 from dragwidget.diffusion.devices import calculates_fast
 from dragwidget.diffusion.loading import choose_device, load_model
 from dragwidget.diffusion.loading.reading import first_line
-from dragwidget.drag import drag
+from dragwidget.session.session import DragSession
 
 __all__ = ["Finding", "Report", "examine"]
 
@@ -134,8 +136,66 @@ def _try_model(
     yield _timed("model", load)
     if not loaded:
         yield Finding("drag step", "not tried: there is no model to try it with", ok=False)
-    else:
-        yield _timed("drag step", lambda: _drag_once(loaded[0]))
+        return
+    failed = ""  # each stage needs those before it
+    for name, work in _stages(loaded[0]):
+        if failed:
+            yield Finding(name, f"not tried: {failed} failed", ok=False)
+            continue
+        yield (finding := _timed(name, work))
+        failed = "" if finding.ok else name
+
+
+def _stages(model: Backbone) -> Iterator[tuple[str, Callable[[], str]]]:
+    """All stages of the shortest edit, so that what a device lacks is met before it is needed."""
+    side = model.image_side
+    session = DragSession(model)
+    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    session.set_image(pixels)
+    way = (side / 4, side / 2), (3 * side / 4, side / 2)
+    session.instructions = DragInstructions.from_points(way, size=(side, side))
+    lora_steps = 0 if model.trainable is None else 1
+
+    def short(method: str) -> Settings:
+        settings = with_method(model.recommended, method)
+        return replace(
+            settings,
+            inversion=replace(settings.inversion, steps=4, strength=0.7),
+            lora=replace(settings.lora, steps=lora_steps, batch_size=1),
+            drag=replace(settings.drag, steps=1),
+        )
+
+    def train() -> str:
+        session.train_lora()
+        return "one step"
+
+    def drag(method: str) -> str:
+        session.settings = short(method)
+        step = session.step()
+        assert step is not None
+        return f"runs on a {side} x {side} image" + (f", loss {step.loss:.3g}" if step.loss else "")
+
+    def render() -> str:
+        session.render()
+        return "an image"
+
+    gradients = _takes(model, short("dragdiffusion"))
+    session.settings = short("dragdiffusion" if gradients else "warp")
+    if lora_steps:
+        yield "LoRA training", train
+    yield "inversion", lambda: f"{session.invert().count} steps"
+    if gradients:
+        yield "drag step", lambda: drag("dragdiffusion")
+    yield "warp", lambda: drag("warp")
+    yield "render", render
+
+
+def _takes(model: Backbone, settings: Settings) -> bool:
+    try:
+        model.check(settings)
+    except ValueError:
+        return False
+    return True
 
 
 def _timed(name: str, work: Callable[[], str]) -> Finding:
@@ -145,23 +205,3 @@ def _timed(name: str, work: Callable[[], str]) -> Finding:
     except Exception as error:  # whatever it is, it is what was asked for
         return Finding(name, f"{type(error).__name__}: {first_line(error)}", ok=False)
     return Finding(name, f"{result}, {time.perf_counter() - started:.1f} s")
-
-
-def _drag_once(model: Backbone) -> str:
-    side = model.image_side
-    cells = side // model.vae_factor
-    generator = torch.Generator().manual_seed(0)
-    latent = torch.randn((1, model.latent_channels, cells, cells), generator=generator)
-    way = (side / 4, side / 2), (3 * side / 4, side / 2)
-    instructions = DragInstructions.from_points(way, size=(side, side))
-    schedule = model.schedule(50)
-    settings = DragSettings(steps=1, feature_blocks=model.recommended.drag.feature_blocks)
-    (step,) = drag(
-        model.predictor(model.encode_text("", (side, side))),
-        latent.to(model.device),
-        instructions,
-        schedule,
-        schedule.timesteps[15],
-        settings,
-    )
-    return f"runs on a {side} x {side} image, loss {step.loss:.3g}"

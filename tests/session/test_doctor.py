@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import dragwidget
-from dragwidget.diffusion.doctor import Finding, Report, examine
+from dragwidget.session.doctor import Finding, Report, examine
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +41,12 @@ def test_device_memory_and_cache_folder_are_named(report):
     assert found(report, "cache folder").value.endswith("free")
 
 
-def test_the_model_is_loaded_and_dragged(report, tiny_folder):
+def test_the_model_is_loaded_and_each_stage_of_an_edit_runs(report, tiny_folder):
     assert found(report, "model").value.startswith(f"{tiny_folder} loads: 0.1 million weights")
     assert found(report, "drag step").value.startswith("runs on a 64 x 64 image, loss ")
+    assert [f.name for f in report.findings][-5:] == [
+        "LoRA training", "inversion", "drag step", "warp", "render"
+    ]  # fmt: skip
 
 
 def test_every_finding_is_a_line(report):
@@ -65,7 +68,7 @@ def test_a_broken_model_is_a_finding(broken):
     assert sum(line.startswith("!") for line in str(report).splitlines()) == 2
 
 
-def test_weights_that_are_not_numbers_are_found_by_the_drag_step(broken):
+def test_weights_that_are_not_numbers_are_found_and_what_needs_them_is_not_tried(broken):
     from safetensors.torch import load_file, save_file
 
     file = broken / "unet" / "diffusion_pytorch_model.safetensors"
@@ -73,7 +76,8 @@ def test_weights_that_are_not_numbers_are_found_by_the_drag_step(broken):
     save_file(weights, file, metadata={"format": "pt"})
     report = examine(broken, device="cpu")
     assert found(report, "model").ok
-    assert "ArithmeticError" in found(report, "drag step").value
+    assert "ArithmeticError" in found(report, "LoRA training").value
+    assert found(report, "render").value == "not tried: LoRA training failed"
 
 
 def test_a_device_that_is_not_there_is_a_finding(tiny_folder):
@@ -83,7 +87,7 @@ def test_a_device_that_is_not_there_is_a_finding(tiny_folder):
 
 
 def test_a_package_that_is_not_installed_is_a_finding(tiny_folder, monkeypatch):
-    monkeypatch.setattr("dragwidget.diffusion.doctor._PACKAGES", ("torch", "no-such-package"))
+    monkeypatch.setattr("dragwidget.session.doctor._PACKAGES", ("torch", "no-such-package"))
     finding = found(examine(tiny_folder, device="cpu"), "no-such-package")
     assert not finding.ok
     assert finding.value == "not installed: pip install no-such-package"
