@@ -4,6 +4,7 @@ import itertools
 import os
 import shutil
 import sys
+from importlib import import_module
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a worker has one core, and so has what it starts
@@ -35,6 +36,8 @@ def pytest_collection_modifyitems(items):
         for name in (place.parts[0], place.as_posix()):
             if name in MARKS:
                 item.add_marker(MARKS[name])
+    # The longest first, in whatever order: no core waits for one of them at the end.
+    items.sort(key=lambda item: item.get_closest_marker("notebooks") is None)
 
 
 @pytest.fixture(autouse=True)
@@ -53,68 +56,34 @@ def _one_thread_and_the_same_bits():
     torch.use_deterministic_algorithms(True)
 
 
-@pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory):
-    """A tiny model of the shape of Stable Diffusion 1.x, as diffusers saves it. Read only."""
-    from tiny_models import write_model
+def tiny_model(name, write):
+    """Two fixtures of the whole run: a tiny model's folder, and the model loaded. Read only.
 
-    return write_model(tmp_path_factory.mktemp("models") / "tiny")
+    Args:
+        name: of the model; that of the folder ends in ``_folder``.
+        write: the function that writes it, as diffusers saves one: ``module.function``.
+    """
 
+    @pytest.fixture(scope="session", name=f"{name}_folder")
+    def folder(tmp_path_factory):
+        module, function = write.split(".")
+        return getattr(import_module(module), function)(tmp_path_factory.mktemp("models") / name)
 
-@pytest.fixture(scope="session")
-def tiny(tiny_folder):
-    """The same, loaded. Read only."""
-    from dragwidget.diffusion.loading import load_model
+    @pytest.fixture(scope="session", name=name)
+    def loaded(request):
+        from dragwidget.diffusion.loading import load_model
 
-    return load_model(tiny_folder, device="cpu", dtype="float32")
+        folder = request.getfixturevalue(f"{name}_folder")
+        return load_model(folder, device="cpu", dtype="float32")
 
-
-@pytest.fixture(scope="session")
-def xl_folder(tmp_path_factory):
-    """A tiny model of the shape of Stable Diffusion XL, as diffusers saves it. Read only."""
-    from tiny_xl import write_xl
-
-    return write_xl(tmp_path_factory.mktemp("models") / "tiny-xl")
-
-
-@pytest.fixture(scope="session")
-def xl(xl_folder):
-    """The same, loaded. Read only."""
-    from dragwidget.diffusion.loading import load_model
-
-    return load_model(xl_folder, device="cpu", dtype="float32")
+    return folder, loaded
 
 
-@pytest.fixture(scope="session")
-def lcm_folder(tmp_path_factory):
-    """A tiny latent consistency model, as diffusers saves it. Read only."""
-    from few_step_models import write_lcm
-
-    return write_lcm(tmp_path_factory.mktemp("models") / "tiny-lcm")
-
-
-@pytest.fixture(scope="session")
-def lcm(lcm_folder):
-    """The same, loaded. Read only."""
-    from dragwidget.diffusion.loading import load_model
-
-    return load_model(lcm_folder, device="cpu", dtype="float32")
-
-
-@pytest.fixture(scope="session")
-def sd3_folder(tmp_path_factory):
-    """A tiny model of the shape of Stable Diffusion 3, as diffusers saves it. Read only."""
-    from tiny_sd3 import write_sd3
-
-    return write_sd3(tmp_path_factory.mktemp("models") / "tiny-sd3")
-
-
-@pytest.fixture(scope="session")
-def sd3(sd3_folder):
-    """The same, loaded. Read only."""
-    from dragwidget.diffusion.loading import load_model
-
-    return load_model(sd3_folder, device="cpu", dtype="float32")
+# Of the shapes of Stable Diffusion 1.x, XL and 3, and of a latent consistency model.
+tiny_folder, tiny = tiny_model("tiny", "tiny_models.write_model")
+xl_folder, xl = tiny_model("xl", "tiny_xl.write_xl")
+sd3_folder, sd3 = tiny_model("sd3", "tiny_sd3.write_sd3")
+lcm_folder, lcm = tiny_model("lcm", "few_step_models.write_lcm")
 
 
 @pytest.fixture
