@@ -252,10 +252,6 @@ class DragCanvas(StillImage, SketchWidget):
         self._view.flush()
 
     @property
-    def _trails(self) -> tuple[tuple[XY, ...], ...]:
-        return self._view.marks.trails
-
-    @property
     def marks(self) -> Marks:
         """The marks on the image."""
         return self._view.marks
