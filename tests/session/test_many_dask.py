@@ -29,7 +29,10 @@ def cluster(tmp_path):
     with (
         dask.config.set(settings),
         LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+            n_workers=2,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address="127.0.0.1:0",  # another test may have a cluster, too
         ) as made,
     ):
         yield made
