@@ -98,7 +98,8 @@ class Editing:
     @property
     def waiting(self) -> str:
         """What happens last of all that waits for the step in progress; empty: nothing."""
-        return self._waiting[-1][0] if self._waiting else ""
+        waiting = self._waiting  # another thread may put another in its place, and empties none
+        return waiting[-1][0] if waiting else ""
 
     def _steer(self) -> None:
         """Pass on what the work under way can take; between works, all that needs no preparing."""
@@ -165,7 +166,7 @@ class Editing:
             runner.wait()
         with self._lock:
             if not next_:
-                self._waiting.clear()
+                self._waiting = []
             free = runner.state == "idle" and not self._waiting
             if not free:
                 self._waiting.append((words, action))
@@ -297,7 +298,7 @@ class Editing:
     def close(self) -> None:
         """Stop, end the worker and free everything; call no callback any more."""
         with self._lock:
-            self._waiting.clear()
+            self._waiting = []
         if self._steer in self.session.watchers:
             self.session.watchers.remove(self._steer)
         self.runner.close()

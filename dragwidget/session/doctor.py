@@ -137,8 +137,13 @@ def _try_model(
     if not loaded:
         yield Finding("drag step", "not tried: there is no model to try it with", ok=False)
         return
+    try:
+        stages = list(_stages(loaded[0]))
+    except Exception as error:
+        yield Finding("edit", f"{type(error).__name__}: {first_line(error)}", ok=False)
+        return
     failed = ""  # each stage needs those before it
-    for name, work in _stages(loaded[0]):
+    for name, work in stages:
         if failed:
             yield Finding(name, f"not tried: {failed} failed", ok=False)
             continue

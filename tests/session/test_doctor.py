@@ -80,6 +80,16 @@ def test_weights_that_are_not_numbers_are_found_and_what_needs_them_is_not_tried
     assert found(report, "render").value == "not tried: LoRA training failed"
 
 
+def test_an_edit_that_cannot_be_begun_is_a_finding(tiny_folder, monkeypatch):
+    def refuse(*_):
+        raise ValueError("no image for this")
+
+    monkeypatch.setattr("dragwidget.session.doctor.DragSession.set_image", refuse)
+    finding = found(examine(tiny_folder, device="cpu"), "edit")
+    assert not finding.ok
+    assert finding.value == "ValueError: no image for this"
+
+
 def test_a_device_that_is_not_there_is_a_finding(tiny_folder):
     report = examine(tiny_folder, device="cuda:99")
     assert not found(report, "device").ok
