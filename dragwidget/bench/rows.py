@@ -8,7 +8,7 @@ import math
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -21,8 +21,13 @@ Key = tuple[Any, ...]
 
 
 def machine() -> str:
-    """Return what the times were measured on."""
-    return f"{platform.machine()}, {os.cpu_count()} cores"
+    """Return the name of the CPU that the times were measured on, and its cores."""
+    name = platform.machine()
+    with suppress(OSError):  # Linux tells it in a file, and by no function
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        name = names[0] if names else name
+    return f"{name}, {os.cpu_count()} cores"
 
 
 def versions() -> dict[str, str]:

@@ -79,6 +79,7 @@ class Passes:
 
     Args:
         before: called with the latent before every pass; it may raise to stop the work.
+        replays: the same model, where passes with a gradient are recorded and replayed.
     """
 
     def __init__(
@@ -88,9 +89,10 @@ class Passes:
         grid: tuple[int, int],
         settings: DragSettings,
         before: Callable[[Tensor], None] = lambda _: None,
+        replays: DragModel | None = None,
     ) -> None:
         self.model, self.path, self.grid, self.settings = model, path, grid, settings
-        self._before = before
+        self._before, self._with_graph = before, replays or model
         self._live: tuple[Tensor, Time, Evaluation] | None = None
 
     def at(
@@ -110,9 +112,8 @@ class Passes:
         self._before(latent)
         leaf = latent.detach().clone().requires_grad_(graph)
         with torch.set_grad_enabled(graph):
-            output = self.model(
-                leaf, timestep, blocks=self.settings.feature_blocks, predict=previous
-            )
+            model = self._with_graph if graph else self.model
+            output = model(leaf, timestep, blocks=self.settings.feature_blocks, predict=previous)
             ahead = x0 = None
             if output.prediction is not None and previous:
                 ahead, x0 = self.path.step(leaf, output.prediction, timestep)

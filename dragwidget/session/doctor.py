@@ -23,6 +23,7 @@ from dragwidget.diffusion.backbone import Backbone
 from dragwidget.diffusion.devices import calculates_fast
 from dragwidget.diffusion.loading import choose_device, load_model
 from dragwidget.diffusion.loading.reading import first_line
+from dragwidget.session.replaying import replay_once
 from dragwidget.session.session import DragSession
 
 __all__ = ["Finding", "Report", "examine"]
@@ -191,6 +192,8 @@ def _stages(model: Backbone) -> Iterator[tuple[str, Callable[[], str]]]:
     yield "inversion", lambda: f"{session.invert().count} steps"
     if gradients:
         yield "drag step", lambda: drag("dragdiffusion")
+        if model.device.type == "cuda":
+            yield "CUDA graphs", lambda: replay_once(session.invert())
     yield "warp", lambda: drag("warp")
     yield "render", render
 

@@ -38,6 +38,7 @@ from dragwidget.drag.warping import in_latent
 from dragwidget.session.cached_stages import find_features, keep_features
 from dragwidget.session.history import History
 from dragwidget.session.node import Node, NodeTensors
+from dragwidget.session.replaying import replays_of
 from dragwidget.session.snapshot import EditSnapshot
 from dragwidget.session.source import Inversion, finite
 from dragwidget.storage.cache import Store
@@ -208,7 +209,7 @@ class Edit:
         path, found = self.history.path(node)[1:], None
         while path:
             last = 0
-            while last + 1 < len(path) and _goes_on(path[last], path[last + 1]):
+            while last + 1 < len(path) and path[last + 1].continues(path[last]):
                 last += 1
             begin, end, path = self.history.nodes[path[0].parent], path[last], path[last + 1 :]
             one = self._correspondence(begin, end)
@@ -467,7 +468,8 @@ class Edit:
             if isinstance(model, AttendingToSource) and weight > 0:
                 model.moved = self._map(latent)
 
-        return Passes(model, inversion.schedule, self._grid(settings), settings, before)
+        replays = replays_of(model, inversion.predictor.model, settings)
+        return Passes(model, inversion.schedule, self._grid(settings), settings, before, replays)
 
     def _map_of(self, node: Node) -> Correspondence | None:
         """Return the map of every pass at a node's latent: that of the step that made it."""
@@ -490,11 +492,3 @@ class Edit:
             self.release()
             passes = self._passes = self._new_passes(settings)
         return passes
-
-
-def _goes_on(node: Node, after: Node) -> bool:
-    """Return whether the next step carries on the handles of a step, and warps no warped latent."""
-    assert node.settings is not None
-    assert after.settings is not None
-    drawn, given = ({pair.handle for pair in each.pairs} for each in (node, after))
-    return drawn == given and node.settings.method == after.settings.method != "warp"

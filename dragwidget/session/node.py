@@ -124,6 +124,14 @@ class Node:
         """Drag steps from the start to here."""
         return 0 if self.step is None else self.step.index
 
+    def continues(self, before: Node) -> bool:
+        """Return whether this step carries on ``before``, and warps no warped latent."""
+        mine, its = self.settings, before.settings
+        assert mine is not None
+        assert its is not None
+        drawn, given = ({pair.handle for pair in node.pairs} for node in (before, self))
+        return drawn == given and mine.method == its.method != "warp"
+
 
 @dataclass(frozen=True, eq=False)
 class NodeFile:

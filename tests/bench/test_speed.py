@@ -91,6 +91,25 @@ def test_the_step_that_is_timed_is_that_step(task):
     torch.testing.assert_close(ours, reference.latent.detach(), atol=5e-5, rtol=0)
 
 
+def test_a_step_is_compared_with_one_for_the_same_instructions(task):
+    masked = [
+        (row.ours.endswith("mask"), row.reference.endswith("mask"))
+        for row in PARTS["step"](task).rows
+    ]
+    assert sorted(masked) == [(False, False), (True, True)]
+
+
+def test_the_baseline_in_its_authors_precision_goes_the_same_way(task):
+    """On a CPU autocast computes in bfloat16; on CUDA in float16, with a scaled loss."""
+    plain, cast = (
+        BaselineDrag(task.baseline, task.latent(), task.instructions(), autocast=autocast)
+        for autocast in (None, torch.bfloat16)
+    )
+    assert cast.step() == pytest.approx(plain.step(), rel=0.1)
+    assert cast.latent.dtype == torch.float32
+    assert not torch.equal(cast.first, plain.first)
+
+
 def test_the_plain_step_that_is_timed_has_the_gradients_of_the_one_before(task):
     left = []
 
@@ -212,7 +231,7 @@ class Counting(Meter):
 
 # A drag of n steps takes n + 1 passes: ours tracks after the last update, the baseline before all.
 PASSES = {
-    "step": {BASELINE: 1, "float32 mask": 1, "float32": 1},
+    "step": {BASELINE: 1, f"{BASELINE}, mask": 1, "float32, mask": 1, "float32": 1},
     "invert": {BASELINE: N, "all": N},
     "render": {BASELINE: N, "first": 2 * N, "cached": N},
     "lora": {BASELINE: 1, "step": 1, "frozen": 1},

@@ -181,12 +181,13 @@ def test_the_command_prints_a_table_and_writes_all_numbers(tiny_size, tmp_path, 
     assert (told["size"], told["side"], told["rounds"]) == ("tiny", SIDE, 1)
     assert told["settings"]["inversion"]["strength"] == 0.04
     assert [(row["part"], row["variant"]) for row in told["rows"]] == [
-        ("step", "float32 mask"),
+        ("step", "float32, mask"),
         ("step", "float32"),
         ("redrag", "first new step after moving a point"),
     ]
     for row in told["rows"]:
         assert row["ratio"] == row["seconds"] / row["reference_seconds"]
+        assert row["ratio_range"] == [row["ratio"]] * 2  # of one round
         assert row["cpu_ratio"] == row["cpu_seconds"] / row["reference_cpu_seconds"]
     assert told["rows"][-1]["in_units"] > 0
     assert {one["by"] for one in told["growth"]} == {"side", "pairs", "steps"}
@@ -194,6 +195,7 @@ def test_the_command_prints_a_table_and_writes_all_numbers(tiny_size, tmp_path, 
     lines = [line.split("  ")[0] for line in table.splitlines()]
     assert [line for line in lines if line in PARTS] == ["step"] * 2 + ["redrag"]
     assert "of one step: " in table
+    assert table.splitlines()[-1].startswith("on ")
 
 
 @pytest.mark.slow

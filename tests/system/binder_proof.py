@@ -1,6 +1,6 @@
 """Proves ``binder/`` without Docker: makes its environment, and runs every notebook in JupyterLab.
 
-    python tests/system/binder_proof.py [--keep DIR] [NOTEBOOK ...]
+    PYTHONPATH=tests/support python tests/system/binder_proof.py [--keep DIR] [NOTEBOOK ...]
 
 A copy of the project, a fresh environment from ``binder/requirements.txt`` alone, ``postBuild``,
 and a JupyterLab begun by ``start``, as repo2docker does it; then each notebook is opened and run,

@@ -8,7 +8,8 @@ What it does as the authors' released tool does: the network's weights keep thei
 latent is dragged; every pass goes through the whole network; whole feature maps are brought to half
 the image's size; the source is denoised again beside every render; a run begins with the whole
 inversion. What it leaves out in its own favour: loading the weights, which that tool does in every
-run. What that tool has and this one has not: on CUDA it computes in float16 where it can.
+run. On CUDA that tool drags in float16 where autocast finds it safe, with a scaled loss: so does
+``BaselineDrag`` where it is asked to.
 
 It is the simplest form of LoRA training: the text is encoded in every step, and so is the image;
 inside ``learning`` every weight gets a gradient. The authors' tool freezes the weights and encodes
@@ -160,6 +161,7 @@ class BaselineDrag:
     Args:
         latent: at the edited timestep, (1, c, h, w); it is not changed.
         instructions: in pixels of the image, which is as large as the model works at.
+        autocast: type that the passes are computed in where it is safe; ``None``: the weights'.
 
     Attributes:
         latent: as it is now.
@@ -167,8 +169,13 @@ class BaselineDrag:
         index: updates so far.
     """
 
-    def __init__(self, baseline: Baseline, latent: Tensor, instructions: DragInstructions) -> None:
+    def __init__(
+        self, baseline: Baseline, latent: Tensor, instructions: DragInstructions,
+        *, autocast: torch.dtype | None = None,
+    ) -> None:  # fmt: skip
         self.baseline = baseline
+        self._precision = torch.autocast(latent.device.type, autocast, autocast is not None)
+        self._scaler = torch.amp.GradScaler(latent.device.type, enabled=autocast == torch.float16)
         self.settings = baseline.settings.drag
         self.timestep = baseline.timesteps[0]
         width, height = instructions.size
@@ -178,7 +185,7 @@ class BaselineDrag:
         self.handles = self.starts.clone()
         self.targets = torch.from_numpy(cells.targets_rc)
         self.protected = None if cells.mask is None else torch.from_numpy(~cells.mask).to(latent)
-        with torch.no_grad():
+        with torch.no_grad(), self._precision:
             prediction, self.first = baseline.predict_with_features(
                 latent, self.timestep, self.grid
             )
@@ -190,7 +197,7 @@ class BaselineDrag:
     def step(self) -> float | None:
         """One update; the loss before it, or ``None`` where every handle has arrived."""
         baseline, r = self.baseline, self.settings.motion_radius
-        with torch.enable_grad():
+        with torch.enable_grad(), self._precision:
             prediction, features = baseline.predict_with_features(
                 self.latent, self.timestep, self.grid
             )
@@ -212,8 +219,9 @@ class BaselineDrag:
             if self.protected is not None:
                 kept = ((previous - self.before) * self.protected).abs().sum()
                 loss = loss + self.settings.region_weight * kept
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
         self.optimizer.zero_grad()
         self.index += 1
         return float(loss.detach())

@@ -42,6 +42,7 @@ class Row:
 
     Attributes:
         ratio: our seconds over the reference's: below 1 is quicker.
+        ratio_range: lowest and highest of the rounds.
         peak: bytes over the weights, at most; weight gradients count. ``None`` where the system
             does not say.
         peak_ratio: our peak over the reference's.
@@ -52,6 +53,7 @@ class Row:
     part: str
     variant: str
     ratio: float
+    ratio_range: tuple[float, float]
     seconds: float
     reference_seconds: float
     cpu_seconds: float
@@ -67,7 +69,15 @@ class Row:
 def measure(
     cases: Sequence[Case], rounds: int, device: torch.device, tick: Callable[[], object]
 ) -> dict[str, Lap]:
-    """Run cases in turns; the median of every lap.
+    """Run cases in turns; the median of every lap. Arguments as for ``in_turns``."""
+    laps = in_turns(cases, rounds, device, tick)
+    return {name: _median(found) for name, found in laps.items()}
+
+
+def in_turns(
+    cases: Sequence[Case], rounds: int, device: torch.device, tick: Callable[[], object]
+) -> dict[str, list[Lap]]:
+    """Run cases in turns; every lap of each round that counts.
 
     Args:
         rounds: that are counted; one more goes before them.
@@ -81,7 +91,7 @@ def measure(
             for name, lap in meter.laps.items() if turn else ():
                 laps.setdefault(name, []).append(lap)
             tick()
-    return {name: _median(found) for name, found in laps.items()}
+    return laps
 
 
 def _median(laps: Sequence[Lap]) -> Lap:
@@ -97,12 +107,17 @@ def run_part(
     part: Part, rounds: int, device: torch.device, tick: Callable[[], object] = lambda: None
 ) -> list[Row]:
     """Measure a part; one row for each of its comparisons."""
-    laps = measure(part.cases, rounds, device, tick)
+    laps = in_turns(part.cases, rounds, device, tick)
     return [_row(part.name, compare, laps) for compare in part.rows]
 
 
-def _row(part: str, compare: Compare, laps: Mapping[str, Lap]) -> Row:
+def _row(part: str, compare: Compare, rounds: Mapping[str, Sequence[Lap]]) -> Row:
+    laps = {name: _median(found) for name, found in rounds.items()}
     ours, reference = laps[compare.ours], laps[compare.reference]
+    ratios = [
+        mine.seconds / its.seconds
+        for mine, its in zip(rounds[compare.ours], rounds[compare.reference], strict=True)
+    ]
 
     def over(numerator: float | None, denominator: float | None) -> float | None:
         return numerator / denominator if numerator is not None and denominator else None
@@ -114,6 +129,7 @@ def _row(part: str, compare: Compare, laps: Mapping[str, Lap]) -> Row:
         part=part,
         variant=compare.variant,
         ratio=ours.seconds / reference.seconds,
+        ratio_range=(min(ratios), max(ratios)),
         seconds=ours.seconds,
         reference_seconds=reference.seconds,
         cpu_seconds=ours.cpu_seconds,

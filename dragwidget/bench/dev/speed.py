@@ -5,7 +5,8 @@ So whatever else the machine does falls on all of them alike. A case sets itself
 which is not timed, and then measures one or more laps. The first round warms up and is dropped; of
 the others the median counts.
 
-The baseline is ``baseline``, in float32. Ours are the project's own classes.
+The baseline is ``baseline``, in float32; its drag step on CUDA also in its authors' precision,
+float16 where autocast finds it safe. Ours are the project's own classes.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from dragwidget.drag.loop import protected_cells
 from dragwidget.drag.method import Problem
 from dragwidget.drag.methods import method_named
 from dragwidget.drag.noise_path import invert
+from dragwidget.drag.replay import WARM, Replays
 from dragwidget.progress import Monitor
 from dragwidget.session.edit import Edit
 from dragwidget.session.rendering import referencing, rendering
@@ -45,6 +47,7 @@ from dragwidget.session.session import DragSession
 from dragwidget.session.source import Inversion, inversion_from
 
 PROMPT = "a fox in a field"
+AUTOCAST = "baseline in float16 by autocast"
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,9 +141,19 @@ class Task:
 
 
 def our_step(
-    meter: Meter, lap: str, task: Task, model: StableDiffusion, instructions: DragInstructions
+    meter: Meter,
+    lap: str,
+    task: Task,
+    model: StableDiffusion,
+    instructions: DragInstructions,
+    *,
+    replayed: bool = False,
 ) -> Tensor:
-    """Measure one drag step in the middle of a drag; the latent (1, c, h, w) after it."""
+    """Measure one drag step in the middle of a drag; the latent (1, c, h, w) after it.
+
+    Args:
+        replayed: measure a step whose passes are CUDA graphs, recorded in the steps before it.
+    """
     predictor = model.predictor(Conditioning(model.embed(PROMPT)))
     schedule, timestep, settings = (
         task.baseline.schedule,
@@ -151,7 +164,8 @@ def our_step(
     width, height = instructions.size
     grid = settings.grid(height, width)
     cells = on_grid(instructions, grid, (latent.shape[2], latent.shape[3]))
-    passes = Passes(predictor, schedule, grid, settings)
+    replays = Replays(predictor) if replayed else None
+    passes = Passes(predictor, schedule, grid, settings, replays=replays)
     start = passes.at(latent, timestep, previous=cells.mask is not None).detach()
     problem = Problem(
         targets=torch.from_numpy(cells.targets_rc),
@@ -164,27 +178,49 @@ def our_step(
     )
     method = method_named(settings.method)
     state = method.begin(passes, latent, torch.from_numpy(cells.handles_rc), timestep)
+    for _ in range(WARM + 1 if replayed else 0):
+        state, _ = method.advance(passes, state, problem)
+    if replays is not None and replays.refused:
+        raise RuntimeError(f"passes cannot be replayed here: {replays.refused}")
     with meter.lap(lap):
         state, _ = method.advance(passes, state, problem)
     return state.latent
 
 
 def _step(task: Task) -> Part:
-    masked, free = task.instructions(), task.instructions(mask=False)
+    """A step with a mask beside the baseline's with one, and without beside the one without."""
+    on_cuda = task.model.device.type == "cuda"
+    masks = {", mask": task.instructions(), "": task.instructions(mask=False)}
+    precisions = {BASELINE: None, **({AUTOCAST: torch.float16} if on_cuda else {})}
 
-    def reference(meter: Meter) -> None:
+    def reference(
+        meter: Meter, *, lap: str, drawn: DragInstructions, autocast: torch.dtype | None
+    ) -> None:
         with learning(task.model.unet):
-            drag = BaselineDrag(task.baseline, task.latent(), masked)
+            drag = BaselineDrag(task.baseline, task.latent(), drawn, autocast=autocast)
             drag.step()  # so that the next one tracks, and finds the weights' gradients there
-            with meter.lap(BASELINE):
+            with meter.lap(lap):
                 drag.step()
 
-    cases: dict[str, Case] = {}
-    for dtype, model in task.models.items():
-        name = str(dtype).removeprefix("torch.")
-        for lap, drawn in ((f"{name} mask", masked), (name, free)):
-            cases[lap] = partial(our_step, lap=lap, task=task, model=model, instructions=drawn)
-    return Part("step", (reference, *cases.values()), tuple(Compare(lap, lap) for lap in cases))
+    cases: list[Case] = []
+    rows = []
+    for mask, drawn in masks.items():
+        for name, autocast in precisions.items():
+            cases.append(partial(reference, lap=f"{name}{mask}", drawn=drawn, autocast=autocast))
+        for dtype, model in task.models.items():
+            for replayed in (False, True) if on_cuda else (False,):
+                lap = f"{str(dtype).removeprefix('torch.')}{', replayed' * replayed}{mask}"
+                cases.append(
+                    partial(
+                        our_step, lap=lap, task=task, model=model, instructions=drawn,
+                        replayed=replayed,
+                    )
+                )  # fmt: skip
+                rows += [
+                    Compare(lap if name == BASELINE else f"{lap} / {name}", lap, f"{name}{mask}")
+                    for name in precisions
+                ]
+    return Part("step", tuple(cases), tuple(rows))
 
 
 def _invert(task: Task) -> Part:

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TYPE,..",
         help="of our weights: `step` takes all, the other parts the first; by default float32, "
         "bfloat16 where the device has instructions for it and, on CUDA, float16. The baseline "
-        "has float32.",
+        "has float32; its step on CUDA also float16 by autocast.",
     )
     parser.add_argument("--side", type=int, help="of the image, pixels; by default the network's")
     parser.add_argument(
@@ -80,8 +80,8 @@ def run(args: argparse.Namespace) -> int:
     mine = dtypes if "step" in parts else dtypes[:1]
     task = Task.of(model, mine, side, _for(model, base), args.memory)
     rows, grown = _measure(task, parts, args.rounds, device)
-    sys.stdout.write(table(rows, grown) + "\n")
-    on_cuda = device.type == "cuda"
+    on = torch.cuda.get_device_name(device) if device.type == "cuda" else machine()
+    sys.stdout.write(f"{table(rows, grown)}\non {on}, {torch.get_num_threads()} threads\n")
     about = {
         "size": args.size,
         "weights": sum(weight.numel() for weight in model.unet.parameters()),
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         "ratio": "ours / reference",
         "rounds": args.rounds,
         "settings": task.settings.to_dict(),
-        "device": torch.cuda.get_device_name(device) if on_cuda else str(device),
+        "device": on,
         "threads": torch.get_num_threads(),
         "machine": machine(),
         "versions": versions(),
@@ -163,7 +163,16 @@ def _for(model: StableDiffusion, settings: Settings) -> Settings:
 
 def table(rows: Sequence[Row], grown: Sequence[Growth]) -> str:
     """Return the results for a terminal."""
-    head = ("ratio", "ours, s", "base, s", "cpu ratio", "peak, MB", "base, MB", "peak ratio")
+    head = (
+        "ratio",
+        "range",
+        "ours, s",
+        "base, s",
+        "cpu ratio",
+        "peak, MB",
+        "base, MB",
+        "peak ratio",
+    )
     lines = []
     if rows:
         lines.append(f"{'':<48}" + _columns(head))
@@ -171,18 +180,20 @@ def table(rows: Sequence[Row], grown: Sequence[Growth]) -> str:
         ratios = [_number(ratio, ".2f") for ratio in (row.ratio, row.cpu_ratio, row.peak_ratio)]
         seconds = _number(row.seconds, ".3f"), _number(row.reference_seconds, ".3f")
         peaks = _megabytes(row.peak), _megabytes(row.reference_peak)
-        values = (ratios[0], *seconds, ratios[1], *peaks, ratios[2])
+        span = "-".join(_number(end, ".2f") for end in row.ratio_range)
+        values = (ratios[0], span, *seconds, ratios[1], *peaks, ratios[2])
         lines.append(f"{row.part:<9}{row.variant:<39}" + _columns(values))
         if row.in_units is not None:
             unit = _number(row.reference_in_units, ".2f")
             lines.append(f"{'':<11}of one step: {row.in_units:.2f}, the baseline {unit}")
     if rows:
-        lines.append("ratio: ours / baseline; peak: over the weights, weight gradients count")
+        lines.append("ratio: ours / baseline for the same instructions, range: of the rounds;")
+        lines.append("peak: over the weights, weight gradients count")
     if grown:
-        lines.append(f"{'growth':<48}" + _columns(("", "ours, s", "", "cpu, s", "peak, MB")))
+        lines.append(f"{'growth':<48}" + _columns(("", "", "ours, s", "", "cpu, s", "peak, MB")))
     for one in grown:
         took, cpu = _number(one.seconds, ".3f"), _number(one.cpu_seconds, ".3f")
-        cells = ("", took, "", cpu, _megabytes(one.peak))
+        cells = ("", "", took, "", cpu, _megabytes(one.peak))
         lines.append(f"{one.by:<9}{one.value:<39}" + _columns(cells))
     return "\n".join(lines)
 
