@@ -68,7 +68,7 @@ def test_every_command_is_listed():
 
 
 def test_the_version_to_cite_is_this_one():
-    assert re.findall(r"version = \{(.*?)\}", README) == [dragwidget.__version__]
+    assert re.findall(r"version (\d+\.\d+\.\d+)", README) == [dragwidget.__version__]
 
 
 @pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)#]+)\)", README))
