@@ -23,6 +23,7 @@ from dragwidget import DragCanvas, DragSession, with_method
 from dragwidget.bench.scenes import to_image
 from dragwidget.cli.inputs import with_changes
 from dragwidget.demo.tasks import DragTask, drag_task
+from dragwidget.ui.controls.fields import shown
 
 FOLDER = Path(__file__).parent / "settings"
 PANEL, GAP, LINE = 160, 6, 24  # pixels: side of a panel, between two, of the line below
@@ -53,8 +54,8 @@ class Strip:
 
 
 def of(stage: str, name: str, *values: Any) -> dict[str, Changes]:
-    """Several values of one setting."""
-    return {f"{value}".lower(): {stage: {name: value}} for value in values}
+    """Several values of one setting, by the words of the widget."""
+    return {shown(value): {stage: {name: value}} for value in values}
 
 
 TURN, MOUTH, MOUNTAIN = ("turn", 900_026), ("mouth", 900_100), ("mountain", 900_102)

@@ -21,16 +21,16 @@ from dragwidget.storage.atomic import write_json
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--settings", choices=ablations.BASES, default="paper", help="what to sweep around"
+        "--settings", choices=ablations.BASES, default="paper", help="settings to start from"
     )
     parser.add_argument(
         "--only", metavar="SWEEP,..", help=f"by default all: {','.join(ablations.SWEEPS)}"
     )
     parser.add_argument("--n", type=positive, default=24, help="the same tasks at every point")
-    parser.add_argument("--seed", type=int, default=950_000, help="of the first task")
+    parser.add_argument("--seed", type=int, default=950_000, help="seed of the first task")
     parser.add_argument("--model", default="critters", help="as for `edit`")
     add_executor(parser)
-    add_json(parser, "results; a rerun goes on from it")
+    add_json(parser, "results; a rerun continues from it")
 
 
 def run(args: argparse.Namespace) -> int:

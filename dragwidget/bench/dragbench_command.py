@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N samples")
     add_executor(parser)
-    add_out(parser, "folder where rows and tables are written; a rerun goes on from the rows")
+    add_out(parser, "folder where rows and tables are written; a rerun continues from the rows")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -68,7 +68,7 @@ class MethodRow:
         lora_steps: 0 for no LoRA, as for the baselines.
         made_by: digest of model, settings and versions.
         error: why the edit failed, in one line; empty where it did not. Then nothing was measured.
-        completion: of the drag, at most 1; 0 where the fit failed.
+        completion: share of the requested displacement, at most 1; 0 where the fit failed.
         distance: mean distance of the points from their targets by the evaluator, pixels;
             ``tracker_distance``: by the method's own tracker.
         reached: all points are within ``DragSettings.stop_distance`` of their targets by the
@@ -137,7 +137,7 @@ def make_jobs(
 
     Args:
         methods: names of METHODS; ``None``: all.
-        seed: of the first task.
+        seed: seed of the first task.
 
     Raises:
         ValueError: no task; a method that there is not, or that does not fit a model; rows that

@@ -43,12 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="LoRA training steps, each in turn; 0 for no LoRA; default: 0 80",
     )  # fmt: skip
     parser.add_argument("--n", type=positive, default=96, help="the same tasks for every method")
-    parser.add_argument("--seed", type=int, default=960_000, help="of the first task")
+    parser.add_argument("--seed", type=int, default=960_000, help="seed of the first task")
     parser.add_argument(
         "--size", type=positive, default=128, help="side of the images, pixels; default: 128"
     )
     add_executor(parser)
-    add_out(parser, "where rows, tables and the figure are written; a rerun goes on from the rows")
+    add_out(
+        parser, "where rows, tables and the figure are written; a rerun continues from the rows"
+    )
 
 
 def _count(word: str) -> int:

@@ -85,7 +85,7 @@ def dragging_accuracy(
     What of a patch lies outside an image is left out.
 
     Args:
-        radius: of the patches, pixels; their side is 2 radius + 1.
+        radius: radius of the patches, pixels; their side is 2 radius + 1.
         twice: divide by the number of pairs a second time, as the authors' code does.
     """
     handles, targets = (

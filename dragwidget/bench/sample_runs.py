@@ -76,7 +76,8 @@ class SampleRow:
     Attributes:
         made_by: digest of model, settings, features and versions.
         error: why it failed, in one line; empty where it did not. Then nothing was measured.
-        mean_distance: of the handles from their targets, found by features, image pixels.
+        mean_distance: mean distance of the handles from their targets, found by features, image
+            pixels.
         tracker_distance: the same by the method's own tracker.
         dai_1: ``dragging_accuracy`` with radius 1, and so on.
         drag_back: PSNR inside the mask against the source after the edited image was dragged back,

@@ -41,9 +41,11 @@ class Job:
     """One task for one model, as plain data that another process can be handed.
 
     Attributes:
-        kind: of the task; ``seed``: of its scene; ``size``: side of the image, pixels.
-        model: as ``load_model`` takes it.
-        settings: of the edit; ``None``: what the model recommends.
+        kind: kind of the task.
+        seed: seed of its scene.
+        model: the model, as ``load_model`` takes it.
+        settings: settings of the edit; ``None``: what the model recommends.
+        size: side of the image, pixels.
     """
 
     kind: str
@@ -58,11 +60,11 @@ class Score:
     """The measurements of one edited image, against the task's ground truth.
 
     Attributes:
-        completion: of the drag, at most 1; 0 where the fit failed.
-        inside_psnr: against the ground truth inside the mask, dB.
-        outside_psnr: against the source outside the mask, dB.
+        completion: share of the requested displacement, at most 1; 0 where the fit failed.
+        inside_psnr: PSNR against the ground truth inside the mask, dB.
+        outside_psnr: PSNR against the source outside the mask, dB.
         fit_residual: root mean square of image minus explanation, in the worst window.
-        fit_failed: no critter any more.
+        fit_failed: the keypoint evaluator found no critter in the image.
         error: mean distance of the points from their targets, pixels.
     """
 
@@ -79,8 +81,11 @@ class Row:
     """One task's result.
 
     Attributes:
-        edited: of the edit; ``nothing``, ``warped`` and ``autoencoder`` beside it.
-        source_psnr: of the source against the ground truth inside the mask, dB.
+        edited: score of the edit.
+        nothing: score of the source itself.
+        warped: score of the source with its pixels warped by the points alone.
+        autoencoder: score of the ground truth after the autoencoder.
+        source_psnr: PSNR of the source against the ground truth inside the mask, dB.
         beats_source: the edit is nearer to the ground truth there than the source is.
         tracking_error: mean distance of the tracked handles from where the points really went,
             pixels.

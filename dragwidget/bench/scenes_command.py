@@ -31,17 +31,25 @@ GRID_ROWS = 16
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed", type=int, default=950_000, help="of the first task")
-    parser.add_argument("--n", type=positive, default=24, help="how many tasks")
-    parser.add_argument("--kinds", nargs="+", choices=TASK_KINDS, help="by default all, in turn")
+    parser.add_argument("--seed", type=int, default=950_000, help="seed of the first task")
+    parser.add_argument("--n", type=positive, default=24, help="number of tasks")
+    parser.add_argument(
+        "--kinds",
+        nargs="+",
+        choices=TASK_KINDS,
+        metavar="KIND",
+        help=f"{', '.join(TASK_KINDS)}; default: all, in turn",
+    )
     parser.add_argument("--model", default="critters", help="as for `edit`")
     parser.add_argument(
         "--settings", metavar="JSON", help="a file, or JSON itself, over what the model recommends"
     )
     parser.add_argument("--paper", action="store_true", help="start from the paper's settings")
-    parser.add_argument("--lora-steps", type=int, help="0 for no LoRA")
+    parser.add_argument(
+        "--lora-steps", type=int, metavar="N", help="LoRA training steps; 0: no LoRA"
+    )
     add_executor(parser)
-    add_json(parser, "results; a rerun goes on from it")
+    add_json(parser, "results; a rerun continues from it")
     parser.add_argument(
         "--grid", type=output_file, metavar="OUT.png", help="images of the first tasks"
     )

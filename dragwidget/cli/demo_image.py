@@ -21,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--task",
         choices=TASK_KINDS,
-        help="also write instructions for an edit, as OUT.json",
+        metavar="KIND",
+        help="also write instructions for an edit, as OUT.json: " + ", ".join(TASK_KINDS),
     )
 
 

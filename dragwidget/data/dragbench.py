@@ -29,7 +29,12 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 class DragBenchSample(NamedTuple):
-    """image: path of the image to edit. instructions: in pixels of that image."""
+    """One sample.
+
+    Attributes:
+        image: path of the image to edit.
+        instructions: what to drag, in pixels of that image.
+    """
 
     image: Path
     instructions: DragInstructions

@@ -32,10 +32,11 @@ _RESAMPLING = Image.Resampling.LANCZOS  # Pillow's keeps edges in place, both up
 class SourceImage:
     """An image as it was given, and as the model sees it; equal to others by content.
 
-    original: (H, W, 3) uint8 sRGB, upright, what is transparent laid on white, read-only.
-    pixels: (h, w, 3) uint8 sRGB, the same stretched to the model's grid, read-only.
-    metadata: what it holds beside its colours; results carry it on.
-    path: absolute path of its file; ``None``: it was not read from one, or that is not known.
+    Attributes:
+        original: (H, W, 3) uint8 sRGB, upright, what is transparent laid on white, read-only.
+        pixels: (h, w, 3) uint8 sRGB, the same stretched to the model's grid, read-only.
+        metadata: what it holds beside its colours; results carry it on.
+        path: absolute path of its file; ``None``: it was not read from one, or that is not known.
     """
 
     original: UInt8Array
@@ -114,7 +115,7 @@ class SourceImage:
         return self.completed(edited)
 
     def completed(self, image: Image.Image) -> Image.Image:
-        """An image of the original size, with what the source carries if it has lost that."""
+        """Return an image of the original size, with the source's metadata if it has none."""
         if image.mode == "RGBA":
             return image
         return carrying(np.asarray(image.convert("RGB")), self.metadata)

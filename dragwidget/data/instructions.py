@@ -51,7 +51,13 @@ MAX_PAIRS = 100
 class PointPair:
     """Drag what is at ``handle`` to ``target``; both ``(x, y)`` in image pixels.
 
-    Raises TypeError where a point is not two numbers, ValueError where one is not finite.
+    Raises:
+        TypeError: a point is not two numbers.
+        ValueError: a point is not finite.
+
+    Examples:
+        >>> PointPair((46, 79), (61, 79))
+        PointPair(handle=(46.0, 79.0), target=(61.0, 79.0))
     """
 
     handle: XY
@@ -74,12 +80,16 @@ class DragInstructions:
         mask: (H, W), bool or any number type; values > 0 are editable. Held packed, and given as a
             read-only bool array. ``None``: everything is editable. Parts thinner than a latent cell
             are widened to whole cells (``on_grid``); protected lines that thin are not kept.
-        prompt: what the image shows, as files of instructions say it; may be empty. An
-            ``EditRequest`` takes it over, and keeps the one of its instructions equal to its own.
+        prompt: what the image shows; may be empty. An ``EditRequest`` takes it over, and keeps the
+            prompt of its instructions equal to its own.
 
     Raises:
         TypeError: a value of the wrong kind.
         ValueError: a point outside the image, a mask of another size, an all-zero mask, no pair.
+
+    Examples:
+        >>> DragInstructions((PointPair((1, 2), (3, 4)),), size=(8, 8), prompt="a fox").targets_xy
+        array([[3., 4.]])
     """
 
     pairs: tuple[PointPair, ...]
@@ -100,7 +110,7 @@ class DragInstructions:
     def from_points(
         cls, points: Any, *, size: Size, mask: npt.ArrayLike | None = None, prompt: str = ""
     ) -> DragInstructions:
-        """Instructions from points ``(x, y)`` in image pixels.
+        """Return instructions made of points ``(x, y)`` in image pixels.
 
         ``points`` is either flat, ``[handle, target, handle, target, ...]``, or nested,
         ``[(handle, target), ...]``; lists, tuples, ``PointPair`` and arrays (2N, 2) or (N, 2, 2).
@@ -121,7 +131,7 @@ class DragInstructions:
         return self.replace(mask=mask)
 
     def with_prompt(self, prompt: str) -> DragInstructions:
-        """The same with another prompt; what is drawn is neither copied nor checked again."""
+        """Return the same with another prompt; points and mask are neither copied nor checked."""
         check_prompt(prompt)
         other = copy(self)
         object.__setattr__(other, "prompt", prompt)
@@ -162,7 +172,7 @@ class DragInstructions:
         return hash(self._content())
 
     def to_json(self) -> str:
-        """One JSON object in ASCII, versioned, the mask as run lengths."""
+        """Return one JSON object in ASCII, versioned, the mask as run lengths."""
         return write_json(
             points=[(pair.handle, pair.target) for pair in self.pairs],
             size=self.size,
@@ -172,7 +182,7 @@ class DragInstructions:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> DragInstructions:
-        """Instructions from what ``to_json`` wrote.
+        """Return the instructions that ``to_json`` wrote.
 
         Safe on text from anyone. Raises ValueError where it is not such an object.
         """

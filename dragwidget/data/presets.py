@@ -80,8 +80,15 @@ def with_method(settings: Settings, method: str) -> Settings:
             layers and choice to train no LoRA stay. With the same method they are returned as is.
         method: name of the method.
 
+    Returns:
+        The settings, with those of the method changed.
+
     Raises:
         ValueError: there is no such method, or it does not fit the inversion.
+
+    Examples:
+        >>> with_method(Settings(), "gooddrag").drag.learning_rate
+        0.02
     """
     if method not in METHOD_SETTINGS:
         known = ", ".join(map(repr, METHOD_SETTINGS))
@@ -109,14 +116,21 @@ def with_preset(settings: Settings, preset: str) -> Settings:
 
     ``"few-step"`` is for models, and LoRAs, that were distilled for a few steps (LCM, SD-Turbo,
     SDXL-Turbo, Hyper-SD): 10 trailing steps, 7 of them inverted by look-ahead, no LoRA training,
-    and a warp. A method that is one stays, and any other becomes ``"warp"``.
+    and a warp. ``"warp"`` and ``"progressive"`` stay, any other method becomes ``"warp"``.
 
     Args:
         settings: what suits the model.
-        preset: a name of ``PRESETS``.
+        preset: name of the preset.
+
+    Returns:
+        The settings, with those of the preset changed.
 
     Raises:
         ValueError: there is no such preset.
+
+    Examples:
+        >>> with_preset(Settings(), "few-step").inversion.steps
+        10
     """
     if preset not in PRESETS:
         raise ValueError(f"there are the presets {', '.join(PRESETS)}, got {quoted(preset)}")

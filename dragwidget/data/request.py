@@ -33,10 +33,9 @@ Styles: TypeAlias = tuple[tuple[LoRAWeights, float], ...]
 
 @dataclass(frozen=True, eq=False)
 class EditRequest:
-    """All that is asked of one image. Immutable; equal and hashed by content.
+    """Everything that an edit of one image depends on. Immutable; equal and hashed by content.
 
-    The prompt has its only home here. Instructions have one too, because their files do; it is kept
-    equal to the request's.
+    The prompt of the instructions, which their files carry, is always the request's.
 
     Args:
         image: the image to edit, fitted to the model; ``DragSession.set_image`` and
@@ -45,13 +44,20 @@ class EditRequest:
         lora: the weights of a LoRA to use; ``None``: one is trained as ``settings.lora`` says,
             which may be none.
         instructions: what to drag, in pixels of the image as it was given; ``None``: nothing yet.
-        settings: of every stage.
+        settings: the settings of every stage.
         styles: LoRAs that change the model itself, each with its weight, any finite number; what
             is trained or given as ``lora`` comes on top of them.
 
     Raises:
         TypeError: a value of the wrong kind.
         ValueError: a prompt that is not valid text, instructions for an image of another size.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dragwidget.data.image import source_image
+        >>> request = EditRequest(source_image(np.zeros((64, 64, 3), np.uint8)), prompt="a fox")
+        >>> request.replace(prompt="a red fox").prompt
+        'a red fox'
     """
 
     image: SourceImage
@@ -81,11 +87,11 @@ class EditRequest:
                 object.__setattr__(self, "instructions", drawn.with_prompt(self.prompt))
 
     def replace(self, **changes: Any) -> EditRequest:
-        """The same with the named fields changed, validated again; the prompt stays."""
+        """Return the same with the named fields changed, validated again; the prompt stays."""
         return dataclasses.replace(self, **changes)
 
     def drawn(self, instructions: DragInstructions) -> EditRequest:
-        """The same with these instructions, and with their prompt if they have one."""
+        """Return the same with these instructions, and with their prompt if they have one."""
         _check(instructions, DragInstructions, "instructions")
         prompt = instructions.prompt or self.prompt
         return self.replace(instructions=instructions, prompt=prompt)
@@ -93,7 +99,7 @@ class EditRequest:
     def to_drag(
         self, instructions: DragInstructions | None, settings: DragSettings | None
     ) -> EditRequest:
-        """The same with what is given; RuntimeError where there is nothing to drag."""
+        """Return the same with what is given; RuntimeError where there is nothing to drag."""
         request = self if instructions is None else self.drawn(instructions)
         if settings is not None:
             request = request.replace(settings=dataclasses.replace(request.settings, drag=settings))
@@ -102,7 +108,7 @@ class EditRequest:
         return request
 
     def steered(self, now: EditRequest) -> EditRequest:
-        """The same with all of ``now`` that a drag under way can take.
+        """Return the same with all of ``now`` that a drag under way can take.
 
         That is what is drawn on this very image, and the settings of drag and render.
         """
@@ -128,7 +134,7 @@ class EditRequest:
 
     @property
     def style_digests(self) -> tuple[tuple[str, float], ...]:
-        """What ``styles`` are: the digest of each, and its weight."""
+        """The digest and the weight of each of ``styles``."""
         return tuple((style.digest, weight) for style, weight in self.styles)
 
     def _content(self) -> tuple[Any, ...]:

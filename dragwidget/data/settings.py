@@ -73,13 +73,13 @@ class InversionSettings:
         strength: share of them that is inverted, in (0, 1]; the drag edits the latent there.
             0.7 of 50 steps edits at t = 681 (figure 7 of the paper).
         method: where a step evaluates the network, which should be at the latent where it ends:
-            ``"plain"``ly where it begins (the paper); ``"lookahead"``: at a guess of where it ends,
+            ``"plain"``: where it begins (the paper); ``"lookahead"``: at a guess of where it ends,
             which costs one pass in all and records the reference branch too; ``"fixed_point"``:
             where it begins, and again at the result, ``iterations`` times. ``"cycle_sde"`` adds
             new noise instead, and keeps what leads back exactly (RegionDrag, ECCV 2024); it
             records the reference branch too.
-        iterations: of each step with ``"fixed_point"``, 1 to 100.
-        seed: of the noise of ``"cycle_sde"``.
+        iterations: iterations of each step with ``"fixed_point"``, 1 to 100.
+        seed: seed of the noise of ``"cycle_sde"``.
         spacing: where the timesteps lie: as the ``"model"``'s scheduler has them, or by one of
             diffusers' spacings (Lin et al., arXiv 2305.08891, table 2). A LoRA that makes a model
             one of a few steps (LCM-LoRA, Hyper-SD) needs ``"trailing"``.
@@ -87,6 +87,10 @@ class InversionSettings:
             input (latent consistency models, Luo et al., arXiv 2310.04378), in inversion, drag and
             render of a given image: it reads an embedding of w = g - 1, as in diffusers'
             ``LatentConsistencyModelPipeline``. 1, which is w = 0, means no guidance.
+
+    Examples:
+        >>> InversionSettings(steps=50, strength=0.7).count
+        35
     """
 
     steps: Annotated[int, Between(1, 1000)] = 50
@@ -107,7 +111,7 @@ class InversionSettings:
 
     @property
     def count(self) -> int:
-        """How many of the ``steps`` are inverted, N = round(strength x steps), at least 1."""
+        """The number of ``steps`` that are inverted, N = round(strength x steps), at least 1."""
         return max(1, round(self.strength * self.steps))
 
 
@@ -118,15 +122,19 @@ class LoRASettings:
     Attributes:
         rank: rank of each update, 1 to 256.
         steps: optimiser steps; 0 means no LoRA.
-        learning_rate: of AdamW, > 0.
+        learning_rate: learning rate of AdamW, > 0.
         batch_size: noised copies of the image in one step, 1 to 64.
-        weight_decay: of AdamW, >= 0.
+        weight_decay: weight decay of AdamW, >= 0.
         random_crop: train on random square crops, as the authors do, in place of the whole
             image. Off by default, because images that are not square lose content to it.
         early_stop_ratio: end before ``steps`` once the fixed-noise validation loss, measured every
             10 steps, is at most this ratio of its value without a LoRA; 0 means never. Not in the
             paper.
-        seed: of the initial weights, the noise and the timesteps.
+        seed: seed of the initial weights, the noise and the timesteps.
+
+    Examples:
+        >>> LoRASettings(rank=4, steps=40).rank
+        4
     """
 
     rank: Annotated[int, Between(1, 256)] = 16
@@ -151,8 +159,8 @@ class DragSettings:
             GoodDrag (Zhang et al., arXiv 2404.07206), which drags and denoises in turn,
             ``"warp"`` moves the content in one step without a gradient (after FastDrag), and
             ``"progressive"`` warps a little further in each step and repairs it by updates.
-        steps: at most this many updates of the latent in one drag, 1 to 100 000.
-        learning_rate: of Adam on the latent, > 0.
+        steps: maximum number of updates of the latent in one drag, 1 to 100,000.
+        learning_rate: learning rate of Adam on the latent, > 0.
         motion_radius: r_m, feature cells; the supervised patch has side 2 r_m + 1.
         tracking_radius: r_p, feature cells; the searched window has side 2 r_p + 1.
         step_length: how far one step asks a patch to move, feature cells, never past its target;
@@ -171,34 +179,32 @@ class DragSettings:
         extra_weight: weight, next to a pair's 1, of the motion loss on average over up to 16 more
             points, which the near field moves between and around the pairs (after FlowDrag,
             arXiv 2507.08285, without its mesh), >= 0.
-        template: what the patch should look like after its step: the patch where the handle is
-            ``"current"``-ly (the paper, equation 3), or where it was ``"original"``-ly
-            (GoodDrag, section 4.2).
+        template: what the patch should look like after its step: the patch at the ``"current"``
+            handle (the paper, equation 3), or at the ``"original"`` one (GoodDrag, section 4.2).
         start: where the latent starts: ``"inverted"``, as it is (the paper), or ``"warped"`` in
             the first step so that handles lie on their targets (after FastDrag, arXiv
             2405.15769), and again whenever a target is new.
-        reference_attention: of a session: in every pass of the drag the decoder's self-attention
+        reference_attention: in every pass of a session's drag the decoder's self-attention
             takes its keys and values from the undragged latent at the same timestep (after
             EasyDrag, Hou et al., CVPR 2024). Not in the paper.
-        correspondence: of a session: as ``reference_attention``, and once a handle has moved by the
-            map of the drag so far, as in ``RenderSettings.correspondence``: the weight of the
-            source's own output, 0 to 1, the same in every step. 0: no correspondence attention.
+        correspondence: weight of the source's own output in a session's drag, 0 to 1, the same in
+            every step: once a handle has moved, ``reference_attention`` by the map of the drag so
+            far, as in ``RenderSettings.correspondence``. 0: no correspondence attention.
         feature_blocks: which decoder features are compared: 0 is the mid block, i the
             decoder's i-th, -1 its last. The paper's choice is the last but one (figure 8), which
             is 3 in Stable Diffusion.
         feature_scale: cells of the feature grid per image pixel, in (0, 1].
-        drag_timesteps: GoodDrag only: the first so many denoising timesteps are dragged at, 1 to
-            999 and fewer than the inversion has.
+        drag_timesteps: GoodDrag only: how many denoising timesteps it drags at, from the first,
+            1 to 999 and fewer than the inversion has.
         tracks_per_timestep: GoodDrag only: trackings of the handles at each of them (its B).
         updates_per_track: updates of the latent between two trackings of GoodDrag (its J), or in
             each step of a progressive warp.
         loss_threshold: GoodDrag only: track at once when the motion loss is at most this times
             (2 r_m)^2; 0 means never.
         warp_field: how the cells of the latent move, with methods ``"warp"`` and ``"progressive"``
-            and ``start="warped"``:
-            ``"near"``: the clean part by fractions of a cell, near the targets, its noise staying
-            in place; ``"stretch"``: whole cells, the less the farther from the handle, and not at
-            all on a circle around the mask (FastDrag).
+            and ``start="warped"``. ``"near"``: the clean part by fractions of a cell, near the
+            targets, its noise staying in place; ``"stretch"``: whole cells, the less the farther
+            from the handle, and not at all on a circle around the mask (FastDrag).
         warp_combine: how a cell follows several pairs: a ``"mean"`` weighted by nearness, or the
             ``"winner"``, the nearest pair, alone (LazyDrag, arXiv 2509.12203).
         warp_holes: with ``"stretch"`` only: what a cell holds that was vacated and not moved to:
@@ -206,6 +212,10 @@ class DragSettings:
             held with new noise (LazyDrag).
         warp_reach: with ``"near"`` only: how far from its target a pair moves cells, in lengths of
             its displacement (a standard deviation), in (0, 100].
+
+    Examples:
+        >>> DragSettings(feature_scale=0.5).grid(512, 768)  # rows, columns
+        (256, 384)
     """
 
     method: str = "dragdiffusion"
@@ -293,21 +303,25 @@ class RenderSettings:
     """Denoising the edited latent under mutual self-attention control (paper, section 3.4).
 
     Attributes:
-        mutual_self_attention: let the edited image attend to the source image's keys and values.
-        start_step: from this denoising step on, 0 is the first.
-        start_layer: from this self-attention layer on, counted in execution order (down, mid, up)
-            from 0; 10 of Stable Diffusion's 16 is the first of the last decoder block but one.
-        keep_protected: while denoising, put back the source's latent outside the mask at every step
+        mutual_self_attention: whether the edited image attends to the source's keys and values.
+        start_step: first denoising step that attends to the source, from 0.
+        start_layer: first self-attention layer that does, in execution order (down, mid, up) from
+            0; 10 of Stable Diffusion's 16 is the first of the last decoder block but one.
+        keep_protected: put the source's latent back outside the mask at every denoising step
             (DragFlow's hard constraint). The paper's soft term alone is the default.
         keep_source_pixels: outside the mask the edited image has the source's own pixels, at the
             source's size; over one latent cell around the mask the two are blended. Without a mask
             it changes nothing. The paper does not; the other methods' presets do.
-        correspondence: let these layers attend to their own keys and values and to those of the
+        correspondence: lets these layers attend to their own keys and values and to those of the
             source cells that their content came from, by the map of the drag (LazyDrag, arXiv
             2509.12203): the weight at the first step of the source's own output there, 0 to 1; it
             falls evenly to 0. 0: no correspondence attention.
-        correspondence_share: of all denoising steps, in (0, 1]: the first so many take it, and the
-            others mutual self-attention. LazyDrag's 40 of 50 are 0.8.
+        correspondence_share: share of the denoising steps that use it, from the first, in (0, 1];
+            the others use mutual self-attention. LazyDrag's 40 of 50 are 0.8.
+
+    Examples:
+        >>> RenderSettings(correspondence=1.0, correspondence_share=0.8).gate(20, 50)
+        0.5
     """
 
     mutual_self_attention: bool = True
@@ -339,7 +353,12 @@ class RenderSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All settings of an edit, by stage; a model recommends one of these."""
+    """All settings of an edit, by stage; a model recommends one of these.
+
+    Examples:
+        >>> Settings(drag=DragSettings(learning_rate=0.02)).drag.learning_rate
+        0.02
+    """
 
     inversion: InversionSettings = InversionSettings()
     lora: LoRASettings = LoRASettings()
@@ -370,12 +389,12 @@ class Settings:
             )
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Plain data, ready for JSON; ``from_dict`` undoes it."""
+        """Return plain data, ready for JSON; ``from_dict`` undoes it."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Mapping[str, Any]]) -> Settings:
-        """From plain data; what is left out keeps its default.
+        """Return the settings in plain data; what is left out keeps its default.
 
         Raises:
             TypeError: a value of the wrong kind.

@@ -49,7 +49,7 @@ _TRIES = 24  # placings of sun and mountain drawn for a scene; the first clear o
 
 
 def sample_scenes(seeds: Sequence[int]) -> Scenes:
-    """One random scene for each seed, uniform in RANGES but for two wishes.
+    """Return one random scene for each seed, uniform in RANGES with two exceptions.
 
     The sun hangs in the free sky, and the mountain's top is not behind the animal; where none of
     the placings drawn is clear, the clearest is taken.
@@ -88,7 +88,7 @@ def _place_freely(scenes: Scenes, numbers: NDArray[np.float64]) -> Scenes:
 
 
 def clearance(scenes: Scenes) -> Tensor:
-    """(B,): free room round the sun and the mountain's top, units of the image; < 0: hidden.
+    """Return the free room around sun and mountain top, (B,), units of the image; < 0: hidden.
 
     The sun keeps clear of the animal, the mountain and the image's edge, the top of the animal.
     """
@@ -123,7 +123,7 @@ def sample_images() -> list[tuple[Image.Image, str]]:
 
 
 def captions(scenes: Scenes) -> list[str]:
-    """A line of plain English for each scene: "a fox turned left, mouth open, ..., evening"."""
+    """Return a caption for each scene: "a fox turned left, mouth open, ..., evening"."""
     return [_caption(row) for row in _rows(scenes)]
 
 

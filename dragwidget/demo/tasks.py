@@ -58,10 +58,17 @@ _STREAM = 100  # random numbers apart from those that made the scene
 
 @dataclass(frozen=True)
 class DragTask:
-    """What a user would ask, and the answer.
+    """What a user would ask, and the ground truth.
 
-    `instructions`: pairs, mask and prompt; `points`: the name of each pair's point (of POINTS);
-    `source`, `target`: (3, H, W) float32 in [0, 1]; `source_scene`, `target_scene`: batches of one.
+    Attributes:
+        kind: one of ``TASK_KINDS``.
+        seed: the task's number; the same seed gives the same task.
+        instructions: pairs, mask and prompt.
+        points: name of each pair's point, of ``POINTS``.
+        source: image to edit, (3, H, W) float32 in [0, 1].
+        target: ground truth, likewise.
+        source_scene: scene of the source, a batch of one.
+        target_scene: scene of the ground truth, likewise.
     """
 
     kind: str
@@ -77,13 +84,13 @@ class DragTask:
 def sample_tasks(
     seed: int, n: int, kinds: Sequence[str] | None = None, size: int = 128
 ) -> list[DragTask]:
-    """n tasks, with seeds `seed` .. `seed + n - 1`, going round the kinds (default: all)."""
+    """Return n tasks, with seeds `seed` .. `seed + n - 1`, of all kinds (or ``kinds``) by turns."""
     kinds = TASK_KINDS if kinds is None else kinds
     return [drag_task(kinds[i % len(kinds)], seed + i, size) for i in range(n)]
 
 
 def drag_task(kind: str, seed: int, size: int = 128) -> DragTask:
-    """The task of a kind that belongs to a seed, on the seed's own scene where one can be had.
+    """Return the task of a kind that belongs to a seed, on the seed's own scene if it has room.
 
     Every point dragged is visible before and after, inside the image, and moves by SHORTEST to
     LONGEST (in proportion to `size`).

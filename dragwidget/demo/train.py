@@ -157,16 +157,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=user_file, required=True, help="folder for everything written"
     )
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoints in OUT")
-    parser.add_argument("--device", help="cpu, cuda, ..; by default what the preset is named for")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue from the checkpoints in OUT"
+    )
+    parser.add_argument("--device", help="cpu, cuda, ..; default: that of the preset's name")
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument(
-        "--gradient-workers", type=int, default=0, help="processes that add gradients"
+        "--gradient-workers", type=int, default=0, help="processes that compute gradients"
     )
     parser.add_argument(
         "--data-workers", type=int, default=0, help="processes that draw drags ahead"
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and data")
     for number, stage in enumerate(STAGES, 1):
         parser.add_argument(
             f"--{stage}-minutes", type=float, help=f"time budget of stage {number}, {stage}"
@@ -179,13 +181,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="start",
         type=lambda word: word if word in EMBEDDED else user_file(word),
         metavar="MODEL",
-        help="folder or name (critters) of a model whose weights to begin from",
+        help="folder or name (critters) of a model to start from",
     )
     parser.add_argument(
         "--stages",
         nargs="+",
         choices=STAGES,
-        help="which to train, in a row; by default all, with --from drags alone",
+        metavar="STAGE",
+        help=f"stages to train, of {', '.join(STAGES)}; default: all, with --from only drags",
     )
 
 

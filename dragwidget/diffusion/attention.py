@@ -39,7 +39,7 @@ class ReferenceBranch:
         layers: which self-attention layers it covers, counted in execution order.
         states: for each denoising step, the input of each of these layers, (B, tokens, d).
         latents: the source's own latents, the inverted one first, each (1, c, h, w).
-        noises: of each denoising step, where the inversion that recorded it kept one.
+        noises: noise of each denoising step, where the inversion that recorded it kept one.
     """
 
     layers: tuple[int, ...]

@@ -198,7 +198,7 @@ class Backbone(Protocol):
             size: (width, height) of the image that the model works on, pixels; some networks are
                 told.
             negative_prompt: what guidance steers away from.
-            guidance_scale: of classifier-free guidance; at most 1 means none.
+            guidance_scale: scale of classifier-free guidance; at most 1 means none.
             lora: switched on in the text encoder meanwhile, where it has a part for it.
         """
         ...
@@ -219,7 +219,7 @@ class Backbone(Protocol):
         Args:
             z: (B, c, h, w) float32.
             t: a timestep of the noise path, or one for each latent, (B,).
-            condition: of this backbone; it holds for every latent.
+            condition: one of this backbone; it holds for every latent.
             features: the blocks whose outputs are returned, in this order.
             predict: ``False``: the pass may end after the last of ``features``.
             attention: what its self-attention layers do meanwhile.

@@ -60,7 +60,7 @@ class StableDiffusion(UNetBackbone):
         recommended: the settings that suit this model; the paper's unless it says otherwise.
         memory: ``"low"``: for gradients, activations are computed twice, not kept; autoencoder and
             text encoder may wait on the CPU, and so does what a render remembers. The results are
-            the same, the time is more.
+            the same; it takes longer.
         domain: the images that the model knows.
         encoding: what ``encode`` takes of the autoencoder's posterior: its ``"mean"``, as
             DragDiffusion does, or a ``"sample"`` with the same noise always, for a model whose

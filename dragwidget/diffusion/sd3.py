@@ -88,11 +88,13 @@ class StableDiffusion3(LatentBackbone):
 
     Attributes:
         transformer: the network.
-        text_encoder, text_encoder_2: CLIP's and OpenCLIP's; may wait on the CPU.
-        tokenizer, tokenizer_2: theirs.
-        text_encoder_3, tokenizer_3: T5's; ``None`` where the folder has none: then zeros stand for
-            what it would say.
-        shift: of the path, see ``FlowPath``.
+        text_encoder: CLIP's; may wait on the CPU.
+        text_encoder_2: OpenCLIP's, likewise.
+        tokenizer: tokenizer of the first text encoder.
+        tokenizer_2: tokenizer of the second.
+        text_encoder_3: T5's; ``None`` where the folder has none: zeros stand for its embeddings.
+        tokenizer_3: its tokenizer, or ``None``.
+        shift: shift of the path, see ``FlowPath``.
         levels_count: noise levels of the training.
     """
 

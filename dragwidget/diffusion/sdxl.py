@@ -78,9 +78,11 @@ class StableDiffusionXL(UNetBackbone):
     size and not cropped.
 
     Attributes:
-        text_encoder, text_encoder_2: CLIP's and OpenCLIP's; may wait on the CPU.
-        tokenizer, tokenizer_2: theirs.
-        zeros_for_empty: an empty negative prompt is zeros, not the embeddings of an empty text.
+        text_encoder: CLIP's; may wait on the CPU.
+        text_encoder_2: OpenCLIP's, likewise.
+        tokenizer: tokenizer of the first text encoder.
+        tokenizer_2: tokenizer of the second.
+        zeros_for_empty: an empty negative prompt means zeros, not the embeddings of an empty text.
     """
 
     PARTS = (

@@ -124,7 +124,7 @@ def correspondence(
         handles: (N, 2); may be fractional.
         targets: (N, 2), likewise.
         protected: 1 in the protected region, the background, (h, w); ``None``: there is none.
-        field: of the warp, ``DragSettings.warp_field``.
+        field: field of the warp, ``DragSettings.warp_field``.
         combine: ``DragSettings.warp_combine``.
         reach: ``DragSettings.warp_reach``.
     """

@@ -33,7 +33,7 @@ class CycleSDE(Schedule):
     """A schedule whose steps towards the image put in the noise that an inversion kept.
 
     Attributes:
-        noises: of the step from each timestep that was inverted, (1, c, h, w).
+        noises: noise of the step from each timestep that was inverted, (1, c, h, w).
     """
 
     noises: Mapping[Time, Tensor] = field(kw_only=True)
@@ -61,8 +61,8 @@ def cycle_sde(
     Args:
         predict: the network's prediction for (z, timestep); one pass a step.
         z: clean latent, (1, c, h, w).
-        path: of DDIM.
-        seed: of the noise that is added.
+        path: noise path of DDIM.
+        seed: seed of the noise that is added.
 
     Raises:
         ValueError: the path is no schedule of DDIM, or its clean end has no noise.
@@ -96,7 +96,7 @@ def checked(path: NoisePath) -> Schedule:
     """Return a path that Cycle-SDE can invert.
 
     Raises:
-        ValueError: it cannot.
+        ValueError: Cycle-SDE cannot invert it.
     """
     if not isinstance(path, Schedule):
         raise ValueError(

@@ -101,7 +101,7 @@ class Problem:
 
     Attributes:
         targets: (N, 2) as (row, column) feature cells, float32.
-        settings: of the drag.
+        settings: settings of the drag.
         path: the noise path of the model.
         source: returns the forward pass at a timestep, at the source's latent denoised to there
             without a drag; with its prediction, without a graph, and past the start without

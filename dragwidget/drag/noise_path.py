@@ -266,7 +266,7 @@ def inverted_latents(
         method: where a step from z to t evaluates the network, which should be at z_t. ``"plain"``:
             at z. ``"lookahead"``: at a guess of z_t, from the noise that the step before predicted;
             one pass more than plain. ``"fixed_point"``: at z, and then again at the result.
-        iterations: of the fixed point; each takes a pass.
+        iterations: iterations of the fixed point; each takes a pass.
     """
     noise: Tensor | None = None
     for timestep in reversed(schedule.last(count)):

@@ -86,7 +86,7 @@ class Plan(NamedTuple):
     Attributes:
         cells: (m, 2) whole numbers.
         destinations: (m, 2) whole numbers; a row of -1: the cell goes nowhere.
-        order: of the cells, (m,): of those with one destination the first in it arrives.
+        order: order of the cells, (m,): of those with one destination the first arrives.
     """
 
     cells: Tensor
@@ -189,7 +189,7 @@ def stretch_latent(
         targets: (N, 2), likewise.
         protected: 1 in the protected region, (h, w); ``None``: every cell is editable.
         holes: how vacated cells are filled.
-        generator: of the noise that fills them, on the CPU.
+        generator: source of the noise that fills them, on the CPU.
     """
     height, width = latent.shape[2:]
     if protected is None:

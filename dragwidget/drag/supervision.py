@@ -80,7 +80,7 @@ def motion_supervision(
     those of the unshifted patch, which is detached: (2 r_m + 1)^2 x mean |A - B|.
 
     Args:
-        features: of the current latent, with gradient.
+        features: features of the current latent, with gradient.
         handles: current handle points, (N, 2).
         targets: target points, (N, 2).
         active: which pairs have not reached their targets, (N,) bool; none gives a zero loss.
@@ -88,7 +88,7 @@ def motion_supervision(
         step_length: length of d, cells, cut so that it never passes the target.
         templates: what the patch should look like, one for each pair; without them the current
             patch is its own template.
-        weight: of the mean; ``None``: (2 r_m + 1)^2, as in DragDiffusion.
+        weight: weight of the mean; ``None``: (2 r_m + 1)^2, as in DragDiffusion.
     """
     weight = (2 * radius + 1) ** 2 if weight is None else weight
     device, side = features.blocks[0].device, 2 * radius + 1
@@ -134,7 +134,7 @@ def placement(
     the content should be there already.
 
     Args:
-        features: of the current latent, with gradient.
+        features: features of the current latent, with gradient.
         anchors: what each handle is, (N).
         places: where it should be, (N, 2); fractions are meant.
         radius: r_m, cells.

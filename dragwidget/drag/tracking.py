@@ -44,7 +44,7 @@ def track_points(
     """Track each handle: the nearest feature in the window around its last position.
 
     Args:
-        features: of the current latent.
+        features: features of the current latent.
         handles: last known handle points, (N, 2) as (row, column).
         anchors: what each handle tracks, (N).
         radius: r_p, cells; the window is cut at the grid's border.
@@ -91,7 +91,7 @@ def _differences(features: FeatureMap, corners: Tensor, side: int, wanted: Tenso
     """Return sums of |A - B| over channels, (N, side * side).
 
     Args:
-        corners: of the windows, (N, 2).
+        corners: first cell of each window, (N, 2).
         wanted: what is looked for in each, (N, 1, C).
     """
     one = side * side * wanted.shape[-1]
@@ -128,7 +128,7 @@ def confidence(
     It tells of the content, not of the distance to the target.
 
     Args:
-        features: of the current latent.
+        features: features of the current latent.
         handle: where it is there, (2,) as (row, column).
         original: features of the latent that it was drawn on.
         drawn: where it was drawn, (2,).

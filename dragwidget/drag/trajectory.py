@@ -25,9 +25,9 @@ class PlainTrajectory:
     otherwise, and a difference to the dragged latent that is rounding alone has a sign too.
 
     Args:
-        passes: of the network; the graph that it holds is lost where a pass is taken here.
+        passes: passes of the network; the graph that it holds is lost where a pass is taken here.
         latent: where it begins, (1, c, h, w).
-        timestep: of that latent.
+        timestep: timestep of that latent.
     """
 
     def __init__(self, passes: Passes, latent: Tensor, timestep: Time) -> None:

@@ -58,7 +58,7 @@ def warp_latent(
         targets: (N, 2), likewise.
         protected: 1 in the protected region, (h, w); ``None``: everything is editable.
         combine: each cell follows a mean of the pairs, weighted by nearness, or the nearest one.
-        reach: of each pair from its target, in lengths of its displacement.
+        reach: reach of each pair from its target, in lengths of its displacement.
     """
     height, width = latent.shape[2:]
     field = near_field((height, width), handles, targets, protected, combine=combine, reach=reach)

@@ -67,12 +67,12 @@ class History(Sequence[DragStep]):
         return True
 
     def snapshot(self) -> tuple[tuple[Node, ...], int, int]:
-        """(all nodes, number of the current one, number of the tip), at one moment."""
+        """Return (all nodes, number of the current one, number of the tip), at one moment."""
         with self._lock:
             return tuple(self.nodes), self.current.number, self.tip.number
 
     def path(self, node: Node | None = None) -> list[Node]:
-        """The nodes from the start to ``node``, by default to where the edit stands."""
+        """Return the nodes from the start to ``node``, by default to where the edit stands."""
         node = node or self.current
         if self._is_present(node):
             return self._branch[: node.index + 1]
@@ -99,7 +99,7 @@ class History(Sequence[DragStep]):
         return list(ends.values())
 
     def append(self, node: Node) -> None:
-        """Go on from the current node to a new one."""
+        """Add a node after the current one, and go there."""
         with self._lock:
             assert node.parent == self.current.number
             self.add(node)
@@ -107,7 +107,7 @@ class History(Sequence[DragStep]):
             self.current = self.tip = node
 
     def add(self, node: Node) -> None:
-        """Put a node into the tree, and stand where it stood."""
+        """Add a node to the tree without going there."""
         with self._lock:
             assert node.number == len(self.nodes)
             self.nodes.append(node)
@@ -115,7 +115,7 @@ class History(Sequence[DragStep]):
                 self._use(node)
 
     def rewind(self, index: int) -> Node:
-        """Stand ``index`` steps from the start on the present branch; nothing is thrown away.
+        """Go to ``index`` steps from the start on the present branch; nothing is deleted.
 
         Raises:
             ValueError: there is no such step.
@@ -128,7 +128,7 @@ class History(Sequence[DragStep]):
             return node
 
     def at(self, index: int) -> Node:
-        """The node ``index`` steps from the start on the present branch.
+        """Return the node ``index`` steps from the start on the present branch.
 
         Raises:
             ValueError: there is no such step.

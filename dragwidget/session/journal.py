@@ -82,7 +82,7 @@ class Journal:
     """Writes down one session's edit.
 
     Args:
-        folder: of this edit alone; by default a new one in the user's cache.
+        folder: folder of this edit alone; by default a new one in the user's cache.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
@@ -99,7 +99,7 @@ class Journal:
         self._is_new = False  # what is drawn, since it was last written
 
     def drew(self, session: DragSession, drawing: Drawing | None = None) -> None:
-        """What is drawn or asked for has changed; ``None``: the session's instructions are drawn.
+        """Record that what is drawn or requested has changed; ``None``: the session's instructions.
 
         It never waits: while another thread writes, it is that one which writes this too.
         """
@@ -107,7 +107,7 @@ class Journal:
         self._safely(session, lambda: None, wait=False)
 
     def took_step(self, session: DragSession, edit: Edit | None = None) -> None:
-        """A drag step was taken, in ``edit`` or in the session's; call it before the next one."""
+        """Record a drag step, of ``edit`` or of the session's; call it before the next one."""
         self._is_new = True  # where the edit stands
         self._safely(session, lambda: self._took_step(session, edit or session.edit), wait=True)
 
@@ -201,7 +201,7 @@ def _given(request: EditRequest) -> tuple[object, ...]:
 
 
 def journals(home: Path | None = None) -> list[Path]:
-    """The folders of all edits that can be restored, the newest first."""
+    """Return the folders of all edits that can be restored, the newest first."""
     found = [path.parent for path in (home or _home()).glob(f"*/{WHOLE}")]
     return sorted(filter(_written_at, found), key=lambda f: (_written_at(f), f), reverse=True)
 
@@ -211,7 +211,7 @@ def restore(
     model: Backbone | None = None,
     **options: Any,
 ) -> tuple[DragSession, Drawing]:
-    """The session whose edit a journal wrote down, and what was drawn last.
+    """Return the session whose edit a journal recorded, and what was drawn last.
 
     The session has that as its instructions already, where it is enough to drag by.
 

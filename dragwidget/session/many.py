@@ -141,12 +141,19 @@ def run_many(
             threads; other processes load the same by its name.
         folder: where to write edited images, ``0000.png`` and so on by index; made if need be.
         retries: how often a request is run again whose worker was lost.
-        options: of ``load_model``, where ``model`` is a name.
+        options: options of ``load_model``, where ``model`` is a name.
+
+    Returns:
+        An iterator over the rows.
 
     Raises:
         ImportError: a package that the executor's address needs is missing.
-        TypeError: ``executor`` is none.
+        TypeError: ``executor`` is not an executor.
         ValueError: no address of an executor; the model was not loaded by name.
+
+    Examples:
+        >>> list(run_many([]))
+        []
     """
     check_executor(executor)
     if isinstance(model, str | os.PathLike):

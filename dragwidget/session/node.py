@@ -3,10 +3,11 @@
 The session file, the journal and the offloaded history all write a node as a safetensors file of
 its own, which ``safetensors.safe_open`` opens:
 
-    latent, moment_1, moment_2    (1, c, h, w) each: the latent, and Adam's two moments
-    metadata["node"]              JSON: everything else; its instructions by their SHA-256 alone, as
-                                  a mask is as large as the image and most nodes share one
-    metadata["sha256"]            of the tensors' bytes
+    latent                  (1, c, h, w)
+    moment_1, moment_2      Adam's moments, likewise
+    metadata["node"]        JSON: everything else; its instructions by
+                            their SHA-256 alone: most nodes share a mask
+    metadata["sha256"]      SHA-256 of the tensors' bytes
 
 A file is named by the SHA-256 of its header, which in turn names the tensors'. So ``open_node``
 reads and checks the header alone; the tensors are read, and checked, when they are asked for. They
@@ -77,9 +78,10 @@ class Node:
         tensors: latent and Adam's moments, perhaps on disk.
         timestep: noise level of the latent.
         still: steps since a handle last moved.
-        counts, plain_steps: as in ``DragState``.
+        counts: what else the method counts, as in ``DragState``.
+        plain_steps: denoising steps that are still part of the drag, as in ``DragState``.
         instructions: what was asked for in the step that led here, N pairs; ``None`` for the start.
-        settings: of that step; ``None`` for the start.
+        settings: drag settings of that step; ``None`` for the start.
         anchor_nodes: for each pair, the node on whose image its handle was first drawn.
         handles: where they are now, (x, y) image pixels, (N).
         step: what the user saw of it; ``None`` for the start.
@@ -100,7 +102,7 @@ class Node:
 
     @classmethod
     def start(cls, inversion: Inversion) -> Node:
-        """The node that every drag on an inversion starts from."""
+        """Return the node that every drag on an inversion starts from."""
         latent = inversion.latents[-1]
         return cls(0, 0, NodeTensors((latent, Moments.zeros(latent))), inversion.timestep)
 
@@ -138,11 +140,11 @@ class NodeFile:
     """Where a node's tensors are on disk.
 
     Attributes:
-        path: of the file, or of the part of a zip, which stays open as long as this does.
+        path: path of the file, or of the part of a zip, which stays open as long as this does.
         start: bytes before the tensors.
-        sha256: of the tensors' bytes.
+        sha256: SHA-256 of the tensors' bytes.
         like: a latent of the same shape, type and device.
-        count: of the moments.
+        count: number of the moments.
         owner: whose life keeps the file.
     """
 

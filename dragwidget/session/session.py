@@ -52,7 +52,7 @@ T = TypeVar("T")
 class DragSession:
     """Session that edits one image.
 
-    A call that fails leaves the session unchanged, but for finished stages and steps.
+    A call that fails leaves the session unchanged, except for finished stages and steps.
 
     Args:
         progress: called with every ``Progress`` of the work.
@@ -138,7 +138,7 @@ class DragSession:
 
     @property
     def request(self) -> EditRequest:
-        """All that is asked for. Set it to ask for everything at once.
+        """Everything that the edit depends on. Set it to change all of it at once.
 
         Raises RuntimeError where there is no image yet, ValueError where the model cannot do it.
         """
@@ -155,7 +155,7 @@ class DragSession:
         self.change(lambda: self.request.replace(**changes))
 
     def change(self, make: Callable[[], EditRequest]) -> tuple[EditRequest | None, EditRequest]:
-        """Set what ``make`` returns as no other thread sets a request; return the old and it."""
+        """Set the request that ``make`` returns, under the session's lock; return old and new."""
         with self._changing:
             before = self._request
             self._request = request = source.check_request(self.model, make(), before)
@@ -225,7 +225,7 @@ class DragSession:
         return self.request.mask_growth(self.model.vae_factor)
 
     def fork(self) -> DragSession:
-        """A session on the same stages that from now on is asked for things of its own."""
+        """Return a session that shares the stages and has a request of its own from now on."""
         other = copy(self)
         other.watchers, other._changing = [], threading.RLock()
         return other
@@ -353,17 +353,17 @@ class DragSession:
 
     @property
     def edits(self) -> list[Edit]:
-        """All edits of this image: one for each prompt and settings it was inverted with."""
+        """All edits of this image: one for each prompt and settings that inverted it."""
         return self.stages.edits_of(self.request.image)
 
     @property
     def edit(self) -> Edit | None:
-        """The edit that is asked for, with its history; ``None`` where nothing is inverted so."""
+        """The requested edit, with its history; ``None`` before its inversion."""
         return self.stages.edit(self.request)
 
     @property
     def history(self) -> History:
-        """The steps so far, and every branch; RuntimeError where nothing is inverted as asked."""
+        """The steps so far, and every branch; RuntimeError before the inversion."""
         edit = self.edit
         if edit is None:
             raise RuntimeError("the image is not inverted yet: prepare() or drag() first")
@@ -371,7 +371,7 @@ class DragSession:
 
     @property
     def ended(self) -> Ended | None:
-        """Why the last drag was over; ``None`` while it can go on from where the edit stands."""
+        """Why the last drag ended; ``None`` while it can go on from the current node."""
         edit = None if self._request is None else self.edit
         if edit is None or edit.ending[0] != edit.history.current.number:
             return None
@@ -412,7 +412,7 @@ class DragSession:
     def previewing(
         self, step: int | None = None, *, quick: bool = False
     ) -> Generator[Progress, None, Image.Image]:
-        """The same, stepwise; it does not forget that other work was cancelled."""
+        """Make a preview stepwise; a request to cancel other work stays in force."""
         return self.stages.previewing(self.request, step, quick=quick)
 
     def similarity(self, xy: XY) -> dict[int, npt.NDArray[np.float32]]:
@@ -440,7 +440,7 @@ class DragSession:
         return self.stages.confidence(self.request)
 
     def snapshot(self) -> Snapshot:
-        """A frozen copy of everything, also while a drag goes on in another thread."""
+        """Return a frozen copy of everything, also while a drag goes on in another thread."""
         request = self.request
         image = request.image
         return Snapshot(

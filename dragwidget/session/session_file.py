@@ -1,8 +1,8 @@
 """A session in one file: a zip of these parts, stored as they are, and of nothing else.
 
-    session.json                     what is asked for, and what each edit was made with
+    session.json                     the request, and what made each edit
     tensors.safetensors              the image, LoRAs and inversions
-    edit-<k>/node-<n>.safetensors    every node of every history, as ``session.node`` has it
+    edit-<k>/node-<n>.safetensors    every node of every history
 
 A long session opens quickly, and only what is used comes to the device: of a node the header is
 read, and its tensors when the edit goes there. A zip and not one safetensors file of all nodes,
@@ -10,7 +10,7 @@ because it states checksums after the parts: nodes that are on disk are read onc
 a damaged one does not take the others with it. The file stays open as long as nodes are read from
 it; one that is saved in its place does not touch it.
 
-The source's pass of the render is not in it: it is large, and made again by the next render.
+The reference branch is not in it: it is large, and the next render computes it again.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def load(path: str | os.PathLike[str], model: Backbone | None = None, **options:
 
     Args:
         model: the one that it was made with.
-        options: of the embedded model, as ``load_model`` takes them.
+        options: options of the embedded model, as ``load_model`` takes them.
 
     Raises:
         FileNotFoundError: no such file.

@@ -92,8 +92,8 @@ class Store:
 
     Args:
         folder: made when it is first needed; by default ``default_folder()``.
-        limit: bytes; when there is more, features and references go first, then what was not used
-            for longest.
+        limit: bytes; when there is more, features and references are evicted first, then the least
+            recently used entries.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None, *, limit: int = LIMIT) -> None:
@@ -103,7 +103,7 @@ class Store:
         self.limit = limit
 
     def get(self, kind: str, made_by: Mapping[str, Any]) -> dict[str, Tensor] | None:
-        """The tensors that were made by exactly this, on the CPU; ``None`` where there are none.
+        """Return the tensors with exactly this key, on the CPU; ``None`` where there are none.
 
         A damaged file is set aside, with a warning, and counts as missing.
         """
@@ -131,11 +131,11 @@ class Store:
         alone: bool = False,
         share: float = 1.0,
     ) -> bool:
-        """Keep tensors, whole or not at all; whether that was possible.
+        """Cache tensors, whole or not at all; return whether that was possible.
 
         Args:
-            alone: what was kept as made by the same goes, once these are kept.
-            share: of the limit; what is larger is not kept, as it would drive out too much.
+            alone: remove the other entries with this key once these tensors are written.
+            share: share of the limit; larger entries are not cached, as they would evict too much.
         """
         from dragwidget.storage.tensors import size, write_tensors
 
@@ -161,13 +161,13 @@ class Store:
         return True
 
     def remove(self, kind: str, made_by: Mapping[str, Any], *, spare: Path | None = None) -> None:
-        """Remove all that was made by exactly this, ``spare`` excepted."""
+        """Remove every entry with exactly this key, except ``spare``."""
         for path in self._kept(kind, _digest(made_by)):
             if path != spare:
                 _quietly(path.unlink, missing_ok=True)  # else it goes when room is needed
 
     def entries(self) -> list[Entry]:
-        """All that is kept, what was used last first."""
+        """Return all entries, the most recently used first."""
         found = [
             Entry(path, path.parent.name, state.st_size, state.st_mtime)
             for path in self._files()
@@ -190,7 +190,7 @@ class Store:
         return damaged
 
     def clear(self) -> int:
-        """Remove everything that stores wrote here; return how many bytes that were.
+        """Remove everything that stores wrote here; return how many bytes it had.
 
         Files that another process is writing, and everything that is not ours, stay.
         """

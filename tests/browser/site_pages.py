@@ -2,9 +2,11 @@
 
     mkdocs build --strict && PYTHONPATH=tests python -m browser.site_pages build/site [SCREENSHOTS]
 
-Needs Playwright and Chromium. Prints what scrolls sideways, broken images, links that lead nowhere,
-text with a contrast below 4.5 : 1 (3 : 1 where it is large), and the first page that a search finds
-for some words; exits with 1 where anything is wrong. Tables may scroll at 390 pixels.
+Needs Playwright and Chromium. Prints what scrolls sideways or ends beyond the text, headings out of
+order or with nothing below, markup that was not rendered, tables without column titles, code
+without a copy button, broken images, images without a description, links that lead nowhere, text
+with a contrast below 4.5 : 1 (3 : 1 where it is large), and the first page that a search finds for
+some words; exits with 1 where anything is wrong. Tables may scroll at 390 pixels.
 """
 
 from __future__ import annotations
@@ -37,8 +39,48 @@ MEASURE = r"""wide => {
         const text = element.textContent.trim().slice(0, 40);
         if (wide && scrolls) found.push(`scrolls sideways: ${element.tagName} ${text}`);
     }
-    for (const image of document.images)
+    for (const image of document.images) {
         if (!image.complete || !image.naturalWidth) found.push(`broken image: ${image.src}`);
+        if (!image.alt) found.push(`image without a description: ${image.src}`);
+    }
+
+    const article = document.querySelector('article');
+    // Code may stand out by its padding, and on a narrow screen it reaches the screen's edges.
+    const edge = wide ? article.getBoundingClientRect().right + 8 : innerWidth;
+    const isInBox = element => {
+        for (let box = element.parentElement; box !== article; box = box.parentElement)
+            if (getComputedStyle(box).overflowX !== 'visible') return true;
+        return false;
+    };
+    for (const element of article.querySelectorAll('*')) {
+        const {right, width} = element.getBoundingClientRect();
+        const text = element.textContent.trim().slice(0, 40);
+        if (width && right > edge && !isInBox(element)
+            && !element.matches('.headerlink, .md-typeset__scrollwrap'))
+            found.push(`beyond the edge: ${element.tagName} ${text}`);
+    }
+    let level = 0;
+    for (const heading of article.querySelectorAll('h1, h2, h3, h4, h5, h6')) {
+        const [text, own] = [heading.textContent, Number(heading.tagName[1])];
+        const next = heading.nextElementSibling;
+        if (own > level + 1) found.push(`a heading of level ${own} after one of ${level}: ${text}`);
+        if (own > 1 && (!next || (/^H\d$/.test(next.tagName) && Number(next.tagName[1]) <= own)
+            || (next.matches('.doc-contents') && !next.textContent.trim())))
+            found.push(`nothing below the heading ${text}`);
+        level = own;
+    }
+    if (article.querySelectorAll('h1').length !== 1) found.push('not one title');
+    for (const table of article.querySelectorAll('table'))
+        if (![...table.querySelectorAll('th')].some(title => title.textContent.trim()))
+            found.push(`table without column titles: ${table.textContent.trim().slice(0, 40)}`);
+    for (const code of article.querySelectorAll('pre > code'))
+        if (!code.parentElement.querySelector('[data-clipboard-target]')
+            && !code.closest('.highlight')?.querySelector('[data-md-type="copy"]'))
+            found.push(`code without a copy button: ${code.textContent.trim().slice(0, 40)}`);
+    const prose = article.cloneNode(true);
+    prose.querySelectorAll('pre, code, math, script, style').forEach(element => element.remove());
+    const markup = /.{0,20}(?:\*\*|`|\$|\]\(|:::|<\/?[a-z]+>|\\[a-z]{2,}).{0,20}/g;
+    for (const [raw] of prose.textContent.matchAll(markup)) found.push(`not rendered: ${raw}`);
 
     const canvas = document.createElement('canvas');
     const pen = canvas.getContext('2d', {willReadFrequently: true});

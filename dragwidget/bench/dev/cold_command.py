@@ -60,7 +60,9 @@ class Cold:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=positive, default=3, help="new processes of each command")
-    parser.add_argument("--task", choices=TASK_KINDS, default="turn", help="which edit")
+    parser.add_argument(
+        "--task", choices=TASK_KINDS, default="turn", metavar="KIND", help=", ".join(TASK_KINDS)
+    )
     parser.add_argument("--lora-steps", type=int, default=0, help="training steps of the LoRA")
     add_json(parser)
 

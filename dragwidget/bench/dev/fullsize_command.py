@@ -27,29 +27,32 @@ _GB = 10**9
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--family", choices=list(FAMILIES), default="sd15", help="which model")
+    parser.add_argument("--family", choices=list(FAMILIES), default="sd15", help="model family")
     parser.add_argument(
         "--folder",
         type=output_folder,
         metavar="FOLDER",
-        help="where the model is written and stays; one that is there is measured as it is; by "
-        "default a temporary folder",
+        help="folder to keep the model in; a model that is already there is measured; default: "
+        "a temporary folder",
     )
-    parser.add_argument("--size", type=int, help="of the image, pixels; by default the model's")
+    parser.add_argument("--size", type=int, help="side of the image, pixels; default: the model's")
     parser.add_argument(
-        "--steps", type=positive, default=3, help="of LoRA training, inversion and drag, each"
+        "--steps",
+        type=positive,
+        default=3,
+        help="steps of LoRA training, of inversion and of the drag",
     )
-    parser.add_argument("--batch", type=positive, default=4, help="of LoRA training")
+    parser.add_argument("--batch", type=positive, default=4, help="batch size of LoRA training")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ..")
-    parser.add_argument("--dtype", default="auto", help="of the weights, as `load_model` has it")
+    parser.add_argument("--dtype", default="auto", help="type of the weights, as for `load_model`")
     parser.add_argument(
-        "--memory", choices=("normal", "low"), default="normal", help="as `load_model` has it"
+        "--memory", choices=("normal", "low"), default="normal", help="as for `load_model`"
     )
     parser.add_argument(
         "--limit-gb",
         type=float,
         metavar="GB",
-        help="use no more of a CUDA device, as if it had no more",
+        help="use at most this much memory of a CUDA device",
     )
     add_json(parser)
 

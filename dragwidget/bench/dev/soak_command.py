@@ -26,10 +26,14 @@ MB = 2**20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rounds", type=positive, default=500, help="move, drag, render, rewind")
+    parser.add_argument(
+        "--rounds", type=positive, default=500, help="rounds of move, drag, render, rewind"
+    )
     parser.add_argument("--every", type=positive, default=50, help="rounds between two readings")
-    parser.add_argument("--steps", type=positive, default=2, help="of each round's drag")
-    parser.add_argument("--inversion-steps", type=positive, default=8, help="few: rounds are quick")
+    parser.add_argument("--steps", type=positive, default=2, help="drag steps of each round")
+    parser.add_argument(
+        "--inversion-steps", type=positive, default=8, help="DDIM steps of the inversion"
+    )
     parser.add_argument("--widget", action="store_true", help="through DragWidget, without a page")
     parser.add_argument("--model", default="critters", help="which model")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ..")

@@ -32,30 +32,30 @@ LOW = (torch.bfloat16, torch.float16)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     every = ",".join((*PARTS, GROWTH))
-    parser.add_argument("--size", choices=list(SIZES), default="critters", help="which network")
+    parser.add_argument("--size", choices=list(SIZES), default="critters", help="network")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ..")
     parser.add_argument(
         "--dtype",
         default="auto",
         metavar="TYPE,..",
-        help="of our weights: `step` takes all, the other parts the first; by default float32, "
+        help="types of our weights: `step` takes all, the other parts the first; default: float32, "
         "bfloat16 where the device has instructions for it and, on CUDA, float16. The baseline "
-        "has float32; its step on CUDA also float16 by autocast.",
+        "is in float32; its step on CUDA also in float16, by autocast.",
     )
-    parser.add_argument("--side", type=int, help="of the image, pixels; by default the network's")
+    parser.add_argument("--side", type=int, help="side of the image, pixels")
     parser.add_argument(
-        "--parts", metavar="PART,..", help=f"of {every}; by default all but {GROWTH}"
+        "--parts", metavar="PART,..", help=f"parts, of {every}; default: all but {GROWTH}"
     )
-    parser.add_argument("--rounds", type=positive, default=3, help="that count; one more warms up")
+    parser.add_argument("--rounds", type=positive, default=3, help="timed rounds, after a warm-up")
     parser.add_argument("--inverted", type=int, default=35, help="inverted steps, of 50")
-    parser.add_argument("--drag-steps", type=positive, default=10, help="in `edit`")
-    parser.add_argument("--lora-steps", type=int, default=10, help="in `edit`")
-    parser.add_argument("--batch", type=int, default=4, help="of LoRA training")
+    parser.add_argument("--drag-steps", type=positive, default=10, help="drag steps in `edit`")
+    parser.add_argument("--lora-steps", type=int, default=10, help="LoRA steps of the part edit")
+    parser.add_argument("--batch", type=int, default=4, help="batch size of LoRA training")
     parser.add_argument(
         "--memory",
         choices=("normal", "low"),
         default="normal",
-        help="of ours, as `load_model` has it",
+        help="memory option of our model, as for `load_model`",
     )
     add_json(parser)
 

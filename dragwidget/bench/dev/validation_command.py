@@ -21,7 +21,9 @@ from dragwidget.storage.atomic import write_json
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=950_000, help="seed of the first task")
     parser.add_argument("--n", type=positive, default=18, help="number of tasks")
-    parser.add_argument("--model", default="critters", help="whose autoencoder corrupts the images")
+    parser.add_argument(
+        "--model", default="critters", help="model whose autoencoder degrades the images"
+    )
     add_executor(parser)
     add_json(parser, "write the results of every image here")
 

@@ -37,12 +37,14 @@ class Share:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seconds", type=float, default=5.0, help="for which each hand moves")
-    parser.add_argument("--rate", type=float, default=60.0, help="moves of the hand a second")
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, help="seconds of each pointer movement"
+    )
+    parser.add_argument("--rate", type=float, default=60.0, help="pointer moves per second")
     parser.add_argument(
         "--rounds", type=positive, default=5, help="drags with and without the widget"
     )
-    parser.add_argument("--steps", type=positive, default=80, help="of each drag")
+    parser.add_argument("--steps", type=positive, default=80, help="steps of each drag")
     add_json(parser)
 
 

@@ -144,9 +144,9 @@ def load_model(
             ``.safetensors`` file in the original or diffusers' layout, whose settings are then
             those of the model's own; or a hub id.
         device: ``"auto"`` is CUDA, else MPS, else CPU.
-        dtype: of the weights: ``"float32"``, ``"float16"``, ``"bfloat16"``; ``"auto"`` is float16
-            on CUDA and float32 elsewhere. An XL autoencoder that overflows in float16, as its
-            ``force_upcast`` says, has float32 then.
+        dtype: type of the weights: ``"float32"``, ``"float16"``, ``"bfloat16"``; ``"auto"`` is
+            float16 on CUDA and float32 elsewhere. An XL autoencoder that overflows in float16, as
+            its ``force_upcast`` says, has float32 then.
         revision: branch, tag or commit of a hub model.
         variant: which weights are read (and fetched) where a folder or hub model has several, as
             ``"fp16"`` or ``"non_ema"``: of each network those of this variant, or the plain ones
@@ -167,11 +167,18 @@ def load_model(
             previews, and nothing else: a folder or hub id, such as ``"madebyollin/taesd"``.
         memory: ``"low"``: less memory on the device, more time; see ``StableDiffusion``.
 
+    Returns:
+        The model, of the class of its family.
+
     Raises:
         FileNotFoundError: no such folder, file or hub model, or the hub cannot be reached.
         TypeError: a name that is neither text nor a path.
         ValueError: a model of a kind that is not supported, or a broken one; a device or type that
-            there is not; a name that is never looked up.
+            does not exist; a name that is never looked up.
+
+    Examples:
+        >>> load_model("critters", device="cpu").image_side
+        128
     """
     device = choose_device(device)
     dtype = choose_dtype(dtype, device)

@@ -54,7 +54,8 @@ class LoRAStep:
         index: its number from 1.
         loss: before it.
         lora: after it, as the rest is.
-        first, second: AdamW's moments of each matrix.
+        first: AdamW's first moment of each matrix.
+        second: its second moment, likewise.
         random: state of the batches' random generator, uint8; ``None``: not known.
     """
 
@@ -225,6 +226,7 @@ def _set_moments(optimizer: torch.optim.AdamW, lora: LoRA, after: LoRAStep) -> N
 
 # The other is for callers that are in plain torch already.
 train_lora = in_plain_torch(lora_steps)
+"""Train a LoRA, as ``lora_steps`` does, whatever PyTorch settings the caller has."""
 
 
 def loss_of(model: Backbone, condition: Condition, batch: LoRABatch, lora: LoRA | None) -> Tensor:

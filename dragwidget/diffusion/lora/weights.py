@@ -69,7 +69,7 @@ class LoRA:
 
     @cached_property
     def digest(self) -> str:
-        """Of the weights, to tell one LoRA from another; made once, as they are not changed."""
+        """Digest of the weights, to tell one LoRA from another; computed once."""
         digest = hashlib.sha256()
         for path, down in sorted(self.down.items()):
             for matrix in (down, self.up[path]):

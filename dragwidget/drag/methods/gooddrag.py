@@ -71,7 +71,7 @@ class GoodDrag:
         return replace(after, index=state.index + 1, retarget=False), report
 
     def ended(self, state: DragState, task: Problem) -> Ended | None:
-        """All handles have arrived, none moves any more, or the timesteps are used up."""
+        """Return why: all handles have arrived, none moves any more, or no timestep is left."""
         if reached(state.handles, task.targets, task.settings).all():
             return Ended.REACHED
         if task.settings.patience and state.still >= task.settings.patience:

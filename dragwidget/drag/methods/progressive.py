@@ -77,7 +77,7 @@ class Progressive:
         return replace(after, index=state.index + 1, still=0, retarget=False), report
 
     def ended(self, state: DragState, task: Problem) -> Ended | None:
-        """Every handle is at its target, whatever the stop distance is."""
+        """Return why: every handle is at its target, whatever the stop distance is."""
         return Ended.REACHED if torch.equal(state.handles, task.targets) else None
 
 

@@ -48,5 +48,5 @@ class Warp:
         return after, StepReport()
 
     def ended(self, state: DragState, task: Problem) -> Ended | None:
-        """All handles are at their targets."""
+        """Return why: all handles are at their targets."""
         return Ended.REACHED if reached(state.handles, task.targets, task.settings).all() else None
