@@ -21,6 +21,8 @@ from PIL import Image
 import dragwidget
 from dragwidget.__main__ import COMMANDS
 from dragwidget.data.settings import Settings
+from dragwidget.diffusion.loading import EMBEDDED, load_model
+from dragwidget.ui.controls.fields import shown
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -91,12 +93,27 @@ def test_a_public_name_is_in_the_reference(site, name):
     assert any(anchor in page.read_text() for page in (site / "reference").glob("*.html"))
 
 
+def without_breaks(page):
+    """The HTML of a page, without the places where a line may be broken."""
+    return page.read_text().replace("<wbr>", "").replace("<wbr />", "")
+
+
 @pytest.mark.parametrize("stage", [stage.name for stage in fields(Settings)])
 def test_every_setting_is_in_the_table_of_its_stage(site, stage):
-    text = (site / "guide" / "settings.html").read_text()
+    text = without_breaks(site / "guide" / "settings.html")
     assert "<!-- settings" not in text
-    for setting in fields(getattr(Settings(), stage)):
-        assert f"<td><code>{setting.name}</code></td>" in text
+    paper = getattr(Settings(), stage)
+    models = [getattr(load_model(name, device="cpu").recommended, stage) for name in EMBEDDED]
+    for setting in fields(paper):
+        row = text.split(f"<td><code>{setting.name}</code></td>")[1].split("</tr>")[0]
+        values = re.findall(r"<td><code>(.*?)</code></td>", row)
+        assert values == [shown(getattr(record, setting.name)) for record in (paper, *models)]
+
+
+def test_every_row_of_the_reference_has_one_name(site):
+    for page in (site / "reference").glob("*.html"):
+        assert re.findall(r"<code>\w+,</code>", page.read_text()) == []
+        assert "Annotated[" not in page.read_text()
 
 
 def test_every_command_tells_its_arguments(site):
@@ -172,6 +189,24 @@ def test_the_animation_is_small_light_and_moves():
             seen.append(np.asarray(animation.convert("L")).astype(int))
     assert np.median(seen[0][:8]) > 200  # a light page around the image
     assert all(np.abs(a - b).max() > 64 for a, b in pairwise(seen))
+
+
+@pytest.mark.parametrize("name", [name for name in dragwidget.__all__ if name[0] != "_"])
+def test_a_public_name_has_an_example_and_says_what_it_returns(name):
+    thing = getattr(dragwidget, name)
+    text = inspect.getdoc(thing)
+    [page] = [
+        page.read_text()
+        for page in (DOCS / "reference").glob("*.md")
+        if f"::: {thing.__module__}.{name}\n" in page.read_text() + "\n"
+        or name in page.read_text()
+        and f"::: {thing.__module__}\n" in page.read_text()
+    ]
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    assert "Examples:" in text or any(
+        f"{name}(" in block or f"{name}." in block for block in blocks
+    )
+    assert inspect.isclass(thing) or "Returns:" in text
 
 
 def named(path):
