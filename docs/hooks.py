@@ -45,7 +45,7 @@ def on_page_content(content: str, **_: Any) -> str:
 
 def breakable(code: str) -> str:
     """Code of a table, which may go on in a new line between its parts."""
-    return f"<code>{re.sub(r'(?<=[/._=(])(?=[a-z])', '<wbr>', code)}</code>"
+    return f"<code>{re.sub(r'(?<=[/.=(])(?=[a-z])|(?<=[a-z]_)(?=[a-z])', '<wbr>', code)}</code>"
 
 
 def recommended(file: str) -> Settings:
@@ -86,4 +86,4 @@ def help_of(command: str) -> str:
         contextlib.suppress(SystemExit),
     ):
         main([*command.split(), "--help"])
-    return f"```text\n{printed.getvalue()}```"
+    return f'<div class="help" markdown>\n\n```text\n{printed.getvalue()}```\n\n</div>'
