@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 NEEDED = ("mkdocs", "material", "mkdocstrings", "latex2mathml")
 PAGES = sorted(DOCS.rglob("*.md"))
+TUTORIALS = [Path("tutorials", f"{path.stem}.md") for path in (ROOT / "notebooks").glob("*.ipynb")]
 IN_REFERENCE = sorted(
     name
     for page in (DOCS / "reference").glob("*.md")
@@ -65,7 +66,20 @@ def site(tmp_path_factory):
 
 def test_every_page_is_built(site):
     built = {path.relative_to(site).with_suffix(".md") for path in site.rglob("*.html")}
-    assert {page.relative_to(DOCS) for page in PAGES} == built - {Path("404.md")}
+    written = {page.relative_to(DOCS) for page in PAGES}
+    assert written | set(map(Path, TUTORIALS)) == built - {Path("404.md")}
+
+
+def test_a_tutorial_is_shown_with_all_its_figures(site):
+    for page in TUTORIALS:
+        notebook = json.loads((ROOT / "notebooks" / page.name).with_suffix(".ipynb").read_text())
+        outputs = [one for cell in notebook["cells"] for one in cell.get("outputs", [])]
+        figures = sum(any("image/" in kind for kind in one.get("data", {})) for one in outputs)
+        shown = re.findall(
+            r'<img [^>]*src="([^"]+)"', (site / page.with_suffix(".html")).read_text()
+        )
+        assert figures == len(shown) > 0
+        assert all((site / page.parent / name).is_file() for name in shown)
 
 
 @pytest.mark.parametrize("word", ["GPU", "VRAM", "Colab", "SDXL", "LoRA"])
@@ -125,11 +139,13 @@ def test_every_command_tells_its_arguments(site):
 
 
 def test_formulas_are_drawn(site):
-    for page in PAGES:
+    for page in [*PAGES, *(DOCS / page for page in TUTORIALS)]:
         built = (site / page.relative_to(DOCS).with_suffix(".html")).read_text()
         text = re.sub(r"<(pre|code|script|style)\b.*?</\1>", "", built, flags=re.S)
         assert "$$" not in text
-        assert re.findall(r"\\(?:[()[\]]|[a-z]{2,})", text) == []
+        assert re.findall(r"\\(?:[()[\]]|[A-Za-z]{2,})", text) == []
+        if not page.exists():
+            continue
         written = re.findall(r"^\$\$$", page.read_text(), re.M)
         assert text.count('display="block"') == len(written) / 2
 
@@ -145,7 +161,8 @@ def test_examples_of_the_reference_are_code(site):
 def test_the_pages_of_the_menu_are_all_there_is():
     menu = (ROOT / "mkdocs.yml").read_text().split("nav:")[1].split("\nvalidation:")[0]
     listed = re.findall(r"(\S+\.md)", menu)
-    assert sorted(listed) == sorted(page.relative_to(DOCS).as_posix() for page in PAGES)
+    written = [page.relative_to(DOCS).as_posix() for page in PAGES]
+    assert sorted(listed) == sorted(written + [page.as_posix() for page in TUTORIALS])
 
 
 def test_every_strip_of_a_setting_is_shown_once_and_can_be_made_again():
