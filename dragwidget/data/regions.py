@@ -1,14 +1,16 @@
-"""A hierarchy of the regions of an image: what belongs to a clicked place, small to large.
+"""The regions of an image, and which of them a click means.
 
 Pixels that are alike are joined to small regions (Felzenszwalb, Huttenlocher: Efficient Graph-Based
-Image Segmentation, IJCV 2004), and those step by step to larger ones, each time the two neighbours
-whose union is the least mixed (Ward 1963). The regions around a place are nested; a click chooses
-one of them.
+Image Segmentation, IJCV 2004). A random walk starts at the clicked one and crosses a border the
+more likely, the longer it is and the more alike both sides are; it ends where it leaves the image,
+or anywhere, seldom (Grady: Random Walks for Image Segmentation, IEEE TPAMI 2006). The regions in
+the order of how often it visits them, up to each of them, are the candidates: some hundred, by
+walks for which colours and features count differently. The click means the candidate that is most
+likely by its border, its colours and where in it the click is.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,132 +23,271 @@ __all__ = ["Regions"]
 
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.int_]
+Measures = dict[str, Floats]  # of each of K candidates, (K,)
+Cell = tuple[int, int]  # (row, column)
 
 SCALE = 10.0  # units of colour: how much a single pixel may differ from another that it joins
 LEAST_CELLS = 3  # of a smallest region
-LEAST_SHARE, MOST_SHARE = 0.004, 0.5  # of the image, that a click likely means
-BY_SIZE, BY_LASTING, BY_BORDER = 0.3, 0.2, 5.0  # weights of what makes a region likely
-MOST_CHANGE, LEEWAY = 3.0, 0.3  # by a correction: share of what is selected; of distinctness
+# How much both sides of a border differ where a walk crosses it e times less often: in units of
+# CIELAB, and in features.
+WALKS = ((10.0, 0.4), (10.0, 0.2), (20.0, 0.1), (30.0, 0.2))
+FROM_ALL = (0, 2)  # the walks that start at earlier clicks, too
+ENDS, LEAVES = 1e-4, 0.03  # how often a walk ends, by cells and by cells of the frame
+NEAR = 1  # cells: a click so near to the edge of what is selected means only the edge
+WEAK = 4.0  # units of CIELAB: a border of so little contrast is none
+LARGE = 0.3  # of the image: few mean more
 BESIDE = ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:]))
-SMALLEST_HEIGHT = 1e-4
 NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))
+
+# How much each measure makes a candidate likely, fitted to parts of 100 scenes of the synthetic
+# domain: of the first click; of a further one, by what it changes and by what is then selected.
+FIRST = {
+    "weak": -6.35, "frame": -4.35, "large": -4.53, "off": -19.65, "mixed": -0.49, "drop": 5.56,
+    "cut": -1.44,
+}  # fmt: skip
+CHANGE = {"weak": -3.96, "off": -2.13, "mixed": -0.25, "depth": 1.47, "size": -0.54}
+WHOLE = {"weak": -2.79, "frame": -1.26, "large": -1.38, "cut": -0.74}
 
 
 @dataclass(frozen=True, eq=False)
 class Regions:
-    """Nested regions of an image of (h, w) cells; the smallest come first, the whole is the last.
+    """The small regions of an image of (h, w) cells, and how they are beside each other.
 
     Attributes:
-        colours: of every cell, (h, w, 3) CIELAB.
-        places: of every cell's smallest region, (h, w), in an order in which each region is a run.
-        leaf: number of the smallest region of every cell, (h, w).
-        first, after: where the run of each region begins, and what comes after it, (R,).
-        parents: the region that each is joined to, (R,); the last one's is itself.
-        heights: how mixed each region is, (R,): variance times share of the image; a parent's is
-            greater.
+        leaf: number of the region of every cell, (h, w), from 0.
+        areas: cells of each region, (R,).
+        frame: cells of each region along the border of the image, (R,).
+        middles: of each region, (R, 2) as (row, column).
+        colours: mean of each region, (R, 3) CIELAB.
+        pairs: regions that touch, (E, 2).
+        lengths: of the border between them, (E,) cells.
+        steps: mean difference of colour along it, (E,).
+        links: how easily a walk crosses it, (len(WALKS), E).
     """
 
-    colours: Floats
-    places: Ints
     leaf: Ints
-    first: Ints
-    after: Ints
-    parents: Ints
-    heights: npt.NDArray[np.float64]
+    areas: Floats
+    frame: Floats
+    middles: Floats
+    colours: Floats
+    pairs: Ints
+    lengths: Floats
+    steps: Floats
+    links: Floats
 
     @classmethod
     def of(cls, colours: Floats, description: Floats) -> Regions:
-        """Make the hierarchy.
+        """Find the regions.
 
         Args:
-            colours: (h, w, 3) CIELAB: what the smallest regions are made by.
-            description: (h, w, C): what decides which of them belong together.
+            colours: (h, w, 3) CIELAB.
+            description: (h, w, C): half the squared distance of two places is how their features
+                differ.
         """
         leaf = _smallest(colours)
-        parents, heights = _joined(leaf, description)
-        count = int(leaf.max()) + 1
-        children: list[list[int]] = [[] for _ in parents]
-        for child, parent in enumerate(parents[:-1]):
-            children[parent].append(child)
-        first, after = np.zeros(len(parents), dtype=int), np.zeros(len(parents), dtype=int)
-        sizes = np.ones(len(parents), dtype=int)
-        for region in range(count, len(parents)):
-            sizes[region] = sum(sizes[child] for child in children[region])
-        for region in reversed(range(len(parents))):  # parents before their children
-            start = first[region]
-            after[region] = start + sizes[region]
-            for child in children[region]:
-                first[child] = start
-                start += sizes[child]
-        return cls(colours, first[leaf], leaf, first, after, np.array(parents), np.array(heights))
+        flat = leaf.ravel()
+        areas = np.bincount(flat).astype(float)
 
-    def likely(self, around: Sequence[int]) -> int:
-        """Return the region, of nested ones, that a click on them most likely means.
+        def means(values: Floats) -> Floats:
+            channels = values.reshape(flat.size, -1).T
+            sums = np.stack([np.bincount(flat, channel) for channel in channels], axis=1)
+            found: Floats = sums / areas[:, None]
+            return found
 
-        That is a distinct one that stays as it is for long while regions are joined.
-        """
-        return max(around, key=self._likeness)
-
-    def _likeness(self, region: int) -> float:
-        inside = self.cells(region)
-        if inside.mean() < LEAST_SHARE:
-            return -np.inf
-        lasting = self.heights[self.parents[region]] / self.heights[region]
-        return self.distinctness(inside) + BY_LASTING * float(np.log(lasting))
-
-    def distinctness(self, inside: BoolArray) -> float:
-        """Return how much a mask (h, w) looks like a whole thing; comparable within one image.
-
-        That is a large one that differs from what is beside it and does not run along the border
-        of the image. Of nothing, and of more than ``MOST_SHARE``, it is minus infinity.
-        """
-        share = float(inside.mean())
-        if not 0 < share <= MOST_SHARE:
-            return -np.inf
-        steps = [
-            np.linalg.norm(self.colours[here] - self.colours[there], axis=-1)[
-                inside[here] != inside[there]
-            ]
+        borders = [
+            np.stack([leaf[here], leaf[there]], axis=-1)[leaf[here] != leaf[there]]
             for here, there in BESIDE
         ]
-        contrast = float(np.concatenate(steps).mean()) + 1e-6
-        frame = [inside[0], inside[-1], inside[:, 0], inside[:, -1]]
-        along = float(np.concatenate(frame).mean())
-        return float(np.log(contrast * share**BY_SIZE)) - BY_BORDER * along
+        apart = [
+            np.linalg.norm(colours[here] - colours[there], axis=-1)[leaf[here] != leaf[there]]
+            for here, there in BESIDE
+        ]
+        pairs, which = np.unique(
+            np.sort(np.concatenate(borders), axis=1), axis=0, return_inverse=True
+        )
+        lengths = np.bincount(which.ravel(), minlength=len(pairs)).astype(float)
+        mean, described = means(colours), means(description)
+        a, b = pairs.T
+        by_colour = np.linalg.norm(mean[a] - mean[b], axis=1)
+        by_features = ((described[a] - described[b]) ** 2).sum(axis=1) / 2
+        edge = np.concatenate([leaf[0], leaf[-1], leaf[:, 0], leaf[:, -1]])
+        return cls(
+            leaf,
+            areas,
+            np.bincount(edge, minlength=len(areas)).astype(float),
+            means(np.moveaxis(np.indices(leaf.shape, dtype=float), 0, -1)),
+            mean,
+            pairs,
+            lengths,
+            np.bincount(which.ravel(), np.concatenate(apart), len(pairs)) / lengths,
+            np.stack([lengths * np.exp(-by_colour / c - by_features / f) for c, f in WALKS]),
+        )
 
-    def likely_change(self, found: BoolArray, around: Sequence[int], is_on: bool) -> int | None:
-        """Return the region, of nested ones, that a click to correct a mask most likely means.
-
-        Adding it, or taking it away, leaves the most distinct mask, and changes at most
-        ``MOST_CHANGE`` times as many cells as are selected. ``None``: each makes the mask less
-        distinct.
+    def meant(
+        self,
+        found: BoolArray,
+        cell: Cell,
+        is_on: bool,
+        earlier: Sequence[tuple[Cell, bool]] = (),
+        factor: float = 1.0,
+    ) -> BoolArray:
+        """Return the cells (h, w) that a click most likely means: to be added, or taken away.
 
         Args:
-            found: the mask (h, w) before the click.
-            around: the regions to choose from, the smallest first.
-            is_on: whether the region is added.
+            found: what is selected so far, (h, w).
+            cell: where the click is.
+            is_on: whether what it means is added.
+            earlier: the clicks before, and whether each added; what holds one of the other kind is
+                not meant.
+            factor: how many times as large the answer may be.
         """
-        selected, best, most = int(found.sum()), None, self.distinctness(found) - LEEWAY
-        for region in around:
-            changed = found.copy()
-            changed[self.cells(region)] = is_on
-            if abs(int(changed.sum()) - selected) > MOST_CHANGE * selected:
-                break
-            if (score := self.distinctness(changed)) > most:
-                best, most = region, score
-        return best
+        start, selected = int(self.leaf[cell]), self._mostly(found)
+        same = [int(self.leaf[at]) for at, was_on in earlier if was_on == is_on]
+        other = np.zeros(len(self.areas), dtype=bool)
+        other[[int(self.leaf[at]) for at, was_on in earlier if was_on != is_on]] = True
+        free = ~other & (selected != is_on)
+        only = np.zeros_like(found)
+        only[cell] = True
+        if not free[start]:
+            return only
+        if selected.any() and factor <= 1 and _depths(free[None], self.leaf, cell)[0][0] <= NEAR:
+            return only  # the edge of what is selected
+        walks = [self._walk(walk, [start], free, other) for walk in range(len(WALKS))]
+        if is_on and same:
+            walks += [self._walk(walk, [start, *same], ~other, other) for walk in FROM_ALL]
+        parts = np.concatenate([order & free for order, _ in walks])
+        drops = np.concatenate([drop for _, drop in walks])
+        likely = self._likeness(parts, drops, selected, cell, is_on)
+        best = int(likely.argmax())
+        chosen: BoolArray = parts[best]
+        if factor != 1:
+            walk = np.repeat(range(len(walks)), [len(order) for order, _ in walks])
+            nested = parts[walk == walk[best]]
+            fitting = nested[nested @ self.areas <= factor * (chosen @ self.areas)]
+            chosen = fitting[-1] if len(fitting) else nested[0]
+        cells: BoolArray = chosen[self.leaf]
+        return cells
 
-    def cells(self, region: int) -> BoolArray:
-        """Return the cells of a region, (h, w)."""
-        inside: BoolArray = (self.places >= self.first[region]) & (self.places < self.after[region])
-        return inside
+    def _mostly(self, mask: BoolArray) -> BoolArray:
+        """Return the regions, (R,), that lie in a mask (h, w) by more than half."""
+        inside = np.bincount(self.leaf.ravel(), mask.ravel(), len(self.areas))
+        most: BoolArray = inside > self.areas / 2
+        return most
 
-    def around(self, row: int, column: int) -> list[int]:
-        """Return the regions that a cell lies in, the smallest first."""
-        found = [int(self.leaf[row, column])]
-        while (parent := int(self.parents[found[-1]])) != found[-1]:
-            found.append(parent)
-        return found
+    def _walk(
+        self, walk: int, starts: Sequence[int], free: BoolArray, ends: BoolArray
+    ) -> tuple[BoolArray, Floats]:
+        """Return candidates, each with one more region than the one before, (K, R).
+
+        And how much seldomer a walk from ``starts`` visits the next region, as a logarithm, (K,).
+
+        Args:
+            walk: which of ``WALKS``.
+            starts: regions.
+            free: the regions that a walk may visit, (R,).
+            ends: those where it ends, (R,).
+        """
+        links = np.zeros((len(self.areas),) * 2)
+        a, b = self.pairs.T
+        links[a, b] = links[b, a] = self.links[walk]
+        index, known = np.nonzero(free)[0], np.isin(np.nonzero(free)[0], starts)
+        within = links[np.ix_(index, index)]
+        leaving = links[index][:, free | ends].sum(axis=1)
+        leaving += ENDS * self.areas[index] + LEAVES * self.frame[index]
+        system = (np.diag(leaving) - within)[np.ix_(~known, ~known)]
+        visits = np.ones(len(index))
+        visits[~known] = np.linalg.solve(system, within[np.ix_(~known, known)].sum(axis=1))
+        order = np.append(np.nonzero(known)[0], np.nonzero(~known)[0][np.argsort(-visits[~known])])
+        often = np.maximum(visits[order], 1e-12)
+        drops = np.minimum(np.log(often / np.append(often[1:], often[-1])), 3.0)
+        parts = np.zeros((len(index), len(self.areas)), dtype=bool)
+        parts[:, index[order]] = np.tri(len(index), dtype=bool)
+        first = max(int(known.sum()) - 1, 0)
+        drops[first] = 0
+        return parts[first:], drops[first:]
+
+    def _likeness(
+        self, parts: BoolArray, drops: Floats, selected: BoolArray, cell: Cell, is_on: bool
+    ) -> Floats:
+        """Return how likely a click means each of the candidates (K, R); comparable, (K,).
+
+        Args:
+            drops: how much seldomer a walk visits what comes next.
+            selected: the regions selected so far, (R,).
+            cell: where the click is.
+            is_on: whether the candidate is added to them.
+        """
+        part = self._measures(parts)
+        sizes = parts @ self.areas
+        middles = parts @ (self.areas[:, None] * self.middles) / sizes[:, None]
+        part["off"] = np.linalg.norm(middles - cell, axis=1) / np.sqrt(sizes)
+        part["drop"] = drops
+        after = parts | selected if is_on else selected & ~parts
+        some = after.any(axis=1) & ~after.all(axis=1)
+        if not selected.any():
+            return np.where(some, _weighted(part, FIRST), -np.inf)
+        depth, deepest = _depths(parts, self.leaf, cell)
+        part["depth"] = np.log(np.maximum(depth, 0.5) / np.maximum(deepest, 1))
+        part["size"] = np.log(sizes / self.leaf.size + 1e-4)
+        likely = _weighted(part, CHANGE) + _weighted(self._measures(after), WHOLE)
+        return np.where(some, likely, -np.inf)
+
+    def _measures(self, parts: BoolArray) -> Measures:
+        """Return what can be said of masks (K, R): of their borders, colours and places.
+
+        ``weak``: share of the border without contrast; ``cut``: how easily a walk leaves the mask,
+        by how much it walks within, as a logarithm; ``mixed``: how colours vary, likewise;
+        ``frame``: share of the frame of the image; ``large``: share of the image beyond ``LARGE``.
+        """
+        inside = parts.astype(np.float32)
+        a, b = self.pairs.T
+        crossed = (parts[:, a] != parts[:, b]).astype(np.float32)
+        weak, links = self.lengths * np.exp(-self.steps / WEAK), self.links[0]
+        border, weak, left = (crossed @ np.stack([self.lengths, weak, links], axis=1)).T
+        ends = np.bincount(self.pairs.ravel(), np.repeat(links, 2), len(self.areas))
+        sizes = np.maximum(inside @ self.areas, 1)
+        mean = inside @ (self.areas[:, None] * self.colours) / sizes[:, None]
+        squares = inside @ (self.areas * (self.colours**2).sum(axis=1)) / sizes
+        walked = inside @ ends
+        least = np.maximum(np.minimum(walked, ends.sum() - walked), 1e-6)
+        return {
+            "weak": weak / np.maximum(border, 1),
+            "cut": np.log(left / least + 1e-5),
+            "mixed": np.log(np.maximum(squares - (mean**2).sum(axis=1), 0) + 10),
+            "frame": inside @ self.frame / self.frame.sum(),
+            "large": np.maximum(sizes / self.leaf.size - LARGE, 0),
+        }
+
+
+def _weighted(measures: Measures, weights: dict[str, float]) -> Floats:
+    names, values = list(weights), np.array(list(weights.values()))
+    found: Floats = values @ np.stack([measures[name] for name in names])
+    return found
+
+
+def _depths(masks: BoolArray, leaf: Ints, cell: Cell) -> tuple[Floats, Floats]:
+    """Return how deep a cell lies in masks (K, R), and the deepest one, in cells, (K,) each.
+
+    ``leaf`` (h, w) says which region a cell is of. The frame of the image is no border. Eight masks
+    are eroded at once, as the bits of a byte.
+    """
+    bits = np.pad(np.packbits(masks, axis=0)[:, leaf], ((0, 0), (1, 1), (1, 1)), mode="edge")
+    row, column = cell[0] + 1, cell[1] + 1
+    depth, deepest = np.zeros(len(masks)), np.zeros(len(masks))
+    for step in range(sum(leaf.shape)):
+        left = np.bitwise_or.reduce(bits[:, 1:-1, 1:-1], axis=(1, 2))
+        if not left.any():
+            break
+        depth += np.unpackbits(bits[:, row, column], count=len(masks))
+        deepest += np.unpackbits(left, count=len(masks))
+        smaller = bits.copy()
+        smaller[:, 1:] &= bits[:, :-1]
+        smaller[:, :-1] &= bits[:, 1:]
+        across = smaller.copy() if step % 2 else bits  # in turn by corners and by sides: octagons
+        smaller[:, :, 1:] &= across[:, :, :-1]
+        smaller[:, :, :-1] &= across[:, :, 1:]
+        bits = smaller
+    return depth, deepest
 
 
 def _smallest(colours: Floats) -> Ints:
@@ -185,46 +326,3 @@ def _smallest(colours: Floats) -> Ints:
             size[a] += size[b]
     roots = np.array([find(cell) for cell in range(height * width)])
     return np.unique(roots, return_inverse=True)[1].reshape(height, width)
-
-
-def _joined(leaf: Ints, description: Floats) -> tuple[list[int], list[float]]:
-    """Return the parent of every region, smallest first, and how mixed each is."""
-    flat = leaf.ravel()
-    count = int(flat.max()) + 1
-    size = np.bincount(flat).astype(float).tolist()
-    sums = np.stack(
-        [np.bincount(flat, channel) for channel in description.reshape(flat.size, -1).T]
-    )
-    means = list((sums / size).T)
-    beside: list[set[int]] = [set() for _ in range(count)]
-    for here, there in BESIDE:
-        both = np.stack([leaf[here].ravel(), leaf[there].ravel()], axis=1)
-        for a, b in np.unique(both, axis=0).tolist():
-            if a != b:
-                beside[a].add(b)
-                beside[b].add(a)
-
-    def mixing(a: int, b: int) -> float:
-        apart = means[a] - means[b]
-        return float(apart @ apart * size[a] * size[b] / (size[a] + size[b]) / flat.size)
-
-    queue = [(mixing(a, b), a, b) for a in range(count) for b in beside[a] if a < b]
-    heapq.heapify(queue)
-    parents, heights, is_open = list(range(count)), [SMALLEST_HEIGHT] * count, [True] * count
-    while queue:
-        mixed, a, b = heapq.heappop(queue)
-        if not (is_open[a] and is_open[b]):
-            continue
-        new = len(parents)
-        parents[a] = parents[b] = new
-        is_open[a] = is_open[b] = False
-        parents.append(new)
-        is_open.append(True)
-        heights.append(max(mixed, 1.001 * heights[a], 1.001 * heights[b]))
-        size.append(size[a] + size[b])
-        means.append((means[a] * size[a] + means[b] * size[b]) / size[new])
-        beside.append({c for c in beside[a] | beside[b] if is_open[c]})
-        for c in beside[new]:
-            beside[c].add(new)
-            heapq.heappush(queue, (mixing(c, new), c, new))
-    return parents, heights

@@ -89,12 +89,11 @@ def select_regions(
     labels: npt.ArrayLike | None = None,
     tolerance: npt.ArrayLike = 1.0,
 ) -> BoolArray:
-    """Return the mask (H, W) of the regions of an image around the clicked places.
+    """Return the mask (H, W) of the regions of an image that the clicks most likely mean.
 
-    A click selects the region around it that it most likely means. A further one corrects: it adds,
-    or takes away, the region around it that leaves the most distinct mask, and none that holds an
-    earlier click of the other kind. With another tolerance a click means the largest region that is
-    so many times as mixed.
+    A click selects the regions around it that it most likely means. A further one corrects: it
+    adds what it means, or takes it away, and nothing that holds an earlier click of the other kind.
+    With another tolerance a click means what is so many times as large.
 
     Args:
         pixels: the image, (H, W, 3) uint8, whose edges the mask follows.
@@ -104,30 +103,12 @@ def select_regions(
     size = (pixels.shape[1], pixels.shape[0])
     where, on, reach = check_clicks(size, points, labels, tolerance)
     height, width = regions.leaf.shape
-    found = np.zeros((height, width), dtype=bool)
-    cells = [(int(y * height / size[1]), int(x * width / size[0])) for x, y in where]
-    for number, (cell, is_on, factor) in enumerate(zip(cells, on, reach, strict=True)):
-        others = {r for k in range(number) if on[k] != is_on for r in regions.around(*cells[k])}
-        around = [r for r in regions.around(*cell) if r not in others]
-        chosen = None
-        if around:
-            chosen = regions.likely_change(found, around, is_on) if found.any() else None
-            if chosen is None and is_on and not found[_beside(cell)].any():
-                chosen = regions.likely(around)  # another thing
-            if chosen is None and factor > 1:
-                chosen = around[0]
-        if chosen is None:  # the edge of what is selected
-            found[cell] = is_on
-            continue
-        most = regions.heights[chosen] * factor
-        fitting = [region for region in around if regions.heights[region] <= most] or around[:1]
-        found[regions.cells(fitting[-1])] = is_on
+    found, earlier = np.zeros((height, width), dtype=bool), list[tuple[tuple[int, int], bool]]()
+    for (x, y), is_on, factor in zip(where, on.tolist(), reach.tolist(), strict=True):
+        cell = (int(y * height / size[1]), int(x * width / size[0]))
+        found[regions.meant(found, cell, is_on, earlier, factor)] = is_on
+        earlier.append((cell, is_on))
     return _refined(pixels, found)
-
-
-def _beside(cell: tuple[int, int]) -> tuple[slice, slice]:
-    row, column = cell
-    return np.s_[max(0, row - 2) : row + 3, max(0, column - 2) : column + 3]
 
 
 def swept(part: BoolArray, move: tuple[float, float]) -> BoolArray:

@@ -18,8 +18,7 @@ __all__ = ["regions_of"]
 
 MOST_CELLS = 128  # along the longest side
 LEVEL = 0.36  # of the inversion trajectory from the image: a third of the noise tells parts best
-COMPONENTS = 12  # of the features of a block
-FEATURES = 0.5  # their share in a description; the rest is colour
+COMPONENTS = 32  # of the features of a block
 
 
 def regions_of(inversion: Inversion) -> Regions:
@@ -29,15 +28,9 @@ def regions_of(inversion: Inversion) -> Regions:
     scale = min(0.5, MOST_CELLS / max(height, width))  # cells blur the edges of what they join
     grid = (max(1, round(height * scale)), max(1, round(width * scale)))
     small = Image.fromarray(pixels).resize(grid[::-1], Image.Resampling.BOX)
-    colours = lab(np.asarray(small))
-    parts = [_components(np.moveaxis(colours, -1, 0), 3) * (1 - FEATURES) ** 0.5]
     maps = _coarse_features(inversion)
-    parts += [
-        _components(FeatureMap((block,), grid).full().cpu().numpy(), COMPONENTS)
-        * (FEATURES / len(maps)) ** 0.5
-        for block in maps
-    ]
-    return Regions.of(colours, np.moveaxis(np.concatenate(parts), 0, -1))
+    parts = [_directions(block, grid) / len(maps) ** 0.5 for block in maps]
+    return Regions.of(lab(np.asarray(small)), np.concatenate(parts, axis=-1))
 
 
 @in_plain_torch
@@ -61,14 +54,17 @@ def _coarse_features(inversion: Inversion) -> list[Tensor]:
     return coarse or [output.features[0]]
 
 
-def _components(maps: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.float32]:
-    """Return the main components of maps (C, h, w), ``count`` at most, of unit variance in all."""
-    flat = maps.reshape(len(maps), -1).astype(np.float64)
-    flat = flat - flat.mean(axis=1, keepdims=True)
-    if count < len(maps):
-        flat /= flat.std(axis=1, keepdims=True) + 1e-6
-        values, vectors = np.linalg.eigh(flat @ flat.T)
-        flat = vectors[:, np.argsort(values)[::-1][:count]].T @ flat
-    flat /= np.sqrt((flat**2).sum(axis=0).mean()) + 1e-6
-    found: npt.NDArray[np.float32] = flat.reshape(-1, *maps.shape[1:]).astype(np.float32)
+def _directions(block: Tensor, grid: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """Return the features of a block (1, C, h, w) on a grid, as unit vectors, (rows, columns, c).
+
+    Half the squared distance of two is one less their cosine, by which features tell parts far
+    better than by their difference. Channels are brought to mean 0 and variance 1 before;
+    ``COMPONENTS`` dimensions are kept.
+    """
+    flat = block.float().flatten(2)
+    flat = (flat - flat.mean(2, keepdim=True)) / (flat.std(2, keepdim=True) + 1e-6)
+    values = FeatureMap((flat.view(block.shape),), grid).full().cpu()
+    units = torch.nn.functional.normalize(values.flatten(1), dim=0)
+    main = torch.linalg.eigh(units @ units.T).eigenvectors[:, -COMPONENTS:]
+    found: npt.NDArray[np.float32] = (units.T @ main).view(*grid, -1).numpy()
     return found

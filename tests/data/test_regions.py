@@ -1,6 +1,4 @@
-"""The hierarchy of regions: nested, whole, and likely what one means."""
-
-from itertools import pairwise
+"""Regions: what a click means by their borders, and how further clicks correct it."""
 
 import numpy as np
 import pytest
@@ -8,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dragwidget.data import selection
-from dragwidget.data.regions import Regions
+from dragwidget.data.regions import Regions, _depths
 from dragwidget.data.selection import lab, select_regions
 
 
@@ -21,67 +19,83 @@ def house():
     return image
 
 
+def same(image):
+    """A description that tells no two places apart."""
+    return np.zeros((*image.shape[:2], 1))
+
+
 @pytest.fixture(scope="module")
 def regions():
-    colours = lab(house())
-    return Regions.of(colours, colours)
+    return Regions.of(lab(house()), same(house()))
 
 
-def test_there_is_one_smallest_region_for_each_colour(regions):
-    assert regions.leaf.max() == 2
-    assert len(regions.parents) == 5
+def test_there_is_one_region_for_each_colour(regions):
+    assert sorted(regions.areas) == [14 * 8, 28 * 32 - 14 * 8, 48 * 64 - 28 * 32]
+    assert regions.areas.sum() == regions.leaf.size
 
 
-def test_the_regions_around_a_place_are_nested_up_to_the_whole(regions):
-    around = regions.around(30, 30)
-    masks = [regions.cells(region) for region in around]
-    for inner, outer in pairwise(masks):
-        assert (outer | inner == outer).all()
-        assert outer.sum() > inner.sum()
-    assert masks[-1].all()
-    heights = [regions.heights[region] for region in around]
-    assert heights == sorted(set(heights))
+def test_borders_have_their_length_and_the_contrast_of_both_sides(regions):
+    at = {regions.leaf[0, 0]: "ground", regions.leaf[20, 20]: "wall", regions.leaf[30, 30]: "door"}
+    lengths = {
+        frozenset((at[a], at[b])): length
+        for (a, b), length in zip(regions.pairs, regions.lengths, strict=True)
+    }
+    assert lengths == {
+        frozenset(("wall", "door")): 2 * 14 + 8,
+        frozenset(("wall", "ground")): 2 * (28 + 32) - 8,
+        frozenset(("door", "ground")): 8,
+    }
+    for (a, b), step in zip(regions.pairs, regions.steps, strict=True):
+        assert step == pytest.approx(np.linalg.norm(regions.colours[a] - regions.colours[b]))
 
 
-def test_what_is_most_alike_is_joined_first():
-    description = np.zeros((48, 64, 1))
-    description[12:40, 16:48] = 5
-    description[26:40, 28:36] = 6
-    described = Regions.of(lab(house()), description)
-    door, whole_house, _ = described.around(30, 30)
-    assert described.cells(door).sum() == 14 * 8
-    assert described.cells(whole_house).sum() == 28 * 32
-    assert described.heights[whole_house] == pytest.approx(
-        1 * (112 * 784) / (112 + 784) / (48 * 64), rel=1e-6
-    )
+def meant(regions, cell):
+    return regions.meant(np.zeros(regions.leaf.shape, dtype=bool), cell, True)
 
 
 def test_a_click_means_what_stands_out_and_not_the_ground(regions):
-    assert regions.cells(regions.likely(regions.around(30, 30))).sum() == 14 * 8
+    assert meant(regions, (33, 31)).sum() == 14 * 8
 
 
-@pytest.fixture(scope="module")
-def described():
-    """The regions of the house where features say that the door is a part of it."""
-    description = np.zeros((48, 64, 1))
-    description[12:40, 16:48] = 5
-    description[26:40, 28:36] = 6
-    return Regions.of(lab(house()), description)
+def test_features_decide_where_colours_do_not():
+    """Two halves of a disc: of one thing where their features agree, two things where not."""
+    rows, columns = np.indices((48, 64))
+    image = np.full((48, 64, 3), (70, 150, 80), np.uint8)
+    disc = (rows - 24) ** 2 + (columns - 32) ** 2 < 15**2
+    image[disc & (columns < 32)] = (200, 60, 50)
+    image[disc & (columns >= 32)] = (170, 90, 50)
+    one, two = np.zeros((48, 64, 2)), np.zeros((48, 64, 2))
+    one[disc] = (1, 0)
+    one[~disc] = two[~disc] = (0, 1)
+    two[disc & (columns < 32)] = (1, 0)
+    two[disc & (columns >= 32)] = (-1, 0)
+    whole = meant(Regions.of(lab(image), one), (24, 31))
+    half = meant(Regions.of(lab(image), two), (24, 24))
+    np.testing.assert_array_equal(whole, disc)
+    np.testing.assert_array_equal(half, disc & (columns < 32))
 
 
-def test_tolerance_chooses_among_the_regions_around_a_click(described):
+def test_a_mask_is_as_deep_as_the_erosions_that_it_outlasts():
+    leaf = np.zeros((21, 31), int)
+    leaf[6:15, 8:23] = 1
+    depth, deepest = _depths(np.array([[False, True], [False, False]]), leaf, (7, 15))
+    assert depth.tolist() == [2, 0]
+    assert deepest.tolist() == [5, 0]
+
+
+@pytest.mark.parametrize("click", [(31, 33), (20, 20), (5, 5)])
+def test_more_tolerance_selects_more_and_never_less(regions, click):
     counts = [
-        np.count_nonzero(select_regions(house(), described, (31, 33), tolerance=t))
-        for t in (1 / 16, 1.0, 16.0)
+        np.count_nonzero(regions.meant(np.zeros((48, 64), bool), click[::-1], True, (), factor))
+        for factor in (1 / 16, 1 / 2, 1.0, 2.0, 16.0)
     ]
     assert counts == sorted(counts)
-    assert counts[0] == 14 * 8
-    assert counts[-1] >= 28 * 32
+    assert counts[-1] > counts[0] or counts[0] > 28 * 32
 
 
-def test_a_later_click_takes_a_part_away(described):
-    on = np.array([True, False])
-    found = select_regions(house(), described, [(20, 20), (31, 33)], on, [16.0, 1 / 16])
+def test_a_later_click_takes_a_part_away(regions):
+    on = np.array([True, True, False])
+    found = select_regions(house(), regions, [(20, 20), (31, 33), (32, 34)], on)
     assert found[20, 20]
     assert not found[33, 31]
 
@@ -98,8 +112,7 @@ def garden():
 
 @pytest.fixture(scope="module")
 def places():
-    colours = lab(garden())
-    return Regions.of(colours, colours)
+    return Regions.of(lab(garden()), same(garden()))
 
 
 @given(
