@@ -33,20 +33,18 @@ LEAST_CELLS = 3  # of a smallest region
 WALKS = ((10.0, 0.4), (10.0, 0.2), (20.0, 0.1), (30.0, 0.2))
 FROM_ALL = (0, 2)  # the walks that start at earlier clicks, too
 ENDS, LEAVES = 1e-4, 0.03  # how often a walk ends, by cells and by cells of the frame
+MIDDLE = 0.1  # of the root of an area: so near to its middle, a click is in the middle
 NEAR = 1  # cells: a click so near to the edge of what is selected means only the edge
 WEAK = 4.0  # units of CIELAB: a border of so little contrast is none
 LARGE = 0.3  # of the image: few mean more
 BESIDE = ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:]))
 NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))
 
-# How much each measure makes a candidate likely, fitted to parts of 100 scenes of the synthetic
+# How much each measure makes a candidate likely, fitted to parts of 60 scenes of the synthetic
 # domain: of the first click; of a further one, by what it changes and by what is then selected.
-FIRST = {
-    "weak": -6.35, "frame": -4.35, "large": -4.53, "off": -19.65, "mixed": -0.49, "drop": 5.56,
-    "cut": -1.44,
-}  # fmt: skip
-CHANGE = {"weak": -3.96, "off": -2.13, "mixed": -0.25, "depth": 1.47, "size": -0.54}
-WHOLE = {"weak": -2.79, "frame": -1.26, "large": -1.38, "cut": -0.74}
+FIRST = {"weak": -5.6, "frame": -5.8, "large": -4.3, "off": -18.0, "mixed": -0.45, "cut": -1.8}
+CHANGE = {"weak": -5.1, "off": -2.5, "mixed": -0.26, "depth": 1.66, "size": -0.46}
+WHOLE = {"weak": -2.2, "frame": -1.6, "large": -1.8, "cut": -0.86}
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,13 +153,12 @@ class Regions:
         walks = [self._walk(walk, [start], free, other) for walk in range(len(WALKS))]
         if is_on and same:
             walks += [self._walk(walk, [start, *same], ~other, other) for walk in FROM_ALL]
-        parts = np.concatenate([order & free for order, _ in walks])
-        drops = np.concatenate([drop for _, drop in walks])
-        likely = self._likeness(parts, drops, selected, cell, is_on)
+        parts = np.concatenate(walks) & free
+        likely = self._likeness(parts, selected, cell, is_on)
         best = int(likely.argmax())
         chosen: BoolArray = parts[best]
         if factor != 1:
-            walk = np.repeat(range(len(walks)), [len(order) for order, _ in walks])
+            walk = np.repeat(range(len(walks)), [len(nested) for nested in walks])
             nested = parts[walk == walk[best]]
             fitting = nested[nested @ self.areas <= factor * (chosen @ self.areas)]
             chosen = fitting[-1] if len(fitting) else nested[0]
@@ -176,14 +173,12 @@ class Regions:
 
     def _walk(
         self, walk: int, starts: Sequence[int], free: BoolArray, ends: BoolArray
-    ) -> tuple[BoolArray, Floats]:
+    ) -> BoolArray:
         """Return candidates, each with one more region than the one before, (K, R).
-
-        And how much seldomer a walk from ``starts`` visits the next region, as a logarithm, (K,).
 
         Args:
             walk: which of ``WALKS``.
-            starts: regions.
+            starts: regions where it starts.
             free: the regions that a walk may visit, (R,).
             ends: those where it ends, (R,).
         """
@@ -198,21 +193,14 @@ class Regions:
         visits = np.ones(len(index))
         visits[~known] = np.linalg.solve(system, within[np.ix_(~known, known)].sum(axis=1))
         order = np.append(np.nonzero(known)[0], np.nonzero(~known)[0][np.argsort(-visits[~known])])
-        often = np.maximum(visits[order], 1e-12)
-        drops = np.minimum(np.log(often / np.append(often[1:], often[-1])), 3.0)
         parts = np.zeros((len(index), len(self.areas)), dtype=bool)
         parts[:, index[order]] = np.tri(len(index), dtype=bool)
-        first = max(int(known.sum()) - 1, 0)
-        drops[first] = 0
-        return parts[first:], drops[first:]
+        return parts[max(int(known.sum()) - 1, 0) :]
 
-    def _likeness(
-        self, parts: BoolArray, drops: Floats, selected: BoolArray, cell: Cell, is_on: bool
-    ) -> Floats:
+    def _likeness(self, parts: BoolArray, selected: BoolArray, cell: Cell, is_on: bool) -> Floats:
         """Return how likely a click means each of the candidates (K, R); comparable, (K,).
 
         Args:
-            drops: how much seldomer a walk visits what comes next.
             selected: the regions selected so far, (R,).
             cell: where the click is.
             is_on: whether the candidate is added to them.
@@ -220,8 +208,8 @@ class Regions:
         part = self._measures(parts)
         sizes = parts @ self.areas
         middles = parts @ (self.areas[:, None] * self.middles) / sizes[:, None]
-        part["off"] = np.linalg.norm(middles - cell, axis=1) / np.sqrt(sizes)
-        part["drop"] = drops
+        off = np.linalg.norm(middles - cell, axis=1) / np.sqrt(sizes)
+        part["off"] = np.maximum(off - MIDDLE, 0)
         after = parts | selected if is_on else selected & ~parts
         some = after.any(axis=1) & ~after.all(axis=1)
         if not selected.any():
@@ -244,15 +232,17 @@ class Regions:
         crossed = (parts[:, a] != parts[:, b]).astype(np.float32)
         weak, links = self.lengths * np.exp(-self.steps / WEAK), self.links[0]
         border, weak, left = (crossed @ np.stack([self.lengths, weak, links], axis=1)).T
-        ends = np.bincount(self.pairs.ravel(), np.repeat(links, 2), len(self.areas))
+        walks = 2 * self.areas + np.bincount(
+            self.pairs.ravel(), np.repeat(links, 2), len(self.areas)
+        )
         sizes = np.maximum(inside @ self.areas, 1)
         mean = inside @ (self.areas[:, None] * self.colours) / sizes[:, None]
         squares = inside @ (self.areas * (self.colours**2).sum(axis=1)) / sizes
-        walked = inside @ ends
-        least = np.maximum(np.minimum(walked, ends.sum() - walked), 1e-6)
+        walked = inside @ walks
+        least = np.maximum(np.minimum(walked, walks.sum() - walked), 1)
         return {
             "weak": weak / np.maximum(border, 1),
-            "cut": np.log(left / least + 1e-5),
+            "cut": np.log(left / least + 1e-4),
             "mixed": np.log(np.maximum(squares - (mean**2).sum(axis=1), 0) + 10),
             "frame": inside @ self.frame / self.frame.sum(),
             "large": np.maximum(sizes / self.leaf.size - LARGE, 0),

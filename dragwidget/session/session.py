@@ -428,7 +428,7 @@ class DragSession:
         Args:
             points: the clicks, (N, 2), ``(x, y)`` in image pixels.
             labels: (N,) bool: True on the thing, False off it; ``None``: all are on it.
-            tolerance: how much the thing may differ within itself, as a factor, 1/16 to 16.
+            tolerance: how much more or less of the image to select, as a factor, 1/16 to 16.
 
         Raises:
             ValueError: these are no clicks on this image.

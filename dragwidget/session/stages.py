@@ -291,7 +291,7 @@ class Stages:
             request: whose image it is.
             points: the clicks, (N, 2), ``(x, y)`` in image pixels.
             labels: (N,) bool: True on the thing, False off it; ``None``: all are on it.
-            tolerance: how much the thing may differ within itself, as a factor, 1/16 to 16; or one
+            tolerance: how much more or less of the image to select, as a factor, 1/16 to 16; or one
                 a click, (N,).
 
         Raises:

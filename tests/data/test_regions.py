@@ -93,11 +93,12 @@ def test_more_tolerance_selects_more_and_never_less(regions, click):
     assert counts[-1] > counts[0] or counts[0] > 28 * 32
 
 
-def test_a_later_click_takes_a_part_away(regions):
-    on = np.array([True, True, False])
-    found = select_regions(house(), regions, [(20, 20), (31, 33), (32, 34)], on)
-    assert found[20, 20]
-    assert not found[33, 31]
+def test_a_click_takes_away_what_it_means_and_nothing_else(regions):
+    house, ground = regions.leaf != regions.leaf[0, 0], regions.leaf == regions.leaf[0, 0]
+    door = regions.leaf == regions.leaf[30, 30]
+    gone = regions.meant(house, (33, 31), False, [((20, 20), True)])
+    np.testing.assert_array_equal(gone, door)
+    assert not (gone & ground).any()
 
 
 def garden():
