@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from dragwidget.editor import Runner, State, work
 from dragwidget.editor.images import Images
 from dragwidget.editor.work import PreviewRateLimiter, Rendered, Report
+from dragwidget.session.switching import Switched
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -28,12 +29,12 @@ if TYPE_CHECKING:
 
 Action = Literal[
     "prepare", "step", "run", "pause", "stop", "reset", "render", "rewind", "look", "open",
-    "generate",
+    "generate", "load",
 ]  # fmt: skip
 _DRAGGING = ("drag", "preview")  # phases in which the session stands at a whole step
 PREVIEW = "Preview"  # the name of work that gives way to any other
-GENERATE = "Generate"
-_STARTED = ("Prepare", "Step", "Drag", "Render", GENERATE)  # of two, the second is refused
+GENERATE, LOAD = "Generate", "Load"
+_STARTED = ("Prepare", "Step", "Drag", "Render", GENERATE, LOAD)  # of two, the second is refused
 
 
 class Editing:
@@ -53,6 +54,7 @@ class Editing:
         report: the last one of the work under way, or of the last.
         rendered: the last final render, and where it belongs.
         single: whether the last step was asked for alone.
+        switched: how the model in use came to be used; ``None``: it is the first.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class Editing:
         *,
         on_report: Callable[[Report], object],
         on_state: Callable[[State], object],
-        on_done: Callable[[Rendered | Ended | None, BaseException | None], object],
+        on_done: Callable[[object, BaseException | None], object],
         on_error: Callable[[BaseException], object],
         on_waiting: Callable[[str], object] = lambda _: None,
     ) -> None:
@@ -74,12 +76,13 @@ class Editing:
         self.report: Report | None = None
         self.rendered: Rendered | None = None
         self.single = False
+        self.switched: Switched | None = None
         self._waiting: list[tuple[str, Callable[[], object]]] = []  # in order, with its words
         self._lock = threading.Lock()  # of what is waiting
         self._why_nothing, self._on_report, self._on_done = why_nothing, on_report, on_done
         self._on_waiting = on_waiting
         session.watchers.append(self._steer)
-        self.runner: Runner[Report, Rendered | Ended] = Runner(
+        self.runner: Runner[Report, Rendered | Ended | Switched] = Runner(
             clock,
             on_item=self._reported,
             on_state=on_state,
@@ -108,6 +111,9 @@ class Editing:
         idle = self.runner.state == "idle"
         if idle and session.request.image is not work.request.image:
             self.rendered = None
+        if idle and session.stages is not work.stages:  # another model
+            self.work = session.fork()
+            return
         work.request = session.request if idle and ready else work.request.steered(session.request)
 
     def _asks_for_more(self) -> bool:
@@ -291,7 +297,19 @@ class Editing:
         self._check("generate")
         self._start(GENERATE, lambda: work.generating(self.work, prompt, seed))
 
-    def wait(self, timeout: float | None = None) -> Rendered | Ended | None:
+    def load(self, name: str, max_side: int | None = None) -> None:
+        """Load another model, and use it for the same image; see ``session.switching``.
+
+        Args:
+            name: as ``load_model`` takes it.
+            max_side: longest side of the image that it edits, pixels; by default its own.
+        """
+        self._check("load")
+        make = partial(work.loading, self.session, name, max_side)
+        start = partial(self.runner.start, make, name=LOAD, cancel=self.session.cancel)
+        self._when_free(LOAD, lambda: self._started(start()), next_=True)
+
+    def wait(self, timeout: float | None = None) -> Rendered | Ended | Switched | None:
         """Wait until the work is over or paused; raise what it raised."""
         return self.runner.wait(timeout)
 
@@ -320,13 +338,18 @@ class Editing:
             keep(report.node, report.image)
         self._on_report(report)
 
-    def _done(self, result: Rendered | Ended | None, error: BaseException | None) -> None:
+    def _done(
+        self, result: Rendered | Ended | Switched | None, error: BaseException | None
+    ) -> None:
         if isinstance(result, Rendered):
             self.rendered = result
         if self.runner.name == GENERATE and self.runner.outcome == "done":
             self.rendered, made, session = None, self.work.request, self.session
             # With the settings of now: the user may have changed them meanwhile.
             session.change(lambda: made.replace(settings=session.settings))
+        if isinstance(result, Switched):
+            self.switched = result
+            self._steer()
         try:
             self._on_done(result, error)
         finally:
@@ -334,6 +357,7 @@ class Editing:
                 waited, self._waiting = self._waiting, []
             for words, action in waited:  # each may begin a preview, which makes the next wait
                 self._when_free(words, action, next_=True)
-            if not waited and self.session.request.image is not self.work.request.image:
+            has_other = self.session.request.image is not self.work.request.image
+            if isinstance(result, Switched) or (has_other and not waited):
                 for watcher in list(self.session.watchers):  # a new image waited for this end
                     watcher()

@@ -15,6 +15,7 @@ PHASES = {
     "lora": "Training the LoRA",
     "inversion": "Inverting the image",
     "generation": "Generating the image",
+    "load": "Loading the model",
     "drag": "Dragging",
     "reference": "Recording the reference branch",
     "render": "Rendering",
@@ -25,6 +26,9 @@ MESSAGES = {
     "start": "Ready.",
     "prepared": "LoRA and inversion are ready. Press Run to drag.",
     "generated": "The image is made. Draw an arrow on it.",
+    "loaded": "{model} is loaded. Press Run to drag with it.",
+    "loaded another": "{model} is loaded. Steps made with {before} are kept: load it to return.",
+    "not loaded": "The model was not loaded; {model} stays in use.",
     "stepped": "Step {index} done. Press Step or Run to continue.",
     "rendered": "Final render of step {index}.",
     "ended": "{Reason}.",
@@ -66,5 +70,6 @@ def ended(why: Ended, reason: str, confidences: Sequence[float] = ()) -> str:
 
 
 def progress(report: Report) -> str:
-    """Return how far a phase has come."""
-    return f"{PHASES.get(report.phase, report.phase)}: {report.index} of {report.total}"
+    """Return how far a phase has come, as far as that is known."""
+    phase = PHASES.get(report.phase, report.phase)
+    return f"{phase}: {report.index} of {report.total}" if report.total else f"{phase}."

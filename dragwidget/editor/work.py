@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dragwidget.drag.loop import DragStep
     from dragwidget.session.node import Node
     from dragwidget.session.session import DragSession
+    from dragwidget.session.switching import Switched
 
 T = TypeVar("T")
 
@@ -29,9 +30,9 @@ class Report:
     """How far the work has come, and what is new.
 
     Attributes:
-        phase: ``lora``, ``inversion``, ``generation``, ``drag``, ``reference``, ``render`` or
-            ``preview``.
-        index, total: of its steps, ``index`` are done.
+        phase: ``lora``, ``inversion``, ``generation``, ``load``, ``drag``, ``reference``,
+            ``render`` or ``preview``.
+        index, total: of its steps, ``index`` are done; ``total`` is 0 where it has none.
         node: the node of the history that ``step`` or ``image`` belongs to.
         image: a preview, or the final render.
     """
@@ -97,6 +98,28 @@ def generating(session: DragSession, prompt: str, seed: int) -> Generator[Report
     generation = source.asked_generation(session.model, session.settings, prompt, seed=seed)
     made = yield from _reported(source.generating(session.model, generation))
     session.change(lambda: EditRequest(made, prompt, settings=session.settings))
+
+
+def loading(
+    session: DragSession, name: str, max_side: int | None
+) -> Generator[Report, None, Switched]:
+    """Load a model like the one in use, on its device, and use it for the session's image.
+
+    Args:
+        session: the one to be changed, not a fork of it.
+    """
+    from dragwidget.diffusion.loading import load_model
+    from dragwidget.session.switching import use_model
+
+    session.monitor.start()
+    yield Report("load", 0, 0)
+    now = session.model
+    folder = (now.loaded_with or {}).get("cache_dir")
+    model = load_model(
+        name, device=now.device, dtype=now.dtype, cache_dir=folder, memory=now.memory
+    )
+    session.monitor.check()
+    return use_model(session, model, max_side=max_side)
 
 
 def preparing(session: DragSession) -> Generator[Report, None, None]:

@@ -86,13 +86,11 @@ class Journal:
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
-        if folder is None:
-            name = f"{time.strftime('%Y%m%d-%H%M%S')}-{atomic.owner()}"
-            folder = _home() / name
-        self.folder = user_path(folder)
+        self.folder = _new_folder() if folder is None else user_path(folder)
         # Nodes of each edit that are written; ``None``: there is no whole that steps may follow on.
         self._written: list[int] | None = None
         self._image: tuple[object, ...] = ()  # of the whole: digests of its image and LoRAs
+        self._model: Callable[[], Backbone | None] = lambda: None  # of the whole
         self._lock_file: atomic.Lock | None = None
         self._lock = threading.RLock()
         self._drawing: Drawing | None = None
@@ -156,7 +154,7 @@ class Journal:
     def _holds(self, snapshot: Snapshot) -> bool:
         """Whether steps can follow on the whole that is there: it may be deleted, or outdated."""
         same = self._written is not None and self._image == _given(snapshot.request)
-        return same and (self.folder / WHOLE).is_file()
+        return same and self._model() is snapshot.model and (self.folder / WHOLE).is_file()
 
     def _took_step(self, session: DragSession, edit: Edit | None) -> None:
         snapshot = session.snapshot()
@@ -174,15 +172,21 @@ class Journal:
             written[place] += 1
 
     def _write_whole(self, snapshot: Snapshot) -> None:
+        ours = self._image and self.folder.parent == _home()
+        if ours and self._model() is not snapshot.model and self._has_steps():
+            self.folder = _new_folder()  # that of the model before stays, and can be restored
         self._begin()
         session_file.save(snapshot, self.folder / WHOLE)
-        self._image = _given(snapshot.request)
+        self._image, self._model = _given(snapshot.request), weakref.ref(snapshot.model)
         self._written = [len(edit.nodes) for edit in snapshot.edits]
         for path in self.folder.iterdir():
             if _PART.fullmatch(path.name):  # the whole has it, or it is of another edit
                 path.unlink(missing_ok=True)
         if self.folder.parent == _home():  # elsewhere, what lies beside it is not ours
             _tidy(spare=self.folder)
+
+    def _has_steps(self) -> bool:
+        return self._written is None or any(count > 1 for count in self._written)
 
     def _begin(self) -> None:
         """Make the folder, mark it as ours, and hold its lock while this journal lives."""
@@ -258,6 +262,16 @@ def _written_at(folder: Path) -> float:
         return max(path.stat().st_mtime for path in folder.iterdir())
     except OSError:
         return 0.0
+
+
+def _new_folder() -> Path:
+    """Return the place of a folder that is not there yet, named by the time and our process."""
+    when = time.time()
+    while True:
+        name = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(when))}-{atomic.owner()}"
+        if not (folder := _home() / name).exists():
+            return folder
+        when += 1
 
 
 def _home() -> Path:

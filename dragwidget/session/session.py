@@ -157,8 +157,8 @@ class DragSession:
     def change(self, make: Callable[[], EditRequest]) -> tuple[EditRequest | None, EditRequest]:
         """Set the request that ``make`` returns, under the session's lock; return old and new."""
         with self._changing:
-            before = self._request
-            self._request = request = source.check_request(self.model, make(), before)
+            before, asked = self._request, make()  # which may put another model here, too
+            self._request = request = source.check_request(self.model, asked, before)
         if request is before:
             return before, request
         if before is None or request.image is not before.image:

@@ -50,6 +50,8 @@ class Stages:
         loras: the ones that were trained last.
         edits: inversions, with all that was dragged on them.
         references: the reference branch of the last render.
+        others: those of models that were used before, see ``session.switching``.
+        outdated: names of the stages that one of these has made.
     """
 
     def __init__(
@@ -61,6 +63,8 @@ class Stages:
         # What was dragged is the user's own work, and small: an inversion and its history stay.
         self.edits: KeyedCache[Edit] = KeyedCache(1000)
         self.references: KeyedCache[ReferenceBranch] = KeyedCache(1)
+        self.others: dict[str, Stages] = {}
+        self.outdated: frozenset[str] = frozenset()
         self._check = check
         # Fingerprints that the model has had while this was used, and which of them it has now.
         self._fingerprints: list[str] = []
@@ -109,7 +113,24 @@ class Stages:
         if not request.settings.render.needs_reference:
             reference = StageStatus("off", "the render does not attend to the source")
         inversion = self.edits.status(self._by(source.inversion_key(request)))
-        return {"lora": lora, "inversion": inversion, "reference": reference}
+        found = {"lora": lora, "inversion": inversion, "reference": reference}
+        for name in self.outdated:
+            if found[name].state == "missing":
+                found[name] = StageStatus("outdated", "the model changed since it was made")
+        return found
+
+    @property
+    def made(self) -> frozenset[str]:
+        """The names of the stages that were made, with this model or one before it."""
+        found = {"lora": [*self.loras], "inversion": [*self.edits], "reference": [*self.references]}
+        return self.outdated.union(name for name, versions in found.items() if versions)
+
+    def set_aside(self) -> None:
+        """Free what can be made again; inversions and what was dragged on them stay."""
+        self.references = KeyedCache(1)
+        self._styled = (), self.model
+        for edit in self.edits:
+            edit.release()
 
     def edit(self, request: EditRequest) -> Edit | None:
         """The drag on this inversion, if it was made; an earlier one comes with its history."""

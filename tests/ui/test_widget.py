@@ -21,6 +21,7 @@ from dragwidget.session.session import DragSession
 from dragwidget.ui import styles
 from dragwidget.ui.canvas.tools import TOOLS
 from dragwidget.ui.widget import DragWidget
+from dragwidget.ui.widget.export_panel import makers
 
 
 @pytest.fixture
@@ -315,8 +316,10 @@ def test_files_can_be_taken_away(widget, tmp_path):
     animation = Image.open(io.BytesIO(widget.gif()))
     assert animation.format == "GIF"
     assert animation.n_frames >= 2
-    assert np.array_equal(Image.open(io.BytesIO(widget._png())), widget.result)
-    assert DragInstructions.from_json(widget._json()).pairs == widget.instructions.pairs
+    files = makers(widget._editing, widget.canvas, widget.gif)
+    png, drawn = (files[name][2]() for name in ("PNG", "Instructions"))
+    assert np.array_equal(Image.open(io.BytesIO(png)), widget.result)
+    assert DragInstructions.from_json(drawn).pairs == widget.instructions.pairs
     for button in all_below(widget._view.folded):
         if getattr(button, "description", "") in ("PNG", "GIF", "Instructions"):
             button.click()

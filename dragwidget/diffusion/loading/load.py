@@ -188,7 +188,7 @@ def load_model(
     name = str(source)
     request = _Request(revision, variant or EMBEDDED.get(name), cache_dir, dtype)
     vae_path = None if vae is None else locate(vae, "a vae")
-    here = CRITTERS if name in EMBEDDED else locate(source, "a model")
+    here = CRITTERS if name in EMBEDDED else locate(source, "a model", EMBEDDED)
     if here is not None and is_checkpoint(str(here)):
         check_suffix(here)
         folder = config_folder(here, config, cache_dir)

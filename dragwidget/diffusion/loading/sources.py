@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from dragwidget.data.quoting import quoted
@@ -27,12 +28,13 @@ def is_hub_id(name: str) -> bool:
     return _HUB_ID.fullmatch(name) is not None and not name.lower().endswith(_FILE_ENDINGS)
 
 
-def locate(name: str | os.PathLike[str], wanted: str) -> Path | None:
+def locate(name: str | os.PathLike[str], wanted: str, known: Iterable[str] = ()) -> Path | None:
     """Return the local path that a name stands for, or ``None`` for a model on the hub.
 
     Args:
         name: of a file or a folder, where ``~`` is the home folder; or a hub id.
         wanted: what the name is to stand for, in words; it begins the sentence of an error.
+        known: names that mean something else here, and are accepted, too.
 
     Raises:
         TypeError: not a name.
@@ -64,7 +66,8 @@ def locate(name: str | os.PathLike[str], wanted: str) -> Path | None:
         pass  # no such user, a part that is too long, a folder that may not be looked into
     if is_hub_id(text):
         return None
+    names = "".join(f"{each!r}, " for each in known)
     raise FileNotFoundError(
-        f"{wanted} is not here: there is nothing at {quoted(text)}; wanted a folder or a file that "
-        "exists, or an id 'owner/model' of the Hugging Face hub"
+        f"{wanted} is not here: there is nothing at {quoted(text)}; wanted {names}a folder or a "
+        "file that exists, or an id 'owner/model' of the Hugging Face hub"
     )

@@ -60,12 +60,9 @@ class SettingsPanel(widgets.VBox):
         check: Callable[[Settings], object] | None = None,
     ) -> None:
         self._lock = RLock()  # what is shown is written by one thread at a time
-        self._ready = False
-        self._check = check
-        self._recommended = recommended or Settings()
-        self._paper = paper or Settings()
-        self._more_presets = dict(presets or {})
-        self._showing_preset = False
+        self._ready = self._showing_preset = False
+        self._check, self._recommended = check, recommended or Settings()
+        self._paper, self._more_presets = paper or Settings(), dict(presets or {})
 
         self.rows = {
             stage: {
@@ -139,6 +136,17 @@ class SettingsPanel(widgets.VBox):
     def recommended(self, recommended: Settings) -> None:
         self._recommended = recommended
         self._show()
+
+    def offer(
+        self,
+        recommended: Settings,
+        paper: Settings,
+        presets: Mapping[str, Settings],
+        check: Callable[[Settings], object],
+    ) -> None:
+        """Offer what another model recommends and accepts; ``settings`` stay until they are set."""
+        self._check, self._paper, self._more_presets = check, paper, dict(presets)
+        self.recommended = recommended
 
     @property
     def presets(self) -> dict[str, Settings]:

@@ -15,7 +15,6 @@ from ipywidgets import Layout
 from PIL import Image
 
 from dragwidget.data.image_reading import read_image
-from dragwidget.data.image_writing import encode_image
 from dragwidget.data.instructions import DragInstructions
 from dragwidget.editor.editing import Editing
 from dragwidget.editor.export import animation
@@ -27,6 +26,7 @@ from dragwidget.ui.widget.export_panel import ExportPanel, makers
 from dragwidget.ui.widget.features_panel import FeaturesPanel
 from dragwidget.ui.widget.history_panel import HistoryPanel, spread
 from dragwidget.ui.widget.image_panel import ImagePanel, Samples
+from dragwidget.ui.widget.model_panel import ModelPanel
 from dragwidget.ui.widget.request_sync import RequestSync, why_nothing
 from dragwidget.ui.widget.ticks import PlayClock  # noqa: F401 - it adds the clock "play"
 from dragwidget.ui.widget.view import View
@@ -161,7 +161,8 @@ class DragWidget(StillImage, ipywidgets.VBox):
             HistoryPanel(self._guarded(self.rewind), self._guarded(self.go_to)),
             FeaturesPanel(self._probing),
             ImagePanel(self._guarded(self.open_image), self._guarded(self.generate), samples),
-            ExportPanel(makers(self._png, self.gif, self._json), self.code, self._guard),
+            ModelPanel(self._guarded(self.load_model)),
+            ExportPanel(makers(self._editing, self.canvas, self.gif), self.code, self._guard),
             width=width,
             image_first=bool(samples),
             render_when_done=render_when_done,
@@ -274,6 +275,15 @@ class DragWidget(StillImage, ipywidgets.VBox):
         """
         self._clear_error()
         self._editing.generate(prompt, seed)
+
+    def load_model(self, name: str | os.PathLike[str]) -> None:
+        """Load another model for the same image; points, mask and changed settings stay.
+
+        Steps that were taken are kept with their model, and come back when it is loaded again.
+        Where it cannot be loaded, the one in use stays. It returns at once, as ``run`` does.
+        """
+        self._clear_error()
+        self._editing.load(os.fspath(name).strip(), self._max_side)
 
     def _requested(self) -> None:
         """Something else is asked for, on the page or by code: show it, and write it down."""
@@ -438,15 +448,6 @@ class DragWidget(StillImage, ipywidgets.VBox):
         path = [] if history is None else history.path()
         frames = [p for node in path if (p := self._editing.image_of(node)) is not None]
         return animation(frames or [self.image])
-
-    def _png(self) -> bytes:
-        shown = self._view.newest() or self.image
-        return encode_image(self.session.request.image.completed(shown), "PNG")
-
-    def _json(self) -> bytes:
-        if self.instructions is None:
-            raise ValueError("there are no instructions yet: draw a pair of points first")
-        return self.instructions.to_json().encode()
 
     @classmethod
     def restore(cls, journal: str | os.PathLike[str] | None = None, **options: Any) -> DragWidget:

@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import ipywidgets
 from ipywidgets import Layout
 
+from dragwidget.data.image_writing import encode_image
 from dragwidget.editor.export import link
+
+if TYPE_CHECKING:
+    from dragwidget.editor.editing import Editing
+    from dragwidget.ui.canvas import DragCanvas
 
 Make = Callable[[], bytes]
 
 
-def makers(png: Make, gif: Make, instructions: Make) -> dict[str, tuple[str, str, Make]]:
-    """Return what ``ExportPanel`` offers, with these functions."""
+def makers(editing: Editing, canvas: DragCanvas, gif: Make) -> dict[str, tuple[str, str, Make]]:
+    """Return what ``ExportPanel`` offers."""
+
+    def png() -> bytes:
+        history, source = editing.history, editing.session.request.image
+        shown = None if history is None else editing.image_of(history.current)
+        return encode_image(source.completed(shown or editing.session.image), "PNG")
+
+    def instructions() -> bytes:
+        if canvas.instructions is None:
+            raise ValueError("there are no instructions yet: draw a pair of points first")
+        return canvas.instructions.to_json().encode()
+
     return {
         "PNG": ("Save the image that the canvas shows, without marks", "edited.png", png),
         "GIF": ("Save an animation of the previewed steps", "drag.gif", gif),

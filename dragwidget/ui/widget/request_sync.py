@@ -46,6 +46,7 @@ class RequestSync:
     def __init__(self, canvas: DragCanvas, editing: Editing, view: View) -> None:
         self._canvas, self._editing, self._view = canvas, editing, view
         self._image = editing.work.request.image  # on the canvas
+        self._model = editing.session.model  # in the panel
         self._shown: EditRequest | None = None
         self._showing: set[int] = set()  # threads in ``show``
         self._drawn: object = _BY_CODE  # instructions: the last that were drawn and asked for
@@ -70,10 +71,15 @@ class RequestSync:
         is_first = here not in self._showing
         self._showing.add(here)
         try:
-            image = self._editing.work.request.image
-            is_new = image is not self._image
-            if is_new:
-                self._image, self._canvas.image = image, image.unfitted
+            if (model := session.model) is not self._model:
+                self._model = model
+                self._view.show_model(model)
+            image, before = self._editing.work.request.image, self._image
+            is_new = image is not before
+            self._image = image
+            # One that is only fitted to another model is still drawn on.
+            if image.original is not before.original:
+                self._canvas.image = image.unfitted
                 self._shown, self._drawn = None, _BY_CODE  # nothing is drawn on this one
             while (request := session.request) is not self._shown:
                 self._show(request, self._shown)

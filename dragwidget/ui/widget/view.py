@@ -16,20 +16,20 @@ from dragwidget.data.presets import presets
 from dragwidget.data.settings import Settings
 from dragwidget.drag.method import Ended
 from dragwidget.drag.tracking import LOW_CONFIDENCE
-from dragwidget.editor.editing import GENERATE, PREVIEW
+from dragwidget.editor.editing import GENERATE, LOAD, PREVIEW
 from dragwidget.editor.hints import Situation
 from dragwidget.editor.images import evenly
 from dragwidget.editor.messages import PHASES, message
 from dragwidget.editor.messages import ended as ended_message
 from dragwidget.session.few_step_check import few_step_warning
 from dragwidget.ui.controls import SettingsPanel
+from dragwidget.ui.controls.fields import FIELDS
 from dragwidget.ui.styles import STYLE, model_line, warning_line
 from dragwidget.ui.widget.compare_panel import ComparePanel
 from dragwidget.ui.widget.features_panel import FeaturesPanel
 from dragwidget.ui.widget.guide import Guide
 from dragwidget.ui.widget.history_panel import HistoryPanel
 from dragwidget.ui.widget.layout import Buttons, allow, preparation, sections, two_columns
-from dragwidget.ui.widget.lora_field import LoRAField
 from dragwidget.ui.widget.points_table import PointsTable
 from dragwidget.ui.widget.status_panel import ErrorLine, StatusPanel
 
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from dragwidget.ui.canvas import DragCanvas
     from dragwidget.ui.widget.export_panel import ExportPanel
     from dragwidget.ui.widget.image_panel import ImagePanel
+    from dragwidget.ui.widget.model_panel import ModelPanel
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class View:
         history: HistoryPanel,
         features: FeaturesPanel,
         image: ImagePanel,
+        model: ModelPanel,
         export: ExportPanel,
         *,
         width: int,
@@ -87,26 +89,20 @@ class View:
             continuous_update=False, layout=Layout(width="auto"),
             style={"description_width": "52px"},
         )  # fmt: skip
-        self.loras = LoRAField()
+        self.models, self.loras = model, model.loras
         self.buttons = Buttons()
         self.render_when_done = ipywidgets.Checkbox(
             value=render_when_done, description="Render after runs", indent=False,
             layout=Layout(width="auto"),
         )  # fmt: skip
-        self.model = ipywidgets.HTML(
-            model_line(*_described(session.model)), layout=Layout(width="auto")
-        )
+        self.model = ipywidgets.HTML(layout=Layout(width="auto"))
         self.warning = ipywidgets.HTML(layout=Layout(width="auto"))
         self._of_image = warning
         self.warn()
         self.status = StatusPanel()
         self.error_line = ErrorLine()
-        model = session.model
-        recommended, paper = map(model.numbered, (model.recommended, Settings()))
-        offered = presets(recommended, model.check)
-        self.settings = SettingsPanel(
-            session.settings, recommended, paper, offered, check=model.check
-        )
+        self.settings = SettingsPanel(session.settings, **_offered(session.model))
+        self.show_model(session.model)
         self.compare = ComparePanel(self.image, lambda on: canvas.set_trait("is_bare", on))
         folded: dict[str, Any] = {} if image_first else {"Image": image}
         self.folded = sections(
@@ -116,9 +112,8 @@ class View:
                 "Compare": self.compare,
                 "Features": features,
                 "Export": export,
-                "Preparation": preparation(
-                    self.status.badges, self.buttons, self.render_when_done, self.loras
-                ),
+                "Preparation": preparation(self.status.badges, self.buttons, self.render_when_done),
+                "Model": model,
                 **folded,
             }
         )
@@ -133,15 +128,32 @@ class View:
         first = [image] if image_first else []
         self.rows = [style, *first, self.guide, self.buttons, canvas.toolbar, columns]
 
+    def show_model(self, model: Backbone) -> None:
+        """Show which model is in use, and the settings that it recommends and accepts."""
+        self.model.value = model_line(*_described(model))
+        self.models.show(model)
+        self.settings.offer(**_offered(model))
+
     def warn(self, of_image: str | None = None) -> None:
         """Show what to know before a run, of image and method; ``None``: the image's stays."""
         if of_image is not None:
             self._of_image = of_image
         session = self._editing.session
         of_method = few_step_warning(session.model, session.settings)
-        text = " ".join(filter(None, [self._of_image, of_method]))
+        text = " ".join(filter(None, [self._of_image, of_method, self._of_model()]))
         self.warning.value = warning_line(text)
         self.warning.layout.display = None if text else "none"
+
+    def _of_model(self) -> str:
+        """Return which changed settings the model in use does not take."""
+        switched = self._editing.switched
+        names = [] if switched is None else [name.split(".") for name in switched.reset]
+        labels = ", ".join(FIELDS[stage][name].label for stage, name in names)
+        return (
+            f"Reset to what {self._editing.session.model.name} recommends: {labels}."
+            if names
+            else ""
+        )
 
     def state(self) -> None:
         """Update the stage badges and the buttons."""
@@ -150,6 +162,7 @@ class View:
         self._is_prepared = all(stages[name].state in ("ready", "off") for name in BEFORE_A_DRAG)
         for name, button in self.buttons.by_name.items():
             allow(button, self._editing.why_not(name), self.buttons.tooltips[name])
+        self.models.allow(self._editing.why_not("load"))
         self.show_hint()
 
     def show_hint(self) -> None:
@@ -217,7 +230,8 @@ class View:
         if error is not None:
             self.failed(error)
             key = "not finite" if isinstance(error, ArithmeticError) else "failed"
-            self.say(key, name=name)
+            key = "not loaded" if name == LOAD else key
+            self.say(key, name=name, model=editing.session.model.name)
         elif editing.waiting or name == PREVIEW:
             return  # another message was shown, and holds
         elif editing.runner.outcome == "stopped":
@@ -227,6 +241,8 @@ class View:
             self.say("prepared" if name == "Prepare" else "generated")
         elif name == "Render":
             self.say("rendered")
+        elif name == LOAD and (switched := editing.switched) is not None:
+            self.say("loaded another" if switched.has_steps else "loaded", **vars(switched))
         elif ended is None or (ended is Ended.STEP_LIMIT and name == "Step"):
             self.say("stepped")
         else:
@@ -311,6 +327,13 @@ def note_of(confidence: float | None) -> str:
     if confidence is None:
         return ""
     return f"{confidence:.2f}{' ?' if confidence < LOW_CONFIDENCE else ''}"
+
+
+def _offered(model: Backbone) -> dict[str, Any]:
+    """Return the settings that a model recommends and accepts, as ``SettingsPanel`` takes them."""
+    recommended, paper = map(model.numbered, (model.recommended, Settings()))
+    offered = presets(recommended, model.check)
+    return {"recommended": recommended, "paper": paper, "presets": offered, "check": model.check}
 
 
 def _described(model: Backbone) -> tuple[str, str]:
