@@ -160,6 +160,36 @@ def test_the_source_shows_as_long_as_the_button_is_held(lab):
     assert page.kernel.get("[widget.error, canvas.last_error]") == ["", ""]
 
 
+def test_another_model_is_loaded_and_what_was_drawn_stays(lab):
+    page, canvas = lab, opened(lab)
+    canvas.drag(PAIR)
+    page.kernel.wait_for("len(canvas.pairs) == 1")
+    page.click("dragwidget-select-part")
+    page.kernel.wait_for("canvas.mask is not None")
+    marked = canvas.shows((50, 60))
+    page.page.get_by_text("Model", exact=True).last.click()
+    name = page.control("dragwidget-model-name").locator("input")
+    name.fill("crittres")
+    page.click("dragwidget-load")
+    page.control("dragwidget-error-text").wait_for(state="visible")
+    assert "'crittres'" in page.control("dragwidget-error-text").inner_text()
+    assert "critters stays in use" in page.control("dragwidget-status").inner_text()
+    page.screenshot("panel/model-wrong", "dragwidget")
+    name.fill("critters-base")
+    page.click("dragwidget-load")
+    shown = page.control("dragwidget-model")
+    page.until(lambda: shown.inner_text().startswith("Model critters-base"), "it is in use")
+    page.until(
+        lambda: "critters-base is loaded" in page.control("dragwidget-status").inner_text(), "said"
+    )
+    assert page.page.locator(".dragwidget-error-text").count() == 0
+    page.screenshot("panel/model-loaded", "dragwidget")
+    assert page.kernel.get("[len(canvas.pairs), canvas.mask is None]") == [1, False]
+    assert canvas.shows((50, 60)) == marked
+    assert page.kernel.get("widget.session.model.name") == "critters-base"
+    assert page.kernel.get("[widget.error, canvas.last_error]") == ["", ""]
+
+
 BRING = """([type, bytes]) => {
     const data = new DataTransfer();
     data.items.add(new File([new Uint8Array(bytes)], 'a.png', { type: 'image/png' }));

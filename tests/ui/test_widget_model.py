@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from html import unescape
 
 import numpy as np
 import pytest
@@ -25,8 +26,8 @@ def other_folder(tmp_path_factory):
 
 
 @pytest.fixture
-def widget(tiny, request):
-    """A widget with a pair, a mask, a prompt and one changed setting."""
+def widget(tiny):
+    """A widget with a pair, a mask and a prompt."""
     made = DragWidget(session_on(tiny), clock="sync", render_when_done=False)
     made.canvas.add_pair(*FAR)
     made.canvas.set_mask(left_half())
@@ -84,7 +85,9 @@ def test_a_name_that_is_none_is_one_sentence_and_changes_nothing(widget, tiny, n
     chosen(widget, name)
     assert all(word in widget.error for word in words), widget.error
     assert "\n" not in widget.error
-    assert widget.error in widget._view.error_line.value.replace("&#x27;", "'")
+    assert widget.error in unescape(widget._view.error_line.value)
+    assert widget._view.models._line.value.count("<div") == 1  # beside the button, too
+    assert all(word in unescape(widget._view.models._line.value) for word in words)
     assert f"{tiny.name} stays in use" in status(widget)
     assert widget.session.model is tiny
     assert widget._view.models.name.value == name  # to be corrected

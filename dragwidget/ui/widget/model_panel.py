@@ -9,6 +9,7 @@ import ipywidgets
 from ipywidgets import Layout
 
 from dragwidget.diffusion.loading import EMBEDDED
+from dragwidget.ui.styles import escape
 from dragwidget.ui.tooltips import set_tooltip
 from dragwidget.ui.widget.layout import allow
 from dragwidget.ui.widget.lora_field import LoRAField
@@ -49,7 +50,8 @@ class ModelPanel(ipywidgets.VBox):
         self.button.on_click(lambda _: load(self.name.value))
         self.loras = LoRAField()
         row = ipywidgets.HBox([self.name, self.button], layout=Layout(width="100%"))
-        super().__init__([row, self.loras])
+        self._line = ipywidgets.HTML(layout=Layout(width="auto", min_height="28px"))
+        super().__init__([row, self._line, self.loras])
         self.allow("")
 
     def show(self, model: Backbone) -> None:
@@ -57,6 +59,10 @@ class ModelPanel(ipywidgets.VBox):
         if model.name not in self.name.options:
             self.name.options = [*self.name.options, model.name]
         self.name.value = model.name
+
+    def say(self, text: str) -> None:
+        """Show what became of loading, where the button was pressed: all else may be scrolled away."""
+        self._line.value = f'<div class="dragwidget-model">{escape(text)}</div>'
 
     def allow(self, why_not: str) -> None:
         """Disable the button, with the reason as its tooltip; enable it if there is none."""

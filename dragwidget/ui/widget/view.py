@@ -202,6 +202,8 @@ class View:
         if report.phase == "preview":  # it is not what the user waits for
             return
         text = self.status.show_report(report)
+        if report.phase == "load":
+            self.models.say(text)
         if state == "running":
             self.status.say(text)
         elif state == "paused":
@@ -232,17 +234,22 @@ class View:
             key = "not finite" if isinstance(error, ArithmeticError) else "failed"
             key = "not loaded" if name == LOAD else key
             self.say(key, name=name, model=editing.session.model.name)
+            if name == LOAD:
+                self.models.say(str(error))
         elif editing.waiting or name == PREVIEW:
             return  # another message was shown, and holds
         elif editing.runner.outcome == "stopped":
             dragged = editing.report is not None and editing.report.phase == "drag"
             self.say("stopped" if dragged else "cancelled", name=name)
+            self.models.say("")
         elif name in ("Prepare", GENERATE):
             self.say("prepared" if name == "Prepare" else "generated")
         elif name == "Render":
             self.say("rendered")
         elif name == LOAD and (switched := editing.switched) is not None:
-            self.say("loaded another" if switched.has_steps else "loaded", **vars(switched))
+            key = "loaded another" if switched.has_steps else "loaded"
+            self.say(key, **vars(switched))
+            self.models.say(message(key, **vars(switched)))
         elif ended is None or (ended is Ended.STEP_LIMIT and name == "Step"):
             self.say("stepped")
         else:
