@@ -80,6 +80,7 @@ _BADGES = {  # symbol, word
 }
 
 STYLE = f"""<style>
+.dragwidget {{ --jp-widgets-container-padding: 8px; }}
 .dragwidget-status, .dragwidget-error, .dragwidget-badge {{
   color: {TEXT}; font-family: {FONT}; font-size: var(--jp-ui-font-size1, 13px); line-height: 20px;
 }}
@@ -107,6 +108,8 @@ STYLE = f"""<style>
 .dragwidget-faint {{ color: {FAINT}; }}
 .dragwidget-error-text {{ border-left: 3px solid {_BAD}; padding-left: 8px; }}
 .dragwidget-error summary {{ cursor: pointer; }}
+.dragwidget-error-line {{ height: 44px; overflow: hidden auto; }}
+.dragwidget-error-line:has(details[open]) {{ height: auto; }}
 .dragwidget-error pre {{
   font-family: var(--jp-code-font-family, monospace); font-size: 12px; line-height: 1.35;
   margin: 4px 0 0; max-height: 240px; overflow: auto; white-space: pre-wrap; color: inherit;

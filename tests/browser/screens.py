@@ -63,9 +63,12 @@ class Screens:
         control.screenshot(path=path)
         self.page.page.set_viewport_size(window)
 
+    def header(self, title: str) -> Any:
+        return self.page.page.locator(".dragwidget").first.get_by_text(title, exact=True).last
+
     def section(self, title: str) -> None:
         """Open a folded section, or close it."""
-        self.page.page.locator(".jp-Collapse-header", has_text=title).first.click()
+        self.header(title).click(timeout=20_000)
         self.page.page.wait_for_timeout(300)
 
     def idle(self) -> None:
@@ -119,7 +122,7 @@ def states(screens: Screens, canvas: ImageOnPage, *, all_of_them: bool) -> None:
     if not all_of_them:
         return
     for title in SECTIONS:
-        if page.page.locator(".jp-Collapse-header", has_text=title).count():
+        if screens.header(title).count():
             screens.section(title)
             screens.take(f"8-{title.lower()}", whole=True)
     screens.section("Compare")

@@ -320,7 +320,7 @@ def test_a_mask_that_lets_nothing_change_is_said_and_refused_late(canvas):
 
 
 def test_the_caption_says_how_much_may_change_and_warns(canvas):
-    assert "no mask: the whole image is editable, no pair" in canvas._caption.value
+    assert "no mask: all editable, no pair" in canvas._caption.value
     canvas.add_pair((50, 30), (5, 5))
     assert "1 pair" in canvas._caption.value
     canvas.rectangle((0, 0), (30, 20))

@@ -311,7 +311,7 @@ def test_a_notebook_without_a_kernel_shows_an_image(canvas):
     canvas.add_pair((5, 5), (50, 40))
     data = canvas._repr_mimebundle_()
     assert data["application/vnd.jupyter.widget-view+json"]["model_id"]
-    assert data["text/plain"] == "DragCanvas(64 x 48: no mask: the whole image is editable, 1 pair)"
+    assert data["text/plain"] == "DragCanvas(64 x 48: no mask: all editable, 1 pair)"
     image = Image.open(io.BytesIO(base64.b64decode(data["image/png"])))
     assert max(image.size) == 512
 

@@ -34,7 +34,7 @@ def describe(sketch: Sketch | None) -> str:
     mask = sketch.mask
     editable = 0 if mask is None else int(np.count_nonzero(mask))
     if mask is None:
-        text = f"no mask: the whole image is editable, {pairs}"
+        text = f"no mask: all editable, {pairs}"
     else:
         text = f"{percent(editable, mask.size)} editable, {pairs}"
     if count == MAX_PAIRS:

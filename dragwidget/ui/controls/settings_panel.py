@@ -76,14 +76,14 @@ class SettingsPanel(widgets.VBox):
         }
         self.preset = widgets.Dropdown(
             description="Preset",
-            style={"description_width": "50px"},
-            layout=widgets.Layout(flex="1 1 0%", width="auto", min_width="0", margin="0 8px 0 0"),
+            style={"description_width": "52px"},
+            layout=widgets.Layout(flex="1 1 0%", width="auto", min_width="0", margin="2px"),
         )
         self.preset.observe(self._choose_preset, "value")
         self.reset_button = widgets.Button(
             description="↺ Reset all",
             tooltip="Reset all settings to the recommended ones",
-            layout=widgets.Layout(width="88px", flex="none", margin="0"),
+            layout=widgets.Layout(width="auto", flex="none", margin="2px", padding="0 8px"),
         )
         self.reset_button.on_click(lambda _: self._try(lambda: self._recommended))
         self.tabs = widgets.Tab(

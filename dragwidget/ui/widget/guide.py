@@ -20,7 +20,7 @@ class Guide(ipywidgets.HBox):
 
     def __init__(self) -> None:
         self._line = ipywidgets.HTML(
-            layout=Layout(flex="1 1 0", width="auto", min_width="0", height="40px", margin="0")
+            layout=Layout(flex="0 1 auto", width="auto", min_width="0", height="40px", margin="0")
         )
         self.select_part = ipywidgets.Button(
             description="Select the part",

@@ -61,7 +61,7 @@ class ModelPanel(ipywidgets.VBox):
         self.name.value = model.name
 
     def say(self, text: str) -> None:
-        """Show what became of loading, where the button was pressed: all else may be scrolled away."""
+        """Show what became of loading beside the button: all else may be scrolled away."""
         self._line.value = f'<div class="dragwidget-model">{escape(text)}</div>'
 
     def allow(self, why_not: str) -> None:

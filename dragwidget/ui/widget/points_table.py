@@ -17,16 +17,19 @@ class _Row(ipywidgets.HBox):
     """One pair: four numbers and a button."""
 
     def __init__(self, index: int, changed: Callable[[int], None], delete: Callable[[int], None]):
-        self.label = ipywidgets.Label(f"{index + 1}", layout=Layout(width="22px"))
+        self.label = ipywidgets.Label(f"{index + 1}", layout=Layout(width="16px", flex="none"))
         self.numbers = [
-            ipywidgets.BoundedFloatText(min=0, max=0, step=1, layout=Layout(width="76px"))
+            ipywidgets.BoundedFloatText(
+                min=0, max=0, step=1, layout=Layout(flex="0 1 76px", width="auto", min_width="0")
+            )
             for _ in _NAMES
         ]
         for box, name in zip(self.numbers, _NAMES, strict=True):
             set_tooltip(box, f"{name.capitalize()} of pair {index + 1}, image pixels")
         self.button = ipywidgets.Button(
-            description="Delete", tooltip=f"Delete pair {index + 1}", layout=Layout(width="70px")
-        )
+            description="Delete", tooltip=f"Delete pair {index + 1}",
+            layout=Layout(width="auto", flex="none", padding="0 6px"),
+        )  # fmt: skip
         for box in self.numbers:
             box.observe(lambda _: changed(index), "value")
         self.button.on_click(lambda _: delete(index))

@@ -40,7 +40,7 @@ class StatusPanel(ipywidgets.VBox):
             min=0, max=1, layout=Layout(width="auto", height="14px")
         )
         self._line = ipywidgets.HTML(layout=Layout(height="42px", overflow="hidden"))
-        self._distances = ipywidgets.HTML(layout=Layout(height="40px", overflow="auto"))
+        self._distances = ipywidgets.HTML(layout=Layout(height="36px", overflow="auto"))
         self._curves = ipywidgets.HTML(layout=Layout(height="112px", overflow="hidden"))
         super().__init__([self._bar, self._line, self._distances, self._curves])
         self._now, self._plot_due = now, 0.0
@@ -134,10 +134,11 @@ class StatusPanel(ipywidgets.VBox):
 
 
 class ErrorLine(ipywidgets.HTML):
-    """Shows an error in one line, its details folded; it keeps its height without one."""
+    """Shows an error, its details folded; of two lines' height until the user opens these."""
 
     def __init__(self) -> None:
         super().__init__(error_line(None), layout=Layout(width="auto"))
+        self.add_class("dragwidget-error-line")
 
     def show(self, error: BaseException | str | None, hint: str = "") -> None:
         """Show an error and what to do about it; ``None``: nothing."""
