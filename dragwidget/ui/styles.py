@@ -34,8 +34,11 @@ Class names to automate and style by (each on the element that it names):
 ``dragwidget-select-part``     make a mask of what the pairs move
 ``dragwidget-status``          the current activity, as text
 ``dragwidget-error``           what went wrong; empty otherwise
+``dragwidget-error-line``      the place of it, of fixed height
 ``dragwidget-badge``           the state of a stage, as symbol and word
 ``dragwidget-model``           the model that is used
+``dragwidget-model-name``      the name of a model to load
+``dragwidget-load``            load it
 ``dragwidget-warning``         what to know before a run
 ``dragwidget-plot``            a plot
 ``dragwidget-history``         the steps taken

@@ -52,6 +52,25 @@ PLACES = """() => {
 }"""
 
 
+# Buttons, labels, lists and captions whose text does not fit them.
+CLIPPED = """() => [...document.querySelector('.dragwidget').querySelectorAll(
+    'button, .widget-label, .jp-Collapse-header, select, .dragwidget-caption div, '
+    + '.dragwidget-hint span, .dragwidget-status')]
+    .filter(e => e.checkVisibility({ visibilityProperty: true }) && e.offsetWidth > 0)
+    .filter(e => {
+        if (e.tagName !== 'SELECT') {
+            return getComputedStyle(e).display !== 'inline'
+                && (e.scrollWidth > e.clientWidth + 1 || e.scrollHeight > e.clientHeight + 4);
+        }
+        const pen = document.createElement('canvas').getContext('2d');
+        pen.font = getComputedStyle(e).font;
+        const text = e.selectedOptions[0]?.textContent ?? '';
+        return pen.measureText(text).width > e.clientWidth - 20;  // its arrow
+    })
+    .map(e => e.tagName === 'SELECT' ? e.value : e.textContent.trim())"""
+SECTIONS = ["Settings", "Points", "Compare", "Features", "Export", "Preparation", "Model", "Image"]
+
+
 def opened(page, cells=CELLS):
     page.open(cells)
     if page.app == "lab":
@@ -83,6 +102,7 @@ def test_run_is_in_view_with_the_image_and_nothing_moves_while_it_runs(new_page,
     page.kernel.wait_for("len(canvas.pairs) == 1")
     page.until(lambda: "may drift" in page.control("dragwidget-hint").inner_text(), "the hint")
     page.screenshot(f"{name}-drawn")
+    assert page.page.evaluate(CLIPPED) == []
     overflow = page.page.evaluate(
         "() => { const box = document.querySelector('.dragwidget');"
         " return box.scrollWidth - box.clientWidth; }"
@@ -112,6 +132,14 @@ def test_run_is_in_view_with_the_image_and_nothing_moves_while_it_runs(new_page,
     page.screenshot(f"{name}-whole", "dragwidget")
     assert during == before
     assert after == before
+    page.kernel.run("widget._failed(ValueError('an error of several lines, as it looks: ' * 5))")
+    page.control("dragwidget-error-text").wait_for(state="visible")
+    assert page.page.evaluate(PLACES) == before
+    page.kernel.run("widget._clear_error()")
+    for title in SECTIONS:
+        page.page.locator(".dragwidget").get_by_text(title, exact=True).last.click()
+        page.page.wait_for_timeout(400)
+        assert (title, page.page.evaluate(CLIPPED)) == (title, [])
     assert page.kernel.get("[widget.error, canvas.last_error]") == ["", ""]
 
 

@@ -67,7 +67,7 @@ def percent(part: int, whole: int) -> str:
 
 
 def as_html(text: str, hint: str = "", error: str = "") -> str:
-    """Return one line that a screen reader announces; warnings are words, not colours."""
+    """Return two lines at most that a screen reader announces; warnings are words, not colours."""
     first, _, warning = text.partition(". ")
     loud = error or warning
     strong = f". <b>&#9888; {html.escape(loud)}</b>" if loud else ""
@@ -75,10 +75,10 @@ def as_html(text: str, hint: str = "", error: str = "") -> str:
     soft = f' <span style="opacity:.65">&middot; {html.escape(hint)}</span>' if hint else ""
     rest = loud or hint
     whole = html.escape(f"{first}. {rest}" if rest else first)  # what is cut off can be pointed at
-    # As wide as there is room, and no wider: a long line would widen what it stands in, and so be
-    # cut off at a border that it does not know.
+    # As wide as there is room, and no wider: a long line would widen what it stands in. Always as
+    # high as two lines: nothing below moves, and in a narrow window a warning is read whole.
     return (
-        f'<div role="status" title="{whole}" style="width:0;min-width:100%;white-space:nowrap;'
-        f'overflow:hidden;text-overflow:ellipsis;line-height:1.6">'
+        f'<div role="status" title="{whole}" style="width:0;min-width:100%;height:2.8em;'
+        f'overflow:hidden;line-height:1.4">'
         f"{html.escape(first)}{strong}{soft}</div>"
     )

@@ -41,7 +41,7 @@ class Buttons(ipywidgets.HBox):
             button = ipywidgets.Button(
                 description=text,
                 tooltip=tooltip,
-                layout=Layout(width="auto", flex="0 1 92px", min_width="64px", padding="0 4px"),
+                layout=Layout(width="auto", flex="1 1 62px", max_width="92px", padding="0 4px"),
                 button_style="primary" if name == "run" else "",
             )
             button.add_class(f"dragwidget-{name}")
@@ -65,10 +65,13 @@ def two_columns(left: list[Any], right: list[Any], width: int) -> Any:
     first = ipywidgets.VBox(left, layout=shape)
     second = ipywidgets.VBox(
         right,
-        layout=Layout(flex="1 1 290px", min_width="270px", max_width="520px", padding="0 0 0 10px"),
+        layout=Layout(flex="1 1 280px", min_width="260px", max_width="510px"),
     )
     columns = ipywidgets.HBox(
-        [first, second], layout=Layout(flex_flow="row wrap", width="100%", align_items="flex-start")
+        [first, second],
+        layout=Layout(
+            flex_flow="row wrap", width="100%", align_items="flex-start", grid_gap="0 10px"
+        ),
     )
     columns.add_class("dragwidget-columns")
     return columns
