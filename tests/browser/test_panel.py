@@ -143,6 +143,26 @@ def test_run_is_in_view_with_the_image_and_nothing_moves_while_it_runs(new_page,
     assert page.kernel.get("[widget.error, canvas.last_error]") == ["", ""]
 
 
+def test_in_forced_colours_buttons_have_borders_and_the_tool_in_use_stands_out(new_page):
+    page = new_page("lab", forced_colors="active")
+    opened(page)
+    page.kernel.run("canvas.add_pair((50, 60), (75, 55)); widget._view.status._bar.value = 0.5")
+    into_view(page)
+    page.screenshot("panel/forced-colours")
+    style = "(e, name) => getComputedStyle(e)[name]"
+    for name in ("run", "pause", "tool-points", "tool-brush", "select-part"):
+        button = page.control(f"dragwidget-{name}")
+        assert button.evaluate(style, "borderTopWidth") == "1px", name
+        assert button.evaluate(style, "borderTopStyle") == "solid", name
+    points, brush = (page.control(f"dragwidget-tool-{name}") for name in ("points", "brush"))
+    colours = [tool.evaluate(style, "backgroundColor") for tool in (points, brush)]
+    assert colours[0] != colours[1]
+    box = page.page.locator(".dragwidget .progress")
+    bar = page.page.locator(".dragwidget .progress-bar")
+    assert box.evaluate(style, "borderTopWidth") == "1px"
+    assert bar.evaluate(style, "backgroundColor") == colours[0]
+
+
 def test_the_source_shows_as_long_as_the_button_is_held(lab):
     page, canvas = lab, opened(lab)
     canvas.drag(PAIR)

@@ -1,6 +1,7 @@
 """The canvas' own script in the browser, where anywidget is installed to bring it there.
 
-What the script does stands in ``canvas.js``, ``ink.js`` and ``warp.js``. Without it a canvas takes
+What the script does stands in ``canvas.js``, ``ink.js`` and ``warp.js``; ``forced_colors.css`` comes
+with it. Without it a canvas takes
 the events of ipycanvas.
 """
 
@@ -35,6 +36,7 @@ def make_script(name: str, parts: Mapping[str, str]) -> Any | None:
 def _script_of(base: Any) -> Any:
     class CanvasScript(base):
         _esm = "\n".join(file.read_text(encoding="utf-8") for file in CODE)
+        _css = CODE[0].with_name("forced_colors.css").read_text(encoding="utf-8")
         name = traitlets.Unicode().tag(sync=True)
         label = traitlets.Unicode().tag(sync=True)  # what a screen reader says
         cursor = traitlets.Unicode("crosshair").tag(sync=True)  # CSS

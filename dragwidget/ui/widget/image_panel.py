@@ -52,7 +52,8 @@ class ImagePanel(ipywidgets.HBox):
             self.buttons.append(button)
             cells.append(cell)
         self.text = ipywidgets.Text(
-            placeholder="text of an image to make", layout=Layout(width="auto", flex="1 1 140px", max_width="240px"),
+            placeholder="text of an image to make",
+            layout=Layout(width="auto", flex="1 1 140px", max_width="240px"),
         )  # fmt: skip
         self.make = ipywidgets.Button(
             description="Generate",
