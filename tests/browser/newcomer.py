@@ -96,6 +96,7 @@ def main() -> None:
                 hand.press("dragwidget-run")
                 page.kernel.wait_for("widget.result is not None and widget.state == 'idle'", 600)
                 took = time.monotonic() - start
+                page.page.wait_for_timeout(1000)  # the page shows it
                 source, result = (page.kernel.array(f"widget.{of}") for of in ("image", "result"))
                 (handle, target), status = arrow, page.control("dragwidget-status").inner_text()
                 before = likeness(patch(source, handle), patch(source, target))
@@ -106,6 +107,9 @@ def main() -> None:
                     flush=True,
                 )
                 page.screenshot(f"newcomer/{k}-{int(with_mask)}", "dragwidget")
+                page.kernel.run("widget._view.compare.mode.value = 'slider'")
+                page.page.wait_for_timeout(500)
+                page.screenshot(f"newcomer/{k}-{int(with_mask)}-compared", "dragwidget")
                 page.close()
                 server.end_kernels()
         browser.close()
