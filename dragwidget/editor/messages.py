@@ -32,7 +32,7 @@ MESSAGES = {
     "stepped": "Step {index} done. Press Step or Run to continue.",
     "rendered": "Final render of step {index}.",
     "ended": "{Reason}.",
-    "doubtful": "{Reason}, but confidence is low at {handles}: content may be lost there.",
+    "doubtful": "Targets reached, but confidence is low at {handles}: content may be lost there.",
     "step limit": "{Reason}. Press Run to continue.",
     "not moving": "{Reason}. Move a target, or change the settings.",
     "denoised": "{Reason}. Go back to drag on, or render.",

@@ -1,7 +1,7 @@
 """The canvas' own script in the browser, where anywidget is installed to bring it there.
 
-What the script does stands in ``canvas.js``, ``ink.js`` and ``warp.js``, and a style sheet comes with
-it. Without it a canvas takes the events of ipycanvas.
+What the script does stands in ``canvas.js``, ``ink.js`` and ``warp.js``. It brings a style sheet.
+Without it a canvas takes the events of ipycanvas.
 """
 
 from __future__ import annotations

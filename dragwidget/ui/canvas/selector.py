@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import hypot
 
 import numpy as np
 import numpy.typing as npt
@@ -82,7 +83,8 @@ class Selector:
     def parts(self, image: UInt8Array, pairs: Sequence[PointPair]) -> BoolArray:
         """Return the mask (H, W) of the things under the handles of ``pairs``, one at least.
 
-        It has the room that they need, too: the straight line to their targets, and a margin.
+        It has the room that they need, too: the straight line to their targets, and around all of
+        it as far as they move, for what is beside a thing is stretched or pushed by as much.
         """
         mask = np.zeros(image.shape[:2], dtype=bool)
         for pair in pairs:
@@ -90,8 +92,9 @@ class Selector:
             (x, y), (to_x, to_y) = pair.handle, pair.target
             part = self._selected(image, one, one.labels).copy()
             part[int(y), int(x)] = True  # whatever is found: a handle is to be editable
-            mask |= swept(part, (to_x - x, to_y - y))
-        return dilate(mask, MARGIN * min(mask.shape))
+            room = MARGIN * min(mask.shape) + hypot(to_x - x, to_y - y)
+            mask |= dilate(swept(part, (to_x - x, to_y - y)), room)
+        return mask
 
     def remember(self, mask: BoolArray, clicks: Clicks) -> None:
         """Know from now on which clicks made ``mask``."""

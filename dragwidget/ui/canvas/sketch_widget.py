@@ -262,7 +262,8 @@ class SketchWidget(ipywidgets.VBox):
     def select_parts(self) -> None:
         """Set the mask to the things under the handles, and the room that they need to move.
 
-        That is the straight line to their targets, and a margin. ValueError while there is no pair.
+        That is the straight line to their targets, and a margin as wide as it is long. ValueError
+        while there is no pair.
         """
         with self._editing() as sketch:
             if not sketch.pairs:
