@@ -57,6 +57,7 @@ CLIPPED = """() => [...document.querySelector('.dragwidget').querySelectorAll(
     'button, .widget-label, .jp-Collapse-header, select, .dragwidget-caption div, '
     + '.dragwidget-hint span, .dragwidget-status')]
     .filter(e => e.checkVisibility({ visibilityProperty: true }) && e.offsetWidth > 0)
+    .filter(e => !e.matches('.dragwidget-open'))  // ipywidgets adds a count, which is cut to "..."
     .filter(e => {
         if (e.tagName !== 'SELECT') {
             return getComputedStyle(e).display !== 'inline'

@@ -111,7 +111,7 @@ def test_low_confidence_is_told_where_reached_is_reported():
     assert low_confidence([0.9, 0.31]) == ""
     assert low_confidence([0.9, 0.123]) == "pair 2 (0.12)"
     said = ended(Ended.REACHED, "all handles are there", [0.1, 0.9])
-    assert said.startswith("All handles are there, but confidence is low at pair 1 (0.10)")
+    assert said.startswith("Targets reached, but confidence is low at pair 1 (0.10)")
     assert ended(Ended.REACHED, "all handles are there", [0.9]) == "All handles are there."
     assert "low" not in ended(Ended.STEP_LIMIT, "step limit reached", [0.1])
 
