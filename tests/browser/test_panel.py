@@ -229,7 +229,7 @@ def test_another_model_is_loaded_and_what_was_drawn_stays(lab):
     shown = page.control("dragwidget-model")
     page.until(lambda: shown.inner_text().startswith("Model critters-base"), "it is in use")
     page.until(
-        lambda: "critters-base is loaded" in page.control("dragwidget-status").inner_text(), "said"
+        lambda: "Loaded critters-base" in page.control("dragwidget-status").inner_text(), "said"
     )
     assert page.page.locator(".dragwidget-error-text").count() == 0
     page.screenshot("panel/model-loaded", "dragwidget")

@@ -64,7 +64,7 @@ def test_a_model_that_is_chosen_is_used_and_what_was_drawn_stays(widget, other_f
     assert widget.error == ""
     assert widget.session.model.name == str(other_folder)
     assert str(other_folder) in widget._view.model.value
-    assert f"{other_folder} is loaded" in status(widget)
+    assert f"Loaded {other_folder}" in status(widget)
     assert drawn(widget) == before
     assert not widget._view.models.button.disabled
     widget.canvas.undo()

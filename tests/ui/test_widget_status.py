@@ -487,7 +487,8 @@ def test_a_widget_on_a_session_that_was_dragged_stands_where_it_stands(tiny):
 def test_every_message_can_be_said():
     values = {
         "index": 3, "name": "Drag", "work": "Rendering", "done": 1, "total": 2, "then": "step 1",
-        "Reason": "Step limit reached", "handles": "pair 1 (0.10)",
+        "Reason": "Step limit reached", "handles": "pair 1 (0.10)", "model": "critters",
+        "before": "critters-base",
     }  # fmt: skip
     for key in MESSAGES:
         text = message(key, **values)
