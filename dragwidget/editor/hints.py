@@ -59,7 +59,7 @@ def hint(situation: Situation) -> str:
     if situation.index:
         return "Press Run to drag on, or Render for the final image."
     if situation.may_drift:
-        return "Without a mask the whole image may drift."
+        return "Press Run. Without a mask the whole image may drift."
     if not situation.is_prepared:
         return "Press Run: it prepares the model for this image first, then it drags."
     return "Press Run to drag."
