@@ -10,6 +10,7 @@ import pickle
 import numpy as np
 import pytest
 from command_line import QUICK, write_inputs
+from exported import exported
 from tiny_sessions import ask, left_half, session_on, waves
 
 from dragwidget import DragInstructions, DragSession, DragWidget, load_model
@@ -71,7 +72,7 @@ def test_a_prompt_that_is_changed_anywhere_is_the_prompt_everywhere(widget, tiny
     assert restore(tmp_path / "journal", tiny)[0].request == request
     widget.save(tmp_path / "edit.drag")
     assert DragSession.load(tmp_path / "edit.drag", tiny).request == request
-    assert DragInstructions.from_json(widget._json()) == request.instructions
+    assert DragInstructions.from_json(exported(widget, "Instructions")) == request.instructions
 
 
 def test_the_log_of_the_command_line_has_the_prompt_of_what_a_widget_exports(
@@ -79,7 +80,7 @@ def test_the_log_of_the_command_line_has_the_prompt_of_what_a_widget_exports(
 ):
     folder = write_inputs(tmp_path)
     widget._view.prompt.value = "a dog"
-    (folder / "drawn.json").write_bytes(widget._json())
+    (folder / "drawn.json").write_bytes(exported(widget, "Instructions"))
     words = ["--model", tiny_folder, "--device", "cpu", "--settings", folder / "quick.json",
              "--instructions", folder / "drawn.json", "--log", folder / "log.json"]  # fmt: skip
     assert main(["edit", str(folder / "fox.png"), *map(str, words)]) == 0

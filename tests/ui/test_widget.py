@@ -13,6 +13,7 @@ import ipywidgets
 import numpy as np
 import pytest
 import torch
+from exported import exported
 from PIL import Image
 from tiny_sessions import FAR, ask, left_half, session_on, waves
 
@@ -21,7 +22,6 @@ from dragwidget.session.session import DragSession
 from dragwidget.ui import styles
 from dragwidget.ui.canvas.tools import TOOLS
 from dragwidget.ui.widget import DragWidget
-from dragwidget.ui.widget.export_panel import makers
 
 
 @pytest.fixture
@@ -316,8 +316,7 @@ def test_files_can_be_taken_away(widget, tmp_path):
     animation = Image.open(io.BytesIO(widget.gif()))
     assert animation.format == "GIF"
     assert animation.n_frames >= 2
-    files = makers(widget._editing, widget.canvas, widget.gif)
-    png, drawn = (files[name][2]() for name in ("PNG", "Instructions"))
+    png, drawn = (exported(widget, name) for name in ("PNG", "Instructions"))
     assert np.array_equal(Image.open(io.BytesIO(png)), widget.result)
     assert DragInstructions.from_json(drawn).pairs == widget.instructions.pairs
     for button in all_below(widget._view.folded):
@@ -442,7 +441,7 @@ def test_the_prompt_has_one_home(widget, tmp_path):
     widget = widget()
     widget.prompt = "a fox"
     assert widget.instructions.prompt == widget.canvas.prompt == "a fox"
-    assert json.loads(widget._json())["prompt"] == "a fox"
+    assert json.loads(exported(widget, "Instructions"))["prompt"] == "a fox"
     widget.canvas.save(tmp_path / "drawn.json")
     widget.prompt = "a dog"
     widget.canvas.load(tmp_path / "drawn.json")

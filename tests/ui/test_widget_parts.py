@@ -8,13 +8,13 @@ import math
 import re
 
 import pytest
+from exported import exported
 from tiny_sessions import FAR, session_on
 
 from dragwidget.data.instructions import DragInstructions
 from dragwidget.drag.method import Ended
 from dragwidget.ui.canvas import DragCanvas
 from dragwidget.ui.widget import DragWidget
-from dragwidget.ui.widget.export_panel import makers
 from dragwidget.ui.widget.history_panel import FRAMES
 from dragwidget.ui.widget.view import TRAIL, _thinned, note_of
 
@@ -96,7 +96,7 @@ def test_features_of_another_point_take_the_place_of_the_first_ones(made):
 def test_instructions_that_there_are_not_cannot_be_taken_away(tiny):
     widget = DragWidget(session_on(tiny), clock="sync")
     with pytest.raises(ValueError, match="no instructions yet: draw a pair of points first"):
-        makers(widget._editing, widget.canvas, widget.gif)["Instructions"][2]()
+        exported(widget, "Instructions")
     widget.close()
 
 
