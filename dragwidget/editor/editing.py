@@ -136,8 +136,8 @@ class Editing:
         if action in ("pause", "stop"):
             if state == "idle":
                 return "nothing is running"
-            if action == "pause" and name == PREVIEW:
-                return "a preview cannot be paused"
+            if action == "pause" and name in (PREVIEW, LOAD):
+                return f"{'a preview' if name == PREVIEW else 'loading'} cannot be paused"
             return "it is paused already" if action == "pause" and state == "paused" else ""
         if state == "running" and name != PREVIEW:
             return f"{name} is running: pause or stop it first"

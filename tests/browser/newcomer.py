@@ -6,7 +6,8 @@ Needs what the tests in a browser need. It does what the hint line says and noth
 order for each arrow: draw it, take the mask that is offered (or not), press *Run*. An action is one
 press or one drag of the mouse. The seconds are those of the machine, without any for thinking. The
 edit is good where what was at the handle is at the target afterwards: the correlation of the two
-patches, and in brackets that of what was at the target before.
+patches, and in brackets that of what was at the target before. Two actions, arrow and Run, took 19
+to 29 s on two busy cores and gave 0.96 and 0.93; with the offered mask 0.87 and 0.35.
 """
 
 from __future__ import annotations

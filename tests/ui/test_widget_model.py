@@ -273,6 +273,8 @@ def test_the_kernel_is_free_while_a_model_is_loaded(tiny, other_folder, monkeypa
     monkeypatch.setattr("dragwidget.diffusion.loading.load_model", slowly)
     chosen(widget, other_folder)
     assert widget.state == "running"
+    assert widget._view.buttons.by_name["pause"].disabled
+    assert not widget._view.buttons.by_name["stop"].disabled
     widget.canvas.add_pair(*FAR)
     widget.prompt = "a dog"
     may_go_on.set()
