@@ -111,7 +111,7 @@ STYLE = f"""<style>
 .dragwidget-faint {{ color: {FAINT}; }}
 .dragwidget-error-text {{ border-left: 3px solid {_BAD}; padding-left: 8px; }}
 .dragwidget-error summary {{ cursor: pointer; }}
-.dragwidget-error-line {{ height: 44px; overflow: hidden auto; }}
+.dragwidget-error-line {{ height: 64px; overflow: hidden auto; }}
 .dragwidget-error-line:has(details[open]) {{ height: auto; }}
 .dragwidget-error pre {{
   font-family: var(--jp-code-font-family, monospace); font-size: 12px; line-height: 1.35;

@@ -134,7 +134,7 @@ class StatusPanel(ipywidgets.VBox):
 
 
 class ErrorLine(ipywidgets.HTML):
-    """Shows an error, its details folded; of two lines' height until the user opens these."""
+    """Shows an error, its details folded; of three lines' height until the user opens these."""
 
     def __init__(self) -> None:
         super().__init__(error_line(None), layout=Layout(width="auto"))
