@@ -153,8 +153,21 @@ def test_features_are_asked_first_and_colours_where_there_are_none(things):
 
 
 def test_the_parts_of_the_pairs_are_selected_with_the_room_to_move(things):
-    things.add_pair((40, 40), (46, 40))
+    things.add_pair((40, 40), (50, 50))
     things.select_parts()
+    mask = things.mask
+    assert mask[20:60, 20:60].all()
+    assert mask[30:70, 30:70].all()
+    away = np.ones_like(mask)
+    away[14:76, 14:76] = False  # the square at its start and its end, and 4 % of 96 pixels
+    assert not (mask & away).any()
+    things.undo()
+    assert things.mask is None
+
+
+def test_more_room_is_given_in_lengths_of_the_pair(things):
+    things.add_pair((40, 40), (46, 40))
+    things.select_parts(room=1.0)
     mask = things.mask
     assert mask[20:60, 20:66].all()  # the square at its start and its end
     assert mask[40, 12]  # and around them as far as it moves, and 4 % of 96 pixels
@@ -163,8 +176,6 @@ def test_the_parts_of_the_pairs_are_selected_with_the_room_to_move(things):
     away = np.ones_like(mask)
     away[10:71, 10:77] = False
     assert not (mask & away).any()
-    things.undo()
-    assert things.mask is None
 
 
 def test_every_pair_has_its_part(things):

@@ -80,11 +80,13 @@ class Selector:
         clicks = (known or Clicks.none(mask)).and_one(xy, adds, tolerance)
         return self._mask(image, clicks), clicks
 
-    def parts(self, image: UInt8Array, pairs: Sequence[PointPair]) -> BoolArray:
+    def parts(self, image: UInt8Array, pairs: Sequence[PointPair], room: float = 0.0) -> BoolArray:
         """Return the mask (H, W) of the things under the handles of ``pairs``, one at least.
 
-        It has the room that they need, too: the straight line to their targets, and around all of
-        it as far as they move, for what is beside a thing is stretched or pushed by as much.
+        It has the room that they need, too: the straight line to their targets, and a margin.
+
+        Args:
+            room: added to the margin, in lengths of the pair.
         """
         mask = np.zeros(image.shape[:2], dtype=bool)
         for pair in pairs:
@@ -92,8 +94,8 @@ class Selector:
             (x, y), (to_x, to_y) = pair.handle, pair.target
             part = self._selected(image, one, one.labels).copy()
             part[int(y), int(x)] = True  # whatever is found: a handle is to be editable
-            room = MARGIN * min(mask.shape) + hypot(to_x - x, to_y - y)
-            mask |= dilate(swept(part, (to_x - x, to_y - y)), room)
+            margin = MARGIN * min(mask.shape) + room * hypot(to_x - x, to_y - y)
+            mask |= dilate(swept(part, (to_x - x, to_y - y)), margin)
         return mask
 
     def remember(self, mask: BoolArray, clicks: Clicks) -> None:

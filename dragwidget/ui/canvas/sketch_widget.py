@@ -259,16 +259,21 @@ class SketchWidget(ipywidgets.VBox):
             self._selector.remember(mask, clicks)
             sketch.set_mask(mask)
 
-    def select_parts(self) -> None:
+    def select_parts(self, room: float = 0.0) -> None:
         """Set the mask to the things under the handles, and the room that they need to move.
 
-        That is the straight line to their targets, and a margin as wide as it is long. ValueError
-        while there is no pair.
+        That is the straight line to their targets, and a margin of 4 %.
+
+        Args:
+            room: added to the margin, in lengths of the pair.
+
+        Raises:
+            ValueError: there is no pair.
         """
         with self._editing() as sketch:
             if not sketch.pairs:
                 raise ValueError("there is no handle to select a part by: draw a pair first")
-            sketch.set_mask(self._selector.parts(self._known_pixels(), sketch.pairs))
+            sketch.set_mask(self._selector.parts(self._known_pixels(), sketch.pairs, room))
 
     def preview_selection(self, xy: XY | None, tolerance: float = 1.0) -> None:
         """Show what ``select_at`` would make of the mask; ``None``: the mask as it is."""

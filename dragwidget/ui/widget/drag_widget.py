@@ -350,7 +350,7 @@ class DragWidget(StillImage, ipywidgets.VBox):
     def select_part(self) -> None:
         """Set the mask to what the pairs move, and the room that it needs; see ``select_parts``."""
         self._clear_error()
-        self.canvas.select_parts()
+        self.canvas.select_parts(room=1.0)  # what is beside a thing is pushed as far as it moves
 
     def wait(self, timeout: float | None = None) -> Image.Image | None:
         """Wait until the work is over or paused; raise what it raised; return ``result``.
