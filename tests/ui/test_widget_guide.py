@@ -81,6 +81,9 @@ def test_the_button_makes_the_mask_of_the_part(widget, is_prepared):
         assert mask[y, x]
     assert np.array_equal(widget.session.instructions.mask, mask)
     assert not is_offered(widget)
+    widget.canvas.select_parts()
+    assert mask.sum() > widget.canvas.mask.sum()  # it has more room than the canvas' own
+    widget.canvas.undo()
     widget.canvas.undo()
     assert is_offered(widget)
 
