@@ -60,7 +60,8 @@ class DragCanvas(StillImage, SketchWidget):
     ``mask_tint`` ("#rrggbb"), ``mask_opacity`` (0 to 1); ``zoom``, 1 = fitted, up to 32;
     ``live_warp``, how the page warps the image while a point is pulled, ``(warp_combine,
     warp_reach)`` of ``DragSettings``, or ``None``, the default, if it does not; ``is_bare``,
-    whether mask and marks are hidden; ``shows_source``, whether the image that was set shows alone;
+    whether mask and marks are hidden; ``hides_mask``, whether the mask is hidden as long as no tool
+    that changes it is chosen; ``shows_source``, whether the image that was set shows alone;
     ``read_only``, for pointer and keys, not for methods; ``keyboard``, whether keys act: ``None``,
     the default, where the notebook does not act on them too, see ``has_keys``; ``mask_version``,
     up by one with every change of the mask; ``prompt``, carried along; ``last_error``, what went
@@ -73,6 +74,7 @@ class DragCanvas(StillImage, SketchWidget):
     mask_opacity = Clamped(0.55, 0.0, 1.0)
     zoom = Clamped(1.0, 1.0, MAX_ZOOM)
     is_bare = traitlets.Bool(False)
+    hides_mask = traitlets.Bool(False)
     shows_source = traitlets.Bool(False)
     read_only = traitlets.Bool(False)
     live_warp = traitlets.Tuple(
@@ -439,18 +441,28 @@ class DragCanvas(StillImage, SketchWidget):
     def _take_tool(self, change: Any) -> None:
         with self._lock:
             self._controller.leave_tool(change["old"])
+            self._set_look()
             self._update()
 
-    @traitlets.observe("mask_style", "mask_tint", "mask_opacity", "is_bare", "shows_source")
+    @traitlets.observe(
+        "mask_style", "mask_tint", "mask_opacity", "is_bare", "hides_mask", "shows_source"
+    )
     def _take_look(self, change: Any) -> None:
         with self._lock:
-            style = "hidden" if self.is_bare or self.shows_source else self.mask_style
-            self.scene.look = MaskLook(style, self.mask_tint, self.mask_opacity)
-            self.scene.touch("mask")
+            self._set_look()
             if change["name"] in ("is_bare", "shows_source"):
                 self._view.is_bare, self._view.shows_source = self.is_bare, self.shows_source
                 self._view.show_overlays()
             self._update()
+
+    def _set_look(self) -> None:
+        """Show or hide the mask, as the traits and the tool ask for it."""
+        unseen = self.hides_mask and self.tool in ("points", "pan", "probe")
+        hidden = unseen or self.is_bare or self.shows_source
+        look = MaskLook("hidden" if hidden else self.mask_style, self.mask_tint, self.mask_opacity)
+        if look != self.scene.look:
+            self.scene.look = look
+            self.scene.touch("mask")
 
     @traitlets.observe("zoom")
     def _take_zoom(self, change: Any) -> None:

@@ -81,6 +81,8 @@ class View:
         self._canvas, self._editing = canvas, editing
         self.history, self.features = history, features
         self.index, self._phase = 0, ""
+        self._render_seen: object = None
+        self._mask_seen = 0  # version of the mask when that render was first shown
         self.placed: History | None = None
         self.by_colours = self._is_prepared = False
         self.guide = Guide()
@@ -172,13 +174,19 @@ class View:
         here = None if history is None else history.current
         state = "idle" if editing.runner.name == PREVIEW else editing.runner.state
         self.by_colours = self.by_colours and state != "idle"
+        is_rendered = rendered is not None and rendered.node is here
+        if rendered is not self._render_seen:
+            self._render_seen, self._mask_seen = rendered, canvas.mask_version
+        # The mask would darken what was waited for.
+        unchanged = canvas.mask_version == self._mask_seen
+        canvas.set_trait("hides_mask", is_rendered and unchanged)
         self.guide.show(
             Situation(
                 state=state,
                 pairs=len(canvas.pairs),
                 has_mask=canvas.has_mask,
                 index=0 if here is None else here.index,
-                is_rendered=rendered is not None and rendered.node is here,
+                is_rendered=is_rendered,
                 is_prepared=self._is_prepared,
                 may_draw=not canvas.read_only,
                 by_colours=self.by_colours,
