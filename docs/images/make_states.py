@@ -3,7 +3,7 @@
     DRAGWIDGET_SCREENSHOTS=DIR pytest tests/browser
     python docs/images/make_states.py DIR
 
-Writes ``widget.png`` (a run that is paused), ``narrow.png`` and ``states.png``, all states side by
+Writes ``widget.png`` (a run that is paused), ``narrow.png`` and ``states.jpg``, all states side by
 side.
 """
 
@@ -56,13 +56,9 @@ def main(folder: Path) -> None:
         name: Image.open(folder / "widget" / f"{name}.png").convert("RGB")
         for name in {*STATES, "narrow"}
     }
-    made = {
-        "widget": screenshots["paused"],
-        "narrow": screenshots["narrow"],
-        "states": states(screenshots).quantize(256),  # it is large, and its panels are small
-    }
-    for name, image in made.items():
-        image.save(FOLDER / f"{name}.png", optimize=True)
+    screenshots["paused"].save(FOLDER / "widget.png", optimize=True)
+    screenshots["narrow"].save(FOLDER / "narrow.png", optimize=True)
+    states(screenshots).save(FOLDER / "states.jpg", quality=88, optimize=True)
 
 
 if __name__ == "__main__":
