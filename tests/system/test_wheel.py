@@ -25,6 +25,7 @@ NEEDED_BY_THE_TEST = (
     "conftest.py",
     "ui/test_widget.py",
     "support/busy_threads.py",
+    "support/exported.py",
     "support/front_end.py",
     "support/tiny_models.py",
     "support/tiny_sessions.py",
