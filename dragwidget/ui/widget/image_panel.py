@@ -53,17 +53,21 @@ class ImagePanel(ipywidgets.HBox):
             cells.append(cell)
         self.text = ipywidgets.Text(
             placeholder="text of an image to make",
-            layout=Layout(width="auto", flex="1 1 140px", max_width="240px"),
+            layout=Layout(width="auto", min_width="0", flex="1 1 auto"),
         )  # fmt: skip
         self.make = ipywidgets.Button(
             description="Generate",
             tooltip="Make an image from this text with the model; again: another one",
-            layout=Layout(width="auto"),
+            layout=Layout(width="auto", flex="0 0 auto"),
         )
         self.make.add_class("dragwidget-generate")
         self.make.on_click(lambda _: self._made())
+        from_text = ipywidgets.HBox(  # in one line, however narrow
+            [self.text, self.make],
+            layout=Layout(flex="1 1 230px", max_width="340px", align_items="center"),
+        )
         super().__init__(
-            [self.upload, *cells, self.text, self.make],
+            [self.upload, *cells, from_text],
             layout=Layout(flex_flow="row wrap", align_items="center", width="100%"),
         )
         self.add_class("dragwidget-image")
