@@ -121,7 +121,9 @@ def _listed(name: str, revision: str | None) -> list[str] | None:
     from huggingface_hub import HfApi
 
     try:
-        return HfApi().list_repo_files(name, revision=revision)
+        # Not ``list_repo_files``, which tries for 20 seconds where there is no network.
+        siblings = HfApi().model_info(name, revision=revision).siblings or []
+        return [sibling.rfilename for sibling in siblings]
     except Exception as error:
         if _unreachable(error):
             return None
