@@ -280,34 +280,6 @@ def test_features_are_shown_for_every_block(widget):
 
 
 @pytest.mark.slow
-def test_a_final_render_is_not_darkened_by_the_mask(widget):
-    widget = widget(steps=1)
-    canvas = widget.canvas
-    canvas.rectangle((4, 4), (40, 40))
-    assert canvas.scene.look.style == "darken"
-    widget.run()
-    assert widget.result is not None
-    assert canvas.scene.look.style == "hidden"
-    canvas.tool = "brush"  # one has to see what one paints on
-    assert canvas.scene.look.style == "darken"
-    canvas.tool = "points"
-    assert canvas.scene.look.style == "hidden"
-    canvas.rectangle((4, 4), (50, 40))
-    assert canvas.scene.look.style == "darken"
-
-
-@pytest.mark.slow
-def test_a_further_step_shows_the_mask_again(widget):
-    widget = widget(steps=2)
-    widget.canvas.rectangle((4, 4), (40, 40))
-    widget.step()
-    widget.render()
-    assert widget.canvas.scene.look.style == "hidden"
-    widget.step()
-    assert widget.canvas.scene.look.style == "darken"
-
-
-@pytest.mark.slow
 def test_comparing_shows_the_source_and_comes_back(widget):
     widget = widget(steps=2)
     widget.run()

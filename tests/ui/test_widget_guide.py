@@ -106,3 +106,31 @@ def test_a_selection_while_the_network_works_says_that_colours_decide(widget):
     widget.canvas.select_at((40, 30))  # now the features are asked
     assert widget.session.edit.regions is not None
     assert BY_COLOURS not in widget._view.guide._line.value
+
+
+@pytest.mark.slow
+def test_a_final_render_is_not_darkened_by_the_mask(widget):
+    widget = widget(FAR, steps=1)
+    canvas = widget.canvas
+    canvas.rectangle((4, 4), (40, 40))
+    assert canvas.scene.look.style == "darken"
+    widget.run()
+    widget.render()
+    assert canvas.scene.look.style == "hidden"
+    canvas.tool = "brush"  # one has to see what one paints on
+    assert canvas.scene.look.style == "darken"
+    canvas.tool = "points"
+    assert canvas.scene.look.style == "hidden"
+    canvas.rectangle((4, 4), (50, 40))
+    assert canvas.scene.look.style == "darken"
+
+
+@pytest.mark.slow
+def test_a_further_step_shows_the_mask_again(widget):
+    widget = widget(FAR, steps=2)
+    widget.canvas.rectangle((4, 4), (40, 40))
+    widget.step()
+    widget.render()
+    assert widget.canvas.scene.look.style == "hidden"
+    widget.step()
+    assert widget.canvas.scene.look.style == "darken"
