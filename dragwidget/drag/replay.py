@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from dragwidget.data.user_warning import warn_user
 from dragwidget.drag.evaluation import DragModel, ModelOutput
 from dragwidget.drag.noise_path import Time
 
@@ -60,7 +61,7 @@ class Replays:
     """A ``DragModel`` that records its passes, by timestep and shape, and replays them.
 
     What a replay gives is compared with the pass once. Where a pass cannot be recorded, or differs,
-    every pass runs as it would without this, and ``refused`` says why.
+    every pass runs as it would without this; a warning and ``refused`` say why.
 
     Attributes:
         model: whose passes they are.
@@ -97,10 +98,6 @@ class Replays:
         outputs = _Replayed.apply(latent, self._made[kind])  # type: ignore[no-untyped-call]
         return ModelOutput(outputs[-1] if predict else None, outputs[: len(blocks)])
 
-    def release(self) -> None:
-        """Forget what was recorded, with its memory; it is recorded again when it is needed."""
-        self._made = {}
-
     def _record(self, kind: Any, latent: Tensor, expected: ModelOutput) -> None:
         timestep, _, _, blocks, predict = kind
         try:
@@ -111,11 +108,12 @@ class Replays:
             apart = made.apart(latent, expected)
         except Exception as error:  # whatever a device cannot record is a reason not to
             self.refused = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            return
-        if apart > TOLERANCE:
+        else:
+            if apart <= TOLERANCE:
+                self._made[kind] = made
+                return
             self.refused = f"a replayed pass differs from the pass by {apart:.2g} of its values"
-            return
-        self._made[kind] = made
+        warn_user(f"passes are not recorded as CUDA graphs: {self.refused}")
 
 
 class _Pass:

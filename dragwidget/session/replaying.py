@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 
 from dragwidget.data.settings import DragSettings
+from dragwidget.data.user_warning import warn_user
 from dragwidget.diffusion.backbone import Backbone
 from dragwidget.drag.evaluation import DragModel
 from dragwidget.drag.replay import WARM, CudaRecording, Recording, Replays
@@ -18,12 +19,19 @@ VARIABLE = "DRAGWIDGET_CUDA_GRAPHS"
 
 def replays_of(model: DragModel, backbone: Backbone, settings: DragSettings) -> Replays | None:
     """Return the model with its passes recorded and replayed, or ``None`` where they are not."""
-    return None if why_not(backbone, settings) else Replays(model)
+    reason = why_not(backbone, settings)
+    if reason and _asked():
+        warn_user(f"passes are not recorded as CUDA graphs: {reason}")
+    return None if reason else Replays(model)
+
+
+def _asked() -> bool:
+    return os.environ.get(VARIABLE) == "1"
 
 
 def why_not(backbone: Backbone, settings: DragSettings) -> str:
     """Return why no pass of a drag is recorded; empty where they are."""
-    if os.environ.get(VARIABLE, "0") == "0":
+    if not _asked():
         return f"{VARIABLE}=1 is not set"
     if backbone.device.type != "cuda":
         return f"the network is on {backbone.device}, not on CUDA"

@@ -9,13 +9,11 @@ counted is how many the page shows in a second (60 at most), and the time that o
 from __future__ import annotations
 
 import sys
-import tempfile
-from pathlib import Path
 from statistics import median
 
-from browser.conftest import FLAGS, WINDOW, chromium_path, what_is_missing
+from browser.by_hand import chromium_and_server
+from browser.conftest import WINDOW
 from browser.pages import NotebookPage
-from browser.server import JupyterServer
 
 FRAMES = 240
 SIDE = 512  # of the image, pixels
@@ -60,19 +58,8 @@ PULL = """async (frames) => {
 
 def main(frames: int) -> None:
     """Print a table: what is drawn, frames a second, and the time of one."""
-    from playwright.sync_api import sync_playwright
-
-    if missing := what_is_missing():
-        raise SystemExit(missing)
     print(f"{frames} frames of an image of {SIDE} x {SIDE}: frames a second, ms to paint one")
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        sync_playwright() as playwright,
-        JupyterServer(Path(folder)) as server,
-    ):
-        browser = playwright.chromium.launch(
-            executable_path=chromium_path(), args=list(FLAGS), chromium_sandbox=False
-        )
+    with chromium_and_server() as (browser, server):
         page = NotebookPage(
             browser.new_context(viewport=WINDOW).new_page(), server, "frames", seconds=600
         )

@@ -10,16 +10,14 @@ drawing every move, as it does where the layer has nothing to draw from.
 from __future__ import annotations
 
 import sys
-import tempfile
-from pathlib import Path
 from statistics import median
 from typing import Any
 
+from browser.by_hand import chromium_and_server
 from browser.canvases import ImageOnPage
-from browser.conftest import FLAGS, WINDOW, chromium_path, what_is_missing
+from browser.conftest import WINDOW
 from browser.pages import NotebookPage
 from browser.proxy import SlowLine
-from browser.server import JupyterServer
 
 DELAYS = (0.0, 0.1, 0.2, 0.3)  # seconds, each way
 MOVES = 50
@@ -65,7 +63,9 @@ def path(moves: int) -> list[tuple[float, float]]:
     return points[: moves + 1]
 
 
-def measure(page: NotebookPage, line: SlowLine, delay: float, moves: int) -> float:
+def measure(
+    page: NotebookPage, line: SlowLine, delay: float, moves: int, *, by_kernel: bool
+) -> float:
     """Return the median of all moves, ms."""
     page.page.evaluate(WATCH, GREY)
     canvas = ImageOnPage(page.canvas(0, "dragwidget-canvas").element, (SIDE, SIDE))
@@ -73,6 +73,8 @@ def measure(page: NotebookPage, line: SlowLine, delay: float, moves: int) -> flo
     line.delay = delay
     first, *others = path(moves)
     canvas.press(first)
+    if by_kernel:  # until its first answer all is light
+        page.until(lambda: canvas.shows((5, 5))[0] < GREY - 20, "what is protected is dark")
     for number, point in enumerate(others, start=1):
         canvas.hover(point)
         page.wait_for("count => window.times.length >= count", number)
@@ -87,19 +89,7 @@ def measure(page: NotebookPage, line: SlowLine, delay: float, moves: int) -> flo
 
 def main(moves: int) -> None:
     """Print a table: delay each way, with the layer, with the kernel drawing."""
-    from playwright.sync_api import sync_playwright
-
-    if missing := what_is_missing():
-        raise SystemExit(missing)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        sync_playwright() as playwright,
-        JupyterServer(Path(folder)) as server,
-        SlowLine(server.port) as line,
-    ):
-        browser = playwright.chromium.launch(
-            executable_path=chromium_path(), args=list(FLAGS), chromium_sandbox=False
-        )
+    with chromium_and_server() as (browser, server), SlowLine(server.port) as line:
         rows = []
         for name, more in (("layer", []), ("kernel", [KERNEL_DRAWS])):
             context: Any = browser.new_context(viewport=WINDOW)
@@ -108,7 +98,10 @@ def main(moves: int) -> None:
             page.open([*CELLS[:2], *more, CELLS[2]]).run_all()
             page.kernel.wait_for("canvas.has_keys")
             page.page.wait_for_timeout(1000)
-            rows.append([measure(page, line, delay, moves) for delay in DELAYS])
+            by_kernel = name == "kernel"
+            rows.append(
+                [measure(page, line, delay, moves, by_kernel=by_kernel) for delay in DELAYS]
+            )
             page.close()
             context.close()
         browser.close()

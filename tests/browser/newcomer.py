@@ -12,16 +12,14 @@ to 29 s on two busy cores and gave 0.96 and 0.93; with the offered mask 0.87 and
 
 from __future__ import annotations
 
-import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 
+from browser.by_hand import chromium_and_server
 from browser.canvases import ImageOnPage
-from browser.conftest import FLAGS, WINDOW, chromium_path, what_is_missing
+from browser.conftest import WINDOW
 from browser.pages import NotebookPage
-from browser.server import JupyterServer
 
 SIZE = (128, 128)
 CELLS = ["from dragwidget import DragWidget\nwidget = DragWidget()\nwidget"]
@@ -68,18 +66,7 @@ class Hand:
 
 def main() -> None:
     """Print a table: the arrow, the actions, seconds, and what became of it."""
-    from playwright.sync_api import sync_playwright
-
-    if missing := what_is_missing():
-        raise SystemExit(missing)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        sync_playwright() as playwright,
-        JupyterServer(Path(folder)) as server,
-    ):
-        browser = playwright.chromium.launch(
-            executable_path=chromium_path(), args=list(FLAGS), chromium_sandbox=False
-        )
+    with chromium_and_server() as (browser, server):
         for k, (name, arrow) in enumerate(ARROWS.items()):
             for with_mask in (True, False):
                 page = NotebookPage(

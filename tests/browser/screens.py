@@ -9,14 +9,13 @@ few at other device pixel ratios and in forced colours.
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from browser.by_hand import chromium_and_server
 from browser.canvases import ImageOnPage
-from browser.conftest import FLAGS, chromium_path, what_is_missing
 from browser.pages import NotebookPage
 from browser.server import JupyterServer
 
@@ -140,19 +139,8 @@ def states(screens: Screens, canvas: ImageOnPage, *, all_of_them: bool) -> None:
 
 def main(folder: Path, widths: list[int]) -> None:
     """Take all screenshots."""
-    from playwright.sync_api import sync_playwright
-
-    if missing := what_is_missing():
-        raise SystemExit(missing)
     folder.mkdir(parents=True, exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory() as home,
-        sync_playwright() as playwright,
-        JupyterServer(Path(home)) as server,
-    ):
-        browser = playwright.chromium.launch(
-            executable_path=chromium_path(), args=list(FLAGS), chromium_sandbox=False
-        )
+    with chromium_and_server() as (browser, server):
         looks: list[tuple[str, dict[str, Any]]] = [
             (f"{width}-{scheme}", {"viewport": {"width": width, "height": HEIGHTS[width]},
                                    "color_scheme": scheme})

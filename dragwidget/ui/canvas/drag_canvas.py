@@ -457,7 +457,7 @@ class DragCanvas(StillImage, SketchWidget):
 
     def _set_look(self) -> None:
         """Show or hide the mask, as the traits and the tool ask for it."""
-        unseen = self.hides_mask and self.tool in ("points", "pan", "probe")
+        unseen = self.hides_mask and (self.tool == "points" or not TOOLS[self.tool].draws)
         hidden = unseen or self.is_bare or self.shows_source
         look = MaskLook("hidden" if hidden else self.mask_style, self.mask_tint, self.mask_opacity)
         if look != self.scene.look:
